@@ -1,0 +1,430 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one entry for people who work on this collection. Needs Debian 12 or 13 with Python; brings the rest.
+
+  ./dev demo [options]       a container moves between two hosts on this machine while clients stay connected
+  ./dev test                 everything: lint, unit, molecule, integration
+  ./dev lint [check...]      all checks that need no hosts, or only the named ones
+  ./dev unit [options]       unit tests; options go to pytest
+  ./dev molecule [scenario]  the roles on hosts on this machine, all scenarios or one
+  ./dev bench NAME [--json]  one benchmark against a named peer
+  ./dev docs                 writes docs/reference from the modules' documentation
+  ./dev clean                removes caches, and local hosts of the sets "default", "dev-…" and "mol-…"
+  ./dev help                 this text
+
+Everything is kept below ${XDG_CACHE_HOME:-~/.cache}/cnvm-platform and made again when missing. The checks run in a copy
+of the tree there, uncommitted files included: they see one state, and leave nothing behind in the checkout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import inspect
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import typing as t
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "cnvm-platform"
+LOGS = CACHE / "log"
+SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cnvm-platform/local-hosts"
+TREE = "ansible_collections/cnvm/platform"
+STEP_LIMIT_S = 55 * 60
+SUDO = [] if os.geteuid() == 0 else ["sudo"]
+
+# What must be on the machine: program, Debian package, what for.
+Programs = t.Sequence[tuple[str, str, str]]
+BASICS: Programs = [("git", "git", "to copy the tree")]
+HOSTS: Programs = [
+    ("ip", "iproute2", "to connect the local hosts"),
+    ("mmdebstrap", "mmdebstrap", "to build the local hosts' file system"),
+    ("nft", "nftables", "to let the local hosts reach the package mirrors"),
+    ("ssh", "openssh-client", "to reach the local hosts"),
+    ("sysctl", "procps", "to set kernel limits"),
+    ("systemd-nspawn", "systemd-container", "to boot the local hosts"),
+    ("zstd", "zstd", "to pack images"),
+]
+
+
+class Failed(Exception):
+    """Ends the command with a message."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def quietly(argv: t.Sequence[str]) -> None:
+    """Run a command to its end; its output is of interest only when it failed."""
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"this failed: {' '.join(argv)}\n{done.stdout}")
+
+
+# ---------------------------------------------------------------- what the machine needs
+
+
+def install_packages(programs: Programs) -> None:
+    """Install the Debian packages of the programs that are missing."""
+    missing = {package: what_for for program, package, what_for in programs if not shutil.which(program)}
+    if importlib.util.find_spec("ensurepip") is None:
+        missing["python3-venv"] = "to make Python environments"
+    if not missing:
+        return
+    for package, what_for in missing.items():
+        say(f"Installing the Debian package {package} ({what_for}).")
+    for tool in (*SUDO, "apt-get"):
+        if not shutil.which(tool):
+            raise Failed(f"there is no {tool} here. Install by hand: {' '.join(missing)}")
+    apt = [*SUDO, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
+    install = [*apt, "install", "-y", "--no-install-recommends", *missing]
+    try:
+        quietly(install)
+    except Failed:
+        # The package lists are absent or too old. One broken source among several may not matter: the rest decides.
+        subprocess.run([*apt, "update"], check=False)
+        quietly(install)
+
+
+def lock(name: str) -> t.TextIO:
+    """Wait until no other ./dev has this lock, and hold it until the file is closed or this process ends."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    file = open(CACHE / f"{name}.lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"Waiting for another ./dev that uses {CACHE / name}.")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def python_environment(requirements: str) -> Path:
+    """A virtual environment with a file of requirements; made once for each content of the file and Python."""
+    file = ROOT / "tests" / requirements
+    key = hashlib.sha256(f"{sys.executable} {sys.version}\n{file.read_text()}".encode()).hexdigest()[:12]
+    path = CACHE / f"{file.stem}-{key}"
+    with lock(path.name):
+        if not (path / "complete").exists():
+            say(f"Making the Python environment {path}.")
+            pip = [str(path / "bin/python"), "-m", "pip", "--disable-pip-version-check"]
+            quietly([sys.executable, "-m", "venv", "--clear", str(path)])
+            quietly([*pip, "install", "--progress-bar=off", "--requirement", str(file)])
+            (path / "complete").touch()
+    return path
+
+
+def copy_tree(path: Path) -> None:
+    """Make ``path`` a git repository with the files of the checkout, without what git ignores.
+
+    ansible-test insists on a repository at …/ansible_collections/cnvm/platform. The copy's index takes the files from
+    the checkout and writes them out again; the checkout itself need not be a repository, and is only read.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    git = ["git", f"--git-dir={path / '.git'}", "-c", "core.excludesFile=", "-c", "core.autocrlf=false"]
+    for argv in (
+        ["git", "init", "--quiet", "--template=", str(path)],
+        [*git, f"--work-tree={ROOT}", "add", "--all"],
+        [*git, f"--work-tree={path}", "checkout-index", "--all", "--force"],
+    ):
+        subprocess.run(argv, check=True, cwd=ROOT)
+
+
+# ---------------------------------------------------------------- running steps
+
+
+class Step(t.NamedTuple):
+    """Commands that run one after the other until one fails. ``junit``: pytest's report, which has the counts."""
+
+    name: str
+    commands: list[list[str]]
+    junit: t.Optional[Path] = None
+
+
+class Result(t.NamedTuple):
+    name: str
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+
+
+class Workshop:
+    """A copy of the tree, the Python environment to run it with, and the results so far."""
+
+    def __init__(self, purpose: str, programs: Programs = ()) -> None:
+        install_packages([*BASICS, *programs])
+        self.python = python_environment("requirements.txt")
+        name = f"{purpose}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+        self.lock = lock(name)
+        self.base = CACHE / name
+        self.tree = self.base / TREE
+        copy_tree(self.tree)
+        LOGS.mkdir(exist_ok=True)
+        self.results: list[Result] = []
+        self.env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(self.base),
+            "ANSIBLE_HOME": str(CACHE / "ansible"),
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(CACHE / "hypothesis"),
+            "LC_ALL": "C.UTF-8",
+            "MYPY_CACHE_DIR": str(CACHE / "mypy"),
+            "NO_COLOR": "1",
+            "PATH": f"{self.python / 'bin'}:{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(self.base),
+            "RUFF_CACHE_DIR": str(CACHE / "ruff"),
+        }
+
+    def script(self, path: Path, args: t.Sequence[str]) -> int:
+        """Run a Python script of the checkout as if it had been called by hand. Interrupted, it may clear away."""
+        if not path.exists():
+            raise Failed(f"{path.relative_to(ROOT)} does not exist.")
+        process = subprocess.Popen([str(self.python / "bin/python"), str(path), *args], env=self.env)
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+
+    def run(self, step: Step, show: bool = False) -> None:
+        """Run a step and note the result. Its output goes to the terminal with ``show``, or else when it failed."""
+        log = LOGS / f"{step.name.replace(' ', '-')}.log"
+        print(f"{step.name:<36} ", end="\n" if show else "", flush=True)
+        begin = time.monotonic()
+        with open(log, "w", encoding="utf-8") as file:
+            good = all(self._command(argv, None if show else file) for argv in step.commands)
+        seconds = time.monotonic() - begin
+        passed, failed, skipped = junit_counts(step.junit) if step.junit else (int(good), 0, 0)
+        failed = max(failed, int(not good))
+        self.results.append(Result(step.name, passed, failed, skipped, seconds))
+        if not show:
+            say(f"{'FAILED' if failed else 'ok':<6} {seconds:7.1f} s")
+            if failed:
+                say(f"{log.read_text(encoding='utf-8', errors='replace')}\n---- end of {step.name} (kept in {log})\n")
+
+    def _command(self, argv: list[str], output: t.Optional[t.TextIO]) -> bool:
+        """Run one command in the copy. What is left of its process group ends with it."""
+        process = subprocess.Popen(
+            argv,
+            cwd=self.tree,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(STEP_LIMIT_S) == 0
+        except subprocess.TimeoutExpired:
+            print(f"Stopped: not finished after {STEP_LIMIT_S} s.", file=output, flush=True)
+            return False
+        finally:
+            # The first signal lets pytest and Ansible clear away.
+            for number in (signal.SIGINT, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(60)
+
+    def finish(self) -> int:
+        """Print the table and the one line that counts."""
+        say(f"\n{'step':<36} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+        for one in self.results:
+            say(f"{one.name:<36} {one.passed:>7} {one.failed:>7} {one.skipped:>8} {one.seconds:>8.1f}")
+        passed, failed = sum(one.passed for one in self.results), sum(one.failed for one in self.results)
+        say(f"\n{passed} passed, {failed} failed")
+        return int(failed > 0 or passed == 0)
+
+
+def junit_counts(path: Path) -> tuple[int, int, int]:
+    """Passed, failed and skipped in a report of pytest; nothing where there is none."""
+    try:
+        suites = list(ET.parse(path).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):
+        return 0, 0, 0
+    tests, failures, errors, skipped = (
+        sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
+    )
+    return tests - failures - errors - skipped, failures + errors, skipped
+
+
+# ---------------------------------------------------------------- the steps
+
+
+def galaxy(shop: Workshop) -> list[list[str]]:
+    importer = python_environment("requirements-importer.txt") / "bin"
+    return [["python", "tests/checks/galaxy.py", str(importer), str(shop.base / "galaxy")]]
+
+
+def shell(shop: Workshop) -> list[list[str]]:
+    """``shellcheck`` of every file that starts as a shell script; templates are none yet."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=shop.tree, capture_output=True, text=True, check=True).stdout
+    paths = [shop.tree / name for name in files.split("\0") if not name.endswith(".j2")]
+    shebang = re.compile(rb"#!.*\b(ba|da)?sh\b")
+    scripts = [str(path) for path in paths if path.is_file() and shebang.match(path.read_bytes()[:80])]
+    return [["shellcheck", *scripts]]
+
+
+DOCS_RULES = ["--plugin-docs", "--validate-collection-refs=all", "--disallow-unknown-collection-refs"]
+CHECKS: dict[str, t.Union[list[str], t.Callable[[Workshop], list[list[str]]]]] = {
+    "sanity": [f"python tests/checks/ansible_test.py {CACHE / 'ansible-test'}"],
+    "ansible-lint": ["ansible-lint"],
+    "ruff": ["ruff check", "ruff format --check"],
+    # From the top, so that a file has one name, whether it is given or imported.
+    "mypy": [f"env --chdir=../../.. mypy --config-file={TREE}/pyproject.toml {TREE}/plugins {TREE}/tests"],
+    "yamllint": ["yamllint --strict ."],
+    "changelog": [
+        "antsibull-changelog lint",
+        "antsibull-changelog lint-changelog-yaml --strict changelogs/changelog.yaml",
+    ],
+    "docs": [f"antsibull-docs lint-collection-docs {' '.join(DOCS_RULES)} ."],
+    "reference": ["python tests/checks/reference.py --check"],
+    "licences": ["reuse lint"],
+    "shell": shell,
+    "galaxy": galaxy,
+}
+
+
+def check_steps(shop: Workshop, names: t.Iterable[str]) -> t.Iterator[Step]:
+    for name in names:
+        check = CHECKS[name]
+        yield Step(name, check(shop) if callable(check) else [line.split(" ") for line in check])
+
+
+def pytest_steps(shop: Workshop, folder: str, args: t.Sequence[str] = ()) -> t.Iterator[Step]:
+    """The tests in ``folder``; no step where there are none."""
+    if any((shop.tree / "tests" / folder).rglob("test_*.py")):
+        report = LOGS / f"{folder}.xml"
+        report.unlink(missing_ok=True)
+        where = [] if any(arg.startswith("tests/") for arg in args) else [f"tests/{folder}"]
+        yield Step(folder, [["pytest", "-q", f"--junit-xml={report}", *where, *args]], report)
+
+
+def molecule_steps(shop: Workshop, only: str = "") -> t.Iterator[Step]:
+    """One step for each scenario, or for the one that is asked for."""
+    for file in sorted((shop.tree / "extensions/molecule").glob("*/molecule.yml")):
+        if only in ("", file.parent.name):
+            yield Step(f"molecule {file.parent.name}", [["molecule", "test", "--scenario-name", file.parent.name]])
+
+
+# ---------------------------------------------------------------- the commands
+
+
+def command_demo(*args: str) -> int:
+    return Workshop("demo", HOSTS).script(ROOT / "tests/demo/teleport.py", args)
+
+
+def command_test() -> int:
+    shop = Workshop("test", HOSTS)
+    rooms = [
+        check_steps(shop, CHECKS),
+        pytest_steps(shop, "unit"),
+        molecule_steps(shop),
+        pytest_steps(shop, "integration"),
+    ]
+    for steps in rooms:
+        for step in steps:
+            shop.run(step)
+    return shop.finish()
+
+
+def command_lint(*names: str) -> int:
+    for name in names:
+        if name not in CHECKS:
+            raise Failed(f"There is no check {name!r}; there are: {', '.join(CHECKS)}.")
+    shop = Workshop("lint")
+    for step in check_steps(shop, names or CHECKS):
+        shop.run(step)
+    return shop.finish()
+
+
+def command_unit(*args: str) -> int:
+    shop = Workshop("unit")
+    for step in pytest_steps(shop, "unit", args):
+        shop.run(step, show=True)
+    return shop.finish()
+
+
+def command_molecule(scenario: str = "") -> int:
+    shop = Workshop("molecule", HOSTS)
+    steps = list(molecule_steps(shop, scenario))
+    if not steps:
+        there_are = ", ".join(step.name.split()[1] for step in molecule_steps(shop)) or "none"
+        raise Failed(f"There is no such scenario; there are: {there_are}.")
+    for step in steps:
+        shop.run(step, show=True)
+    return shop.finish()
+
+
+def command_bench(name: str = "", *args: str) -> int:
+    names = sorted(file.stem for file in ROOT.glob("tests/bench/[a-z]*.py"))
+    if name not in names:
+        raise Failed(f"There is no benchmark {name!r}; there are: {', '.join(names) or 'none'}.")
+    return Workshop("bench", HOSTS).script(ROOT / f"tests/bench/{name}.py", args)
+
+
+def command_docs() -> int:
+    return Workshop("docs").script(ROOT / "tests/checks/reference.py", [])
+
+
+def command_clean() -> int:
+    names = [name for name in (os.listdir(SETS) if SETS.exists() else ()) if re.fullmatch("default|(dev|mol)-.*", name)]
+    if names:
+        shop = Workshop("clean")
+        for name in names:
+            argv = ["ansible-playbook", "cnvm.platform.local_hosts", "-e", f"local_hosts_set={name}"]
+            if subprocess.run([*argv, "-e", "local_hosts_state=absent"], env=shop.env, check=False).returncode:
+                raise Failed(f"the local hosts of the set {name} could not be removed; the caches are left in place.")
+        shop.lock.close()
+    held = [lock(file.stem) for file in CACHE.glob("*.lock")]
+    # The layers of hosts that somebody made for himself are in the cache, too.
+    mounts = map(str, Path("/proc").glob("[0-9]*/mountinfo"))
+    if subprocess.run([*SUDO, "grep", "-qsF", f"={CACHE}/", *mounts], check=False).returncode == 0:
+        raise Failed(f"local hosts run from {CACHE}: remove their sets first (role local_hosts, state absent).")
+    subprocess.run([*SUDO, "rm", "-rf", "--one-file-system", str(CACHE)], check=True)
+    for file in held:
+        file.close()
+    say(f"Removed {CACHE}.")
+    return 0
+
+
+def command_help() -> int:
+    say((__doc__ or "").rstrip())
+    return 0
+
+
+def main(argv: t.Sequence[str]) -> int:
+    if sys.version_info < (3, 11):
+        raise Failed(f"This needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}.")
+    os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+    # A started shell job ignores SIGINT, and would pass that on; SIGTERM is how services end what they run.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    word, *args = argv or ["help"]
+    command = globals().get(f"command_{word.lstrip('-')}")
+    if command is None:
+        raise Failed(f"There is no command {word!r}. See ./dev help.")
+    try:
+        inspect.signature(command).bind(*args)
+    except TypeError:
+        raise Failed(f"./dev {word} does not take {' '.join(args)!r}. See ./dev help.") from None
+    return t.cast("int", command(*args))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Failed, subprocess.CalledProcessError) as failure:
+        sys.exit(f"dev: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("\ndev: interrupted")

@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parts of ./dev that decide what counts as passed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests import dev
+from ansible_collections.cnvm.platform.tests.checks import ansible_test
+
+
+def test_junit_counts(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(
+        '<?xml version="1.0" encoding="utf-8"?><testsuites name="pytest tests">'
+        '<testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10" time="1.5"><testcase name="a" />'
+        "</testsuite></testsuites>"
+    )
+    assert dev.junit_counts(report) == (4, 3, 3)
+
+
+@pytest.mark.parametrize("content", [None, "", "<testsuites><testsuite tests='3'"])
+def test_junit_counts_without_a_report(tmp_path: Path, content: str | None) -> None:
+    report = tmp_path / "report.xml"
+    if content is not None:
+        report.write_text(content)
+    assert dev.junit_counts(report) == (0, 0, 0)
+
+
+def test_copy_has_what_git_does_not_ignore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout, copy = tmp_path / "checkout", tmp_path / "cache/copy"
+    (checkout / "deep").mkdir(parents=True)
+    (checkout / ".gitignore").write_text("*.log\n")
+    (checkout / "deep/new file").write_text("one")
+    (checkout / "run").write_text("#!/bin/sh\n")
+    (checkout / "run").chmod(0o755)
+    (checkout / "a.log").write_text("ignored")
+    monkeypatch.setattr(dev, "ROOT", checkout)
+    dev.copy_tree(copy)
+    (checkout / "deep/new file").unlink()
+    (checkout / "run").write_text("#!/bin/sh\nexit\n")
+    dev.copy_tree(copy)
+    files = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if ".git/" not in f"{path}/")
+    assert files == [".gitignore", "run"]
+    assert (copy / "run").read_text() == "#!/bin/sh\nexit\n"
+    assert (copy / "run").stat().st_mode & 0o111
+    listed = subprocess.run(["git", "ls-files"], cwd=copy, capture_output=True, text=True, check=True).stdout
+    assert listed.split() == files
+
+
+def test_pip_settings_hold_what_the_environment_said() -> None:
+    listing = (
+        ":env:.cert='/env.crt'\n:env:.find-links='/opt/wheels'\nglobal.cert='/global.crt'\n"
+        "global.extra-index-url='https://a.example/simple\\nhttps://b.example/simple'\ninstall.no-binary='x'\n"
+    )
+    settings = ansible_test.pip_settings(listing, {"https_proxy": "http://proxy:3128"})
+    assert settings["global"]["proxy"] == "http://proxy:3128"
+    assert settings["global"]["cert"] == "/env.crt"
+    assert settings["global"]["find-links"] == "/opt/wheels"
+    assert settings["global"]["extra-index-url"] == "https://a.example/simple\nhttps://b.example/simple"
+    assert settings["install"]["no-binary"] == "x"
