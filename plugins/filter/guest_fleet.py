@@ -1,0 +1,104 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which host gets which clones: the plan of the role guest_fleet, made on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: guest_fleet
+short_description: Spread clones over hosts
+version_added: 0.1.0
+author:
+  - the cnvm.platform authors (@cnvm)
+description:
+  - Decides which host gets which clones of a description, always the same way. Nothing is asked and nothing is done.
+  - A clone that some host has stays there. Each of the others goes to the host with the fewest of its set, then the
+    fewest of its group, then the most memory left.
+positional: _input, hosts
+options:
+  _input:
+    description:
+      - The clones, as the role takes them (C(guest_fleet_clones)), or a text with a line C(template:count:group:type)
+        for each set.
+    type: raw
+    required: true
+  hosts:
+    description:
+      - What each host has, by name, with the keys C(memory_mib) (or C(meminfo), the text of its C(/proc/meminfo)) and
+        C(guests) (what M(cnvm.platform.guest_info) returns).
+    type: dict
+    required: true
+  defaults:
+    description: What all sets have that do not say otherwise, with the keys C(guest), C(disk), C(linked) and C(state).
+    type: dict
+    default: {}
+  max_per_host:
+    description: How many of all these clones a host gets at most. V(0) is no limit.
+    type: int
+    default: 0
+  memory_reserve_mib:
+    description: MiB of each host that no clone gets.
+    type: int
+    default: 512
+  memory_overcommit:
+    description: How much memory clones may have together, as a multiple of the host's.
+    type: float
+    default: 1.0
+"""
+
+EXAMPLES = r"""
+- name: See which host would get what
+  ansible.builtin.debug:
+    msg: "{{ 'debian-13:4:front:web' | cnvm.platform.guest_fleet(hosts, defaults={'guest': {'memory_mib': 512}}) }}"
+  vars:
+    hosts:
+      host1: {memory_mib: 8192, guests: []}
+      host2: {memory_mib: 4096, guests: []}
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - C(calls) has, by host, the options for M(cnvm.platform.guest_clone), one mapping for each set. C(placement) has
+      the host of each clone, C(elsewhere) those that a host has which is not among O(hosts). C(new) lists those that no
+      host has yet, and C(templates) which hosts need which template for them.
+  type: dict
+"""
+
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import fleet
+
+
+def guest_fleet(
+    description: object,
+    hosts: object,
+    defaults: t.Optional[t.Mapping[str, t.Any]] = None,
+    max_per_host: object = 0,
+    memory_reserve_mib: object = 512,
+    memory_overcommit: object = 1,
+) -> dict[str, t.Any]:
+    """The plan; what is wrong with the description comes out as the filter's error."""
+    try:
+        return fleet.plan(
+            description,
+            hosts,
+            defaults=defaults,
+            max_per_host=max_per_host,
+            reserve_mib=memory_reserve_mib,
+            overcommit=memory_overcommit,
+        )
+    except CnvmError as error:
+        raise AnsibleFilterError(f"guest_fleet: {error}") from error
+
+
+class FilterModule:
+    """Ansible's way to find it."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        """Filters by name."""
+        return {"guest_fleet": guest_fleet}

@@ -1,0 +1,33 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Names of workloads, images and hosts: one rule, narrow enough for file names, units, cgroups and runtimes."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import InputError
+
+NAME_RULE = "1 to 63 letters, digits, '_', '.' or '-', the first one a letter or a digit (ASCII only)"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def check_name(value: object, option: str) -> str:
+    """``value`` when it is a good name, else InputError naming ``option``.
+
+    YAML turns an unquoted ``007``, ``no`` or ``12:30`` into something that is no text: say so.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
+    if not _NAME.match(value):
+        shown = value if len(value) <= 70 else value[:67] + "..."
+        raise InputError(f"{option}: {shown!r} is not allowed.", hint=f"Allowed: {NAME_RULE}.")
+    return value
+
+
+def is_digest(value: str) -> bool:
+    """Whether ``value`` is a sha256 in 64 lower-case hexadecimal digits."""
+    return bool(_DIGEST.match(value))

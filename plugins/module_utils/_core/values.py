@@ -1,0 +1,98 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Values as users and surveys write them, decoded strictly: what is not clearly meant is refused, by option name."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from .errors import InputError
+
+_INTEGER = re.compile(r"-?[0-9]+\Z", re.ASCII)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?\Z", re.ASCII)
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_TRUE = ("true", "yes", "on", "1", "y", "t")
+_FALSE = ("false", "no", "off", "0", "n", "f")
+
+
+def integer(value: object, option: str, *, least: int, most: int) -> int:
+    """A whole number from ``least`` to ``most``, given as a number or in decimal digits (a survey sends text)."""
+    number: t.Optional[int] = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and _INTEGER.match(value.strip()):
+        number = int(value.strip())
+    if number is None or not least <= number <= most:
+        raise InputError(
+            f"{option}: {value!r} is not allowed.", hint=f"Allowed: a whole number from {least} to {most}."
+        )
+    return number
+
+
+def decimal(value: object, option: str, *, least: float, most: float) -> float:
+    """A number from ``least`` to ``most``, whole or with a decimal point, given as a number or as text."""
+    number: t.Optional[float] = None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    elif isinstance(value, str) and re.match(r"[0-9]+(\.[0-9]+)?\Z", value.strip(), re.ASCII):
+        number = float(value.strip())
+    if number is None or not least <= number <= most:
+        raise InputError(f"{option}: {value!r} is not allowed.", hint=f"Allowed: a number from {least} to {most}.")
+    return number
+
+
+def boolean(value: object, option: str) -> bool:
+    """True or false in the words that Ansible takes."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: true or false.")
+
+
+def size_bytes(value: object, option: str, *, least: int = 0, most: int = 2**62) -> int:
+    """Bytes from a number, or from text such as ``512M`` or ``1.5GiB`` (units are powers of 1024)."""
+    found = _SIZE.match(value.strip()) if isinstance(value, str) else None
+    number: t.Optional[int] = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif found:
+        number = int(float(found.group(1)) * _UNITS[(found.group(2) or "")[:1]])
+    if number is None or not least <= number <= most:
+        raise InputError(
+            f"{option}: {value!r} is not allowed.",
+            hint=f"Allowed: bytes from {least} to {most}, or a number with K, M, G or T (powers of 1024).",
+        )
+    return number
+
+
+def choice(value: object, option: str, allowed: t.Sequence[str]) -> str:
+    """One of ``allowed``."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{option}: {value!r} is not allowed.", hint=f"Allowed: {', '.join(allowed)}.")
+    return value
+
+
+def known_keys(item: object, option: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
+    """``item`` when it is a mapping with no key outside ``allowed``."""
+    if not isinstance(item, dict):
+        raise InputError(f"{option}: {item!r} is not a mapping.", hint=f"Allowed keys: {', '.join(sorted(allowed))}.")
+    unknown = sorted(str(key) for key in item if key not in allowed)
+    if unknown:
+        raise InputError(f"{option}: unknown key {unknown[0]!r}.", hint=f"Allowed keys: {', '.join(sorted(allowed))}.")
+    return t.cast("dict[str, t.Any]", item)
+
+
+def human_bytes(number: float) -> str:
+    """``number`` bytes as people read them: 3 significant digits, powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1024
+    raise ValueError(number)

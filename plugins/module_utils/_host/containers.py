@@ -1,0 +1,709 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The containers of a host: seen all at once, brought to what is wanted one by one, started together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import typing as t
+import uuid
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, InputError
+from .._net.endpoint import check_address, forwards_from
+from .._oci.definition import DEFAULTS, normalise_all
+from .._oci.plan import Plan, Seen, plan
+from .._oci.users import Account
+from . import archive, files, images, netns, ownership, supervise
+from .ownership import Registry
+from .system import Host
+
+_UNITS = "/etc/systemd/system"
+_WANTS = f"{_UNITS}/multi-user.target.wants"
+_UNIT_FILE = f"{_UNITS}/cnvm-container@.service"
+_SHOW = "Id,ActiveState,SubState,Result,MainPID,NRestarts,ActiveEnterTimestamp,ExecMainStatus"
+# The unit's own TimeoutStopSec covers a stop up to here.
+_STOP_COVERED_S = 30
+_RESTART = {"always": "always", "on_failure": "on-failure", "never": "no"}
+_START_TIMEOUT_S = 30.0
+_SETTLE_S = 0.3
+# Starts that a container may need until its port answers (a service that waits for another one ends and tries again).
+_TRIES = 4
+Progress = t.Callable[[str], None]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Units
+# --------------------------------------------------------------------------------------------------------------------
+def unit_states(host: Host, names: t.Sequence[str]) -> dict[str, dict[str, str]]:
+    """What systemd says of the units of ``names``, in one question."""
+    if not names:
+        return {}
+    units = {paths.unit_name(name): name for name in names}
+    shown = host.run(["systemctl", "show", "--timestamp=unix", f"--property={_SHOW}", "--", *units])
+    found: dict[str, dict[str, str]] = {name: {} for name in names}
+    for block in shown.stdout.split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+        if fields.get("Id") in units:
+            found[units[fields["Id"]]] = fields
+    return found
+
+
+def _is_active(unit: t.Mapping[str, str]) -> bool:
+    return unit.get("ActiveState") in ("active", "activating", "reloading")
+
+
+def is_enabled(name: str) -> bool:
+    """Whether the container starts with the host."""
+    return os.path.islink(f"{_WANTS}/{paths.unit_name(name)}")
+
+
+def enable(name: str, wanted: bool) -> bool:
+    """Let it start with the host, or not; whether that is a change. systemd reads the link at the next boot."""
+    if is_enabled(name) == wanted:
+        return False
+    link = f"{_WANTS}/{paths.unit_name(name)}"
+    if wanted:
+        os.makedirs(_WANTS, exist_ok=True)
+        os.symlink(_UNIT_FILE, link)
+    else:
+        os.unlink(link)
+    files.sync_dir(_WANTS)
+    return True
+
+
+def unit_policy(definition: t.Mapping[str, t.Any]) -> str:
+    """What the unit of this container has other than the template; empty: nothing."""
+    lines = []
+    if definition.get("restart", "always") != "always":
+        lines.append(f"Restart={_RESTART[definition['restart']]}")
+    if definition.get("stop_timeout_s", 10) > _STOP_COVERED_S:
+        lines.append(f"TimeoutStopSec={definition['stop_timeout_s'] + 10}s")
+    return "\n".join(["[Service]", *lines, ""]) if lines else ""
+
+
+def write_unit_policy(definition: t.Mapping[str, t.Any]) -> bool:
+    """Write the unit's drop-in; True when systemd has to read its files again."""
+    directory = f"{_UNITS}/{paths.unit_name(definition['name'])}.d"
+    path = f"{directory}/policy.conf"
+    wanted = unit_policy(definition)
+    if not wanted:
+        if not os.path.isdir(directory):
+            return False
+        files.remove_tree(directory)
+        return True
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read() == wanted:
+                return False
+    except FileNotFoundError:
+        pass
+    files.write_text(path, wanted)
+    return True
+
+
+def remove_unit(name: str) -> bool:
+    """Take away what is the container's own of its unit; True when systemd has to read its files again."""
+    enable(name, False)
+    directory = f"{_UNITS}/{paths.unit_name(name)}.d"
+    if not os.path.isdir(directory):
+        return False
+    files.remove_tree(directory)
+    return True
+
+
+def reload_units(host: Host) -> None:
+    """Let systemd read its files."""
+    host.run(["systemctl", "daemon-reload"])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Seeing
+# --------------------------------------------------------------------------------------------------------------------
+def see(name: str, host_id: str, unit: t.Mapping[str, str]) -> Seen:
+    """One container as this host has it, from its files."""
+    owner = ownership.record(name, host_id)
+    here = owner is not None and owner.get("owner") == host_id
+    return Seen(
+        definition=files.read_json(paths.definition_file(name)) if here else None,
+        owner=owner,
+        here=here,
+        elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
+        moving=os.path.exists(paths.journal_file(name)),
+        active=_is_active(unit),
+        enabled=is_enabled(name),
+    )
+
+
+def _memory(name: str) -> tuple[t.Optional[int], int]:
+    """(bytes in use, processes) of a container, by its cgroup or, without the memory controller, by its processes."""
+    group = supervise.CGROUP_ROOT + paths.payload_cgroup(name)
+    pids: list[str] = []
+    for directory, _names, _files in os.walk(group):
+        with contextlib.suppress(OSError), open(f"{directory}/cgroup.procs", encoding="ascii") as file:
+            pids += file.read().split()
+    with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.current", encoding="ascii") as file:
+        return int(file.read()), len(pids)
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            total += int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return (total if pids else None), len(pids)
+
+
+def report(host: Host, wanted: t.Optional[t.Sequence[str]] = None) -> list[dict[str, t.Any]]:
+    """What is to be said of the host's containers (all, or ``wanted``), with few questions for many of them."""
+    identity = files.read_json(paths.HOST_FILE) or {}
+    known = ownership.names(ownership.CONTAINER)
+    names = known if wanted is None else [name for name in wanted if name in known]
+    units = unit_states(host, names)
+    return [_report_one(name, str(identity.get("host_id")), units[name]) for name in names]
+
+
+def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str, t.Any]:
+    seen = see(name, host_id, unit)
+    owner = files.read_json(paths.owner_file(name)) or {}
+    definition = seen.definition or {}
+    found: dict[str, t.Any] = {
+        "name": name,
+        "uuid": definition.get("uuid") or owner.get("uuid"),
+        "placement": owner.get("owner_name"),
+        "owner": owner.get("owner"),
+        "generation": owner.get("generation"),
+        "moving": seen.moving,
+        "unit": paths.unit_name(name),
+        "enabled": seen.enabled,
+        "log_command": f"journalctl -u {paths.unit_name(name)} -o cat",
+    }
+    if not seen.here or not definition:
+        return {**found, "state": "moved" if seen.elsewhere else "failed", "pid": None}
+    pid = supervise.init_pid(definition)
+    memory, processes = _memory(name) if pid else (None, 0)
+    active = unit.get("ActiveState", "")
+    if pid:
+        state = "paused" if supervise.frozen(name) else "running"
+    elif active == "failed":
+        state = "failed"
+    elif active == "activating" or (active == "active" and not pid):
+        state = "restarting"
+    else:
+        state = "stopped"
+    since = unit.get("ActiveEnterTimestamp", "").lstrip("@")
+    return {
+        **found,
+        "state": state,
+        "pid": pid or None,
+        "processes": processes,
+        "memory_bytes": memory,
+        "restarts": int(unit.get("NRestarts") or 0),
+        "since": _iso(since) if pid else None,
+        "exit_code": int(unit.get("ExecMainStatus") or 0) if state in ("failed", "stopped") else None,
+        "image": definition.get("image_name") or definition.get("image"),
+        "image_digest": definition.get("image"),
+        "runtime": definition.get("runtime"),
+        "address": definition.get("address") or None,
+        "ports": definition.get("ports") or [],
+        "labels": definition.get("labels") or {},
+        "restart": definition.get("restart"),
+        "definition": definition,
+    }
+
+
+def _iso(seconds: str) -> t.Optional[str]:
+    if not seconds.isdigit() or seconds == "0":
+        return None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(seconds)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a container finds in its files
+# --------------------------------------------------------------------------------------------------------------------
+def name_servers(text: str) -> list[str]:
+    """The servers in a resolv.conf that a container can reach too: not the ones of the host's loopback."""
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ") and len(line.split()) > 1]
+    return [server for server in found if not server.startswith("127.") and server != "::1"]
+
+
+def _host_name_servers() -> list[str]:
+    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            servers = name_servers(file.read())
+            if servers:
+                return servers
+    return []
+
+
+def _first_files(definition: t.Mapping[str, t.Any]) -> list[tuple[str, str, int, int, int]]:
+    """(path, text, mode, uid, gid) of what a container is given before it starts for the first time."""
+    hostname = definition["hostname"]
+    short = hostname.split(".")[0]
+    own = f"{definition['address'] or '127.0.1.1'}\t{hostname}{' ' + short if short != hostname else ''}\n"
+    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}"
+    servers = definition.get("dns") or (_host_name_servers() if definition["address"] else [])
+    return [
+        ("/etc/", "", 0o755, 0, 0),
+        ("/etc/hostname", f"{hostname}\n", 0o644, 0, 0),
+        ("/etc/hosts", hosts, 0o644, 0, 0),
+        ("/etc/resolv.conf", "".join(f"nameserver {server}\n" for server in servers), 0o644, 0, 0),
+    ]
+
+
+def _login_account(definition: t.Mapping[str, t.Any], root: str) -> Account:
+    """Whose keys ``authorized_keys`` are: ``login_user``, else the image's, else root."""
+    process = (images.record(definition["image"]) or {}).get("process") or {}
+    user = str(definition.get("login_user") or process.get("login_user") or "root")
+    return supervise.account_of(root, user, f"containers: {definition['name']}: login_user")
+
+
+def _key_files(definition: t.Mapping[str, t.Any], root: str) -> list[tuple[str, str, int, int, int]]:
+    account = _login_account(definition, root)
+    home = account.home.rstrip("/")
+    text = "".join(f"{line}\n" for line in definition["authorized_keys"])
+    return [
+        (f"{home}/", "", 0o755, account.uid, account.gid),
+        (f"{home}/.ssh/", "", 0o700, account.uid, account.gid),
+        (f"{home}/.ssh/authorized_keys", text, 0o600, account.uid, account.gid),
+    ]
+
+
+def write_inside(root: str, wanted: t.Sequence[tuple[str, str, int, int, int]], what: str) -> None:
+    """Write files (a name that ends in ``/`` is a directory) into a container's tree. Links in it lead nowhere else,
+    and a last part that is a link is replaced."""
+
+    def work() -> None:
+        for path, text, mode, uid, gid in wanted:
+            if path == "/":
+                continue
+            if path.endswith("/"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path.rstrip("/"), mode)
+                    os.chown(path.rstrip("/"), uid, gid, follow_symlinks=False)
+                continue
+            temporary = f"{path}.cnvm-new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            try:
+                data = text.encode()
+                while data:
+                    data = data[os.write(fd, data) :]
+                os.fchown(fd, uid, gid)
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+
+    archive.inside(root, work, what)
+
+
+def write_contents(definition: t.Mapping[str, t.Any], keys: t.Collection[str]) -> None:
+    """Write what follows from ``keys`` of the definition into the container's tree (its layers are mounted)."""
+    root = supervise.rootfs(definition["name"])
+    wanted: list[tuple[str, str, int, int, int]] = []
+    if {"hostname", "address", "dns"} & set(keys):
+        wanted += _first_files(definition)
+    if {"authorized_keys", "login_user"} & set(keys) and (definition["authorized_keys"] or "created" not in keys):
+        wanted += _key_files(definition, root)
+    if wanted:
+        write_inside(root, wanted, f"Writing the files of container {definition['name']!r}")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checks
+# --------------------------------------------------------------------------------------------------------------------
+def check_limits(item: t.Mapping[str, t.Any], there: t.Collection[str]) -> None:
+    """InputError where a limit needs a controller that the host does not have."""
+    for key, controller in (("memory_mib", "memory"), ("cpus", "cpu"), ("pids_limit", "pids")):
+        if item.get(key) is not None and controller not in there:
+            raise InputError(
+                f"containers: {item['name']}: {key} needs the cgroup controller {controller!r}, which this host lacks.",
+                hint=f"It has: {', '.join(there) or 'none'}. Leave {key} out, or give the host that controller.",
+            )
+
+
+def check_mounts(item: t.Mapping[str, t.Any]) -> None:
+    """InputError where a directory to mount is not there: a runtime would make an empty one."""
+    for mount in item["mounts"]:
+        if mount["type"] == "bind" and not os.path.exists(mount["source"]):
+            raise InputError(
+                f"containers: {item['name']}: mounts: there is no {mount['source']} on this host.",
+                hint="Create it first.",
+            )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Bringing them to what is wanted
+# --------------------------------------------------------------------------------------------------------------------
+class Batch:
+    """One call of the module: all of the host's containers that it names."""
+
+    def __init__(
+        self,
+        host: Host,
+        items: t.Sequence[t.Mapping[str, t.Any]],
+        registry: Registry,
+        *,
+        restart_on_change: bool,
+        image_change: bool,
+    ) -> None:
+        self.host = host
+        self.items = items
+        self.restart_on_change = restart_on_change
+        self.image_change = image_change
+        self.registry = registry
+        self.warnings = registry.warnings
+        self.reload = False
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+    def seen(self) -> dict[str, Seen]:
+        """All of them as they are."""
+        names = [item["name"] for item in self.items]
+        known = set(ownership.names(ownership.CONTAINER))
+        units = unit_states(self.host, [name for name in names if name in known])
+        host_id = str(self.registry.identity["host_id"])
+        return {name: see(name, host_id, units.get(name, {})) if name in known else Seen() for name in names}
+
+    def locate(self, seen: dict[str, Seen]) -> dict[str, Seen]:
+        """The same, with the true place of those that are elsewhere or not known here."""
+        gone_away = {name: one.elsewhere for name, one in seen.items() if one.elsewhere}
+        wanted = {
+            item["name"]: item["address"]
+            for item in self.items
+            if seen[item["name"]].definition is None and item["state"] != "absent"
+        }
+        found = dict(seen)
+        for name, holder in self.registry.locate(gone_away, wanted).items():
+            found[name] = Seen(elsewhere=holder, owner=None if name in wanted and not holder else seen[name].owner)
+        return found
+
+    def decide(self) -> tuple[dict[str, Seen], list[Plan]]:
+        """What each container needs. Raises before anything is changed when one of them cannot be had."""
+        seen = self.locate(self.seen())
+        controllers = supervise.controllers()
+        plans = []
+        for item in self.items:
+            one = seen[item["name"]]
+            digest = image_name = ""
+            if item["state"] != "absent" and not one.elsewhere:
+                digest, image_name = self.image_of(item, one)
+                check_limits(item, controllers)
+                check_mounts(item)
+                self.check_network(item, one)
+                supervise.runtime_command(item)
+            made = plan(
+                item,
+                one,
+                digest=digest,
+                image_name=image_name,
+                new_uuid=str(uuid.uuid4()),
+                restart_on_change=self.restart_on_change,
+                image_change=self.image_change,
+            )
+            if made.elsewhere and item["state"] == "absent":
+                self.warnings.append(f"Container {made.name} is at {made.elsewhere}; it was not removed.")
+            if made.outdated:
+                self.warnings.append(
+                    f"Container {made.name} goes on with the image it was made of; {image_name} is another one now. "
+                    "image_change: true puts it on the new one."
+                )
+            plans.append(made)
+        return seen, plans
+
+    def image_of(self, item: t.Mapping[str, t.Any], seen: Seen) -> tuple[str, str]:
+        """(digest, name) of the item's image; one that a container was made of need not have its name any more."""
+        digest, name = images.resolve(item["image"])
+        if digest:
+            return digest, name
+        before = seen.definition or {}
+        if item["image"] in (before.get("image"), before.get("image_name")):
+            return before["image"], before.get("image_name") or ""
+        known = ", ".join(sorted(images.names())) or "none"
+        raise InputError(
+            f"containers: {item['name']}: image: this host has no image {item['image']!r}.",
+            hint=f"It has: {known}. Bring it with the module bundle or the role cnvm_image.",
+        )
+
+    def check_network(self, item: t.Mapping[str, t.Any], seen: Seen) -> None:
+        """InputError or Refused where its address or its ports cannot be had on this host."""
+        where = f"containers: {item['name']}: address"
+        if not item["address"]:
+            return
+        overlay = self.registry.overlay
+        if overlay is None:
+            raise InputError(
+                f"{where}: this host has no overlay network.", hint="Run the role overlay, or leave address out."
+            )
+        check_address(item["address"], overlay, where)
+        before = seen.definition or {}
+        if before and before.get("address") != item["address"]:
+            self.registry.check_address(item["name"], item["address"])
+        if item["ports"] and forwards_from(before.get("ports")) != forwards_from(item["ports"]):
+            spec = supervise.endpoint({**item, "uuid": before.get("uuid") or "new"})
+            if spec is not None:
+                netns.check_forwards(spec)
+
+    # -- doing ------------------------------------------------------------------------------------------------------
+    def apply(self, plans: t.Sequence[Plan]) -> None:
+        """Do what was decided. Each container is locked while it is changed; a move of it is refused meanwhile."""
+        by_name = {item["name"]: item for item in self.items}
+        todo = [one for one in plans if one.changed]
+        with contextlib.ExitStack() as held:
+            for name in sorted(one.name for one in todo):
+                held.enter_context(files.lock(paths.lock_file(name), f"changing container {name!r}"))
+            self.registry.claim(
+                {
+                    one.name: (one.definition["uuid"], one.definition["address"])
+                    for one in todo
+                    if one.create and one.definition
+                }
+            )
+            try:
+                self.stop([one.name for one in todo if one.stop])
+                for one in todo:
+                    if one.remove:
+                        self.remove(one.name)
+                    elif one.create:
+                        self.create(one)
+                    elif one.changes and one.definition is not None:
+                        self.change(one)
+                    if one.enable is not None:
+                        enable(one.name, one.enable)
+            except BaseException:
+                self.registry.give_up(self.undo)
+                raise
+            if self.reload:
+                reload_units(self.host)
+            self.start([one.name for one in todo if one.start])
+        self.wait([by_name[one.name] for one in plans if not one.elsewhere])
+
+    def undo(self, name: str) -> None:
+        """Unmount what the creation of a container that failed had mounted."""
+        with contextlib.suppress(CnvmError):
+            supervise.unmount_layers(self.host, name)
+
+    def create(self, one: Plan) -> None:
+        """Directories, records, layers, first files. It becomes ours with the owner record, last."""
+        definition = t.cast("dict[str, t.Any]", one.definition)
+        name = one.name
+        files.write_json(paths.definition_file(name), definition)
+        supervise.mount_layers(self.host, definition)
+        write_contents(definition, ("hostname", "authorized_keys", "created"))
+        supervise.write_config(definition)
+        if not one.start:
+            supervise.unmount_layers(self.host, name)
+        self.reload = write_unit_policy(definition) or self.reload
+        self.registry.own(name, definition["uuid"])
+
+    def change(self, one: Plan) -> None:
+        """Take over a new definition: in the running container where that is possible."""
+        definition = t.cast("dict[str, t.Any]", one.definition)
+        name = one.name
+        running = not one.stop and supervise.init_pid(definition) != 0
+        if {"hostname", "address", "dns", "authorized_keys", "login_user"} & set(one.changes):
+            mounted = supervise.layers_mounted(name)
+            supervise.mount_layers(self.host, definition)
+            write_contents(definition, one.changes)
+            if not mounted:
+                supervise.unmount_layers(self.host, name)
+        if running:
+            if {"memory_mib", "cpus", "pids_limit"} & set(one.changes):
+                apply_limits(name, definition)
+            if "ports" in one.changes:
+                spec = supervise.endpoint(definition)
+                if spec is not None and spec.ports:
+                    netns.forwards_up(self.host, spec)
+                else:
+                    netns.forwards_down(self.host, name)
+        files.write_json(paths.definition_file(name), definition)
+        self.reload = write_unit_policy(definition) or self.reload
+
+    def stop(self, names: t.Sequence[str]) -> None:
+        """Stop units, all at once; each takes as long as its container may."""
+        if names:
+            units = [paths.unit_name(name) for name in names]
+            self.host.run(["systemctl", "stop", "--", *units])
+            # One that had to be killed was stopped as wanted, and did not fail.
+            self.host.run(["systemctl", "reset-failed", "--", *units], check=False)
+
+    def remove(self, name: str) -> None:
+        """Remove a container that is stopped, with its writable layer."""
+        definition = files.read_json(paths.definition_file(name)) or {"name": name}
+        if definition.get("image"):
+            supervise.forget_runtime(self.host, definition)
+            supervise.network_down(self.host, definition)
+        supervise.unmount_layers(self.host, name)
+        self.reload = remove_unit(name) or self.reload
+        self.host.run(["systemctl", "reset-failed", "--", paths.unit_name(name)], check=False)
+        files.remove_tree(paths.run_dir(name))
+        files.remove_tree(paths.workload_dir(name))
+
+    def start(self, names: t.Sequence[str]) -> None:
+        """Start units, all at once, and see that their containers run."""
+        if not names:
+            return
+        units = [paths.unit_name(name) for name in names]
+        # A unit that gave up after too many failures would not start.
+        self.host.run(["systemctl", "reset-failed", "--", *units], check=False)
+        self.host.run(["systemctl", "start", "--", *units], check=False)
+        definitions = [supervise.read_definition(name) for name in names]
+        self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
+        # A command that is wrong ends within a moment, and a first process alone proves nothing yet.
+        time.sleep(_SETTLE_S)
+        self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
+
+    def _wait_until_settled(self, definitions: t.Sequence[t.Mapping[str, t.Any]], end: float) -> None:
+        waiting = list(definitions)
+        while waiting:
+            waiting = [definition for definition in waiting if not self.settled(definition)]
+            if waiting and time.monotonic() > end:
+                raise self.not_up(waiting[0]["name"], f"nothing runs after {_START_TIMEOUT_S:.0f} s")
+            if waiting:
+                time.sleep(0.02)
+
+    def settled(self, definition: t.Mapping[str, t.Any]) -> bool:
+        """Whether a container runs or has done its work; not yet while it comes up or is cleared away. HostError when
+        it failed instead."""
+        if supervise.init_pid(definition):
+            return True
+        unit = unit_states(self.host, [definition["name"]])[definition["name"]]
+        if definition["restart"] != "always" and unit.get("SubState") == "dead" and unit.get("Result") == "success":
+            return True
+        if unit.get("ActiveState") in ("failed", "inactive") or unit.get("SubState", "").startswith("auto-restart"):
+            raise self.not_up(definition["name"], "it ended at once")
+        return False
+
+    def wait(self, items: t.Sequence[t.Mapping[str, t.Any]]) -> None:
+        """Wait for the ports of all that have to run."""
+        started = time.monotonic()
+        waiting = [item for item in items if item["wait_for"] and item["state"] == "running"]
+        while waiting:
+            waiting = [item for item in waiting if not _listens(item)]
+            for item in waiting:
+                if time.monotonic() - started > item["wait_for"]["timeout_s"]:
+                    raise self.not_up(item["name"], f"nobody answers on its port {item['wait_for']['port']}")
+            if waiting:
+                self.check_alive([item["name"] for item in waiting])
+                time.sleep(0.1)
+
+    def check_alive(self, names: t.Sequence[str]) -> None:
+        """HostError for one that ends again and again: waiting on would not help it."""
+        for name, unit in unit_states(self.host, names).items():
+            if unit.get("ActiveState") == "failed" or int(unit.get("NRestarts") or 0) >= _TRIES:
+                raise self.not_up(name, "it ends again and again")
+
+    def not_up(self, name: str, why: str) -> HostError:
+        """The error with the container's last words."""
+        log = self.host.run(
+            ["journalctl", "--no-pager", "-o", "cat", "-n", "15", "-u", paths.unit_name(name)], check=False
+        )
+        last = [line for line in log.stdout.splitlines() if line.strip()][-15:]
+        return HostError(
+            f"Container {name!r} is not up: {why}.",
+            hint=f"See 'journalctl -u {paths.unit_name(name)}'.",
+            container=name,
+            log=last,
+        )
+
+
+def _listens(item: t.Mapping[str, t.Any]) -> bool:
+    """Whether somebody accepts connections on the port that is waited for."""
+    port = item["wait_for"]["port"]
+    if item["address"]:
+        try:
+            with socket.create_connection((item["address"], port), timeout=1):
+                return True
+        except OSError:
+            return False
+    pid = supervise.init_pid(item)
+    for file in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{file}", encoding="ascii") as table:
+            for line in table.read().splitlines()[1:]:
+                fields = line.split()
+                # State 0A is LISTEN.
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    return True
+    return False
+
+
+def apply_limits(name: str, definition: t.Mapping[str, t.Any]) -> None:
+    """Write the limits of a running container into its cgroup."""
+    group = paths.payload_cgroup(name)
+    there = os.listdir(supervise.CGROUP_ROOT + group)
+    cpus = definition.get("cpus")
+    for file, value in (
+        ("memory.max", str(definition["memory_mib"] * 2**20) if definition.get("memory_mib") else "max"),
+        ("cpu.max", f"{int(cpus * 100000)} 100000" if cpus else "max 100000"),
+        ("pids.max", str(definition["pids_limit"]) if definition.get("pids_limit") else "max"),
+    ):
+        if file in there:
+            supervise.write_cgroup(group, file, value)
+
+
+def bring_to(
+    host: Host,
+    items: object,
+    *,
+    restart_on_change: bool = True,
+    image_change: bool = False,
+    ignore_unreachable: bool = False,
+    ask_timeout_s: float = 10,
+    check_mode: bool = False,
+) -> dict[str, t.Any]:
+    """Bring the containers of ``items`` (as users write them) to what is wanted; the module's result."""
+    wanted = normalise_all(items)
+    registry = Registry(host, ownership.CONTAINER, ignore_unreachable=ignore_unreachable, ask_timeout_s=ask_timeout_s)
+    batch = Batch(host, wanted, registry, restart_on_change=restart_on_change, image_change=image_change)
+    seen, plans = batch.decide()
+    changed = any(one.changed for one in plans)
+    if not check_mode:
+        batch.apply(plans)
+    reports = {one["name"]: one for one in report(host, [item["name"] for item in wanted])}
+    results = []
+    before: dict[str, t.Any] = {}
+    after: dict[str, t.Any] = {}
+    for item, one in zip(wanted, plans):
+        was = seen[one.name]
+        here = not one.elsewhere
+        found = {key: value for key, value in reports.get(one.name, {}).items() if key != "definition"}
+        placed = (
+            registry.identity["name"] if here and (was.here or one.create) and not one.remove else one.elsewhere or None
+        )
+        results.append(
+            {
+                **found,
+                "name": one.name,
+                "changed": one.changed,
+                "actions": one.actions,
+                "restarted": one.restart,
+                "placement": placed,
+                **({"state": "absent"} if one.remove or (not found and here) else {}),
+                **({"state": "moved"} if one.elsewhere else {}),
+            }
+        )
+        if one.changed:
+            before[one.name] = _shown(was.definition, was.active, was.enabled)
+            final = item["state"] == "running" or (
+                item["state"] == "present" and (one.start or (was.active and not one.stop))
+            )
+            enabled = was.enabled if one.enable is None else one.enable
+            after[one.name] = _shown(None if one.remove else one.definition or was.definition, final, enabled)
+    return {
+        "changed": changed,
+        "containers": results,
+        "diff": {"before": before, "after": after},
+        "warnings": batch.warnings,
+    }
+
+
+def _shown(definition: t.Optional[t.Mapping[str, t.Any]], active: bool, enabled: bool) -> dict[str, t.Any]:
+    """A container in a diff: what is not as by default. A new one's uuid is not known before it is made."""
+    if definition is None:
+        return {}
+    left_out = {"schema": definition.get("schema"), "uuid": definition.get("uuid"), **DEFAULTS}
+    kept = {key: value for key, value in definition.items() if key not in left_out or left_out[key] != value}
+    return {**kept, "running": active, "starts_at_boot": enabled}

@@ -1,0 +1,80 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The domains of this host as they are now, read in few questions for many of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._libvirt import domain, errors, guest_plan, xml
+from .._libvirt.domain import Model
+from .._libvirt.xml import Element
+from . import libvirt
+
+
+@dataclasses.dataclass
+class Known:
+    """A domain as libvirt has it. ``stored`` and ``live`` are its XML, None where there is none."""
+
+    domain: libvirt.Domain
+    state: str
+    why: str
+    persistent: bool
+    autostart: bool
+    stored: t.Optional[Element] = None
+    live: t.Optional[Element] = None
+
+    @property
+    def xml(self) -> Element:
+        """What it will be at its next start, or what it is when that is all that there is."""
+        return t.cast(Element, self.stored if self.stored is not None else self.live)
+
+    @property
+    def model(self) -> Model:
+        """The same as plain data."""
+        return domain.parse(self.xml)
+
+    @property
+    def live_model(self) -> t.Optional[Model]:
+        """What runs, as plain data."""
+        return None if self.live is None else domain.parse(self.live)
+
+
+def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = None) -> dict[str, Known]:
+    """All domains, or those of ``names`` that there are: few questions for the list, one or two for each."""
+    library = libvirt.library()
+    domains = libvirt.domains(connection)
+    states = libvirt.domain_states(connection)
+    with libvirt.doing("list the guests"):
+        transient = {each.name() for each in connection.listAllDomains(library.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)}
+        automatic = {each.name() for each in connection.listAllDomains(library.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)}
+    found = {}
+    for name, each in domains.items():
+        if names is not None and name not in names:
+            continue
+        number, reason = states.get(name, (0, 0))
+        state = guest_plan.state_of(number)
+        why = guest_plan.paused_reason(reason) if state == guest_plan.PAUSED else ""
+        known = Known(each, state, why, name not in transient, name in automatic)
+        try:
+            with libvirt.doing(f"read the guest {name!r}"):
+                if known.persistent:
+                    known.stored = xml_of(each, library.VIR_DOMAIN_XML_INACTIVE)
+                if each.isActive():
+                    known.live = xml_of(each)
+        except libvirt.LibvirtError as error:
+            if error.code == errors.NO_DOMAIN:
+                continue  # it has ended, or was removed, a moment ago
+            raise
+        if known.stored is not None or known.live is not None:
+            found[name] = known
+    return found
+
+
+def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
+    """A domain's XML, with passwords: else they would be lost when it is written back."""
+    text = each.XMLDesc(flags | libvirt.library().VIR_DOMAIN_XML_SECURE)
+    return xml.parse(text, f"the XML of {each.name()}", "domain")

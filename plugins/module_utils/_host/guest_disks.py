@@ -1,0 +1,230 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The files of a guest's disks: where they lie, what is below them, and what has to be done so that they are as wanted.
+
+A disk that is not touched costs no command: its header is read at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, InputError, Refused
+from .._image import commands
+from .._image.commands import Making
+from .._libvirt import xml
+from . import disks, files, libvirt, templates
+from .disks import Attributes
+from .system import Host
+
+_MIB = 2**20
+# Where images lie that a disk may rest on: nobody but this collection writes there.
+_OURS = (paths.TEMPLATES, paths.WORKLOADS, paths.KEPT_DISKS)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Places
+# --------------------------------------------------------------------------------------------------------------------
+def pool_directory(connection: libvirt.Connection, name: str, where: str) -> str:
+    """The directory of a pool."""
+    pool = libvirt.pool(connection, name)
+    if pool is None:
+        known = ", ".join(libvirt.pools(connection)) or "none"
+        raise InputError(f"{where}: this host has no pool {name!r}.", hint=f"It has: {known}. See cnvm.platform.pool.")
+    with libvirt.doing(f"read the pool {name!r}"):
+        root = xml.parse(pool.XMLDesc(0), f"the pool {name}", "pool")
+    if root.get("type") not in ("dir", "fs", "netfs"):
+        raise InputError(
+            f"{where}: the pool {name!r} has no directory.",
+            hint="Give the path of a volume of it (path: /dev/GROUP/VOLUME, format: raw).",
+        )
+    return xml.text_of(root, "target/path")
+
+
+def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.Any], where: str) -> str:
+    """Where a disk's own file lies (below its snapshots, if it has some)."""
+    if disk["path"]:
+        return str(disk["path"])
+    if disk["pool"]:
+        return f"{pool_directory(connection, disk['pool'], where)}/{guest}-{disk['name']}.{disk['format']}"
+    return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Work
+# --------------------------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Something that is to be done for one disk: ``create``, ``link``, ``copy`` or ``grow``."""
+
+    kind: str
+    name: str
+    path: str
+    format: str
+    virtual_bytes: t.Optional[int] = None
+    template: str = ""
+
+    @property
+    def words(self) -> str:
+        """For the list of actions."""
+        return f"{'grow' if self.kind == 'grow' else 'create'} disk {self.name}"
+
+
+def backing_of(path: str, kind: str, where: str) -> list[dict[str, t.Any]]:
+    """What lies below an image that was there before: it must be sound, and rest on nothing but images of ours."""
+    nodes = disks.chain(path, kind)
+    for node in nodes[1:]:
+        real = os.path.realpath(node.path)
+        if not real.startswith(tuple(f"{place}/" for place in _OURS)):
+            raise Refused(
+                f"{where}: {path} rests on {node.path}.",
+                hint="An image from elsewhere could name any file of this host. Flatten it (cnvm.platform.disk_image).",
+            )
+    return [
+        {"path": node.path, "format": node.header.format, "read_only": node.path.startswith(f"{paths.TEMPLATES}/")}
+        for node in nodes[1:]
+    ]
+
+
+def look(
+    disk: t.Mapping[str, t.Any], path: str, top: str, digest: str, where: str, *, new: bool, again: bool = False
+) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:
+    """(what is to be done, what lies below the file at ``path``) for one disk; None below: as it was.
+
+    ``top``: the file that the guest writes to now (an overlay when there are snapshots). ``digest``: of its template.
+    ``new``: the guest did not have it so far. ``again``: its creation was cut off, and what of it lies there is made
+    again. InputError or Refused where it cannot be had.
+    """
+    kind = disk["format"]
+    wanted = None if disk["size_mib"] is None else disk["size_mib"] * _MIB
+    if path.startswith("/dev/"):
+        if not os.path.exists(path):
+            raise InputError(f"{where}: this host has no device {path}.", hint="See 'lsblk -p'.")
+        return None, []
+    if new:
+        there = os.path.lexists(path) and not (again and path.startswith(f"{paths.WORKLOADS}/"))
+        return _look_new(disk, path, digest, wanted, where, there=there)
+    if wanted is None:
+        return None, None
+    try:
+        header = disks.inspect(top, "qcow2" if top != path else kind).header
+    except InputError as error:
+        raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
+    if wanted < header.virtual_bytes:
+        raise Refused(
+            f"{where}: size_mib: the disk has {header.virtual_bytes // _MIB} MiB, more than {disk['size_mib']}.",
+            hint="Disks only grow: what is beyond the new end would be lost.",
+        )
+    if wanted > header.virtual_bytes:
+        return Work("grow", disk["name"], top, "qcow2" if top != path else kind, wanted), None
+    return None, None
+
+
+def _look_new(
+    disk: t.Mapping[str, t.Any], path: str, digest: str, wanted: t.Optional[int], where: str, *, there: bool
+) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:
+    name, kind = disk["name"], disk["format"]
+    if there:
+        if digest or not disk["path"]:
+            raise Refused(
+                f"{where}: {path} is there already; it is not overwritten.",
+                hint="To use what is in it give it as path, without template. Or remove it first.",
+            )
+        below = backing_of(path, kind, where)
+        work, _dummy = look(disk, path, path, "", where, new=False)
+        return work, below
+    if digest:
+        templates.check(digest)
+        base = paths.template_disk(digest)
+        have = disks.inspect(base, "qcow2").header.virtual_bytes
+        if wanted is not None and wanted < have:
+            raise Refused(
+                f"{where}: size_mib: the template has {have // _MIB} MiB, more than {disk['size_mib']}.",
+                hint="Disks only grow.",
+            )
+        if disk["linked"]:
+            below = [{"path": base, "format": "qcow2", "read_only": True}]
+            return Work("link", name, path, "qcow2", wanted, base), below
+        return Work("copy", name, path, kind, wanted, base), []
+    if wanted is None:
+        raise InputError(f"{where}: there is no file {path} on this host.", hint="Bring it there, or give size_mib.")
+    return Work("create", name, path, kind, wanted), []
+
+
+def do(host: Host, work: Work) -> None:
+    """Make a disk, or let it grow (of a guest that does not run)."""
+    # libvirt gives it to QEMU's user when the guest starts.
+    attributes = Attributes(uid=0, gid=0, mode=0o600)
+    if work.kind == "grow":
+        disks.resize(host, work.path, work.format, t.cast(int, work.virtual_bytes))
+    elif work.kind == "link":
+        disks.create_overlay(host, work.template, "qcow2", work.path, work.virtual_bytes, attributes=attributes)
+    elif work.kind == "copy":
+        making = Making(work.format)
+        disks.convert(
+            host,
+            work.template,
+            "qcow2",
+            work.path,
+            making,
+            work.virtual_bytes,
+            trusted=True,
+            attributes=attributes,
+        )
+    else:
+        disks.create(host, work.path, Making(work.format), t.cast(int, work.virtual_bytes), attributes=attributes)
+
+
+def make_home(name: str) -> None:
+    """The directory of a guest's own disks. QEMU's user must be able to get through, and need not see what is there."""
+    for directory in (paths.workload_dir(name), paths.guest_disks_dir(name)):
+        os.makedirs(directory, exist_ok=True)
+        os.chmod(directory, 0o711)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The end
+# --------------------------------------------------------------------------------------------------------------------
+def delete(places: t.Iterable[str]) -> None:
+    """Remove disks for good."""
+    for path in places:
+        files.remove_file(path, durable=True)
+
+
+def keep(host: Host, name: str) -> list[str]:
+    """Bring a removed guest's own disks to where they can stay, and return where that is.
+
+    Images that rest on one another name each other by path: they are told the new one.
+    """
+    source = paths.guest_disks_dir(name)
+    try:
+        names = sorted(os.listdir(source))
+    except FileNotFoundError:
+        return []
+    if not names:
+        return []
+    target = paths.kept_disks_dir(name)
+    number = 1
+    while os.path.lexists(target):
+        number += 1
+        target = f"{paths.kept_disks_dir(name)}-{number}"
+    os.makedirs(os.path.dirname(target), mode=0o711, exist_ok=True)
+    os.rename(source, target)
+    files.sync_dir(os.path.dirname(target))
+    for one in names:
+        path = f"{target}/{one}"
+        if not one.endswith(".qcow2"):
+            # What is in a raw disk only its guest has written.
+            continue
+        with contextlib.suppress(CnvmError):
+            header = disks.inspect(path, "qcow2").header
+            if header.backing.startswith(f"{source}/"):
+                backing = target + header.backing[len(source) :]
+                host.run(commands.rebase(path, header.format, backing, header.backing_format or "raw", unsafe=True))
+    return [f"{target}/{one}" for one in names]

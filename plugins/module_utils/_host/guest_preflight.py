@@ -1,0 +1,297 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""What a plan of a guest's move is made from: what it needs, and what a target has. Both sides; reads only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError
+from .._core.names import is_digest
+from .._libvirt import capabilities, errors, migration, xml
+from .._libvirt.xml import Element
+from .._migrate import plan
+from .._net.endpoint import Endpoint
+from . import (
+    disks,
+    domains,
+    guest_snapshots,
+    info,
+    kinds,
+    kvm,
+    libvirt,
+    movedir,
+    netns,
+    peers,
+    preflight,
+    supervise,
+    templates,
+)
+from .system import Host
+
+Record = t.Mapping[str, t.Any]
+
+# File systems that several hosts have at once; those that libvirt and QEMU can rely on.
+_SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
+# Where libvirt takes the ports from on which a guest and its disks arrive.
+_PORTS = range(49152, 49216)
+# QEMU's own memory, beside that of its guest.
+_OVERHEAD = 128 * 2**20
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# On the source
+# --------------------------------------------------------------------------------------------------------------------
+def known(connection: libvirt.Connection, name: str) -> domains.Known:
+    """The domain of a guest of this host."""
+    found = domains.read(connection, [name]).get(name)
+    if found is None or found.stored is None:
+        raise HostError(f"libvirt does not know the guest {name!r} any more.", hint="See cnvm.platform.guest_info.")
+    return found
+
+
+def needs_of(name: str, found: domains.Known, definition: Record, host: Host, version: int) -> dict[str, t.Any]:
+    """What the target must have for it. ``version``: of this host's QEMU."""
+    root = found.live if found.live is not None else found.xml
+    model = found.live_model or found.model
+    seed = paths.guest_seed(name)
+    brought = [seed] if os.path.exists(seed) else []
+    nvram = xml.text_of(root, "os/nvram")
+    if nvram and found.live is None and os.path.exists(nvram):
+        brought.append(nvram)
+    kept = [model["kernel"], model["initrd"], *(drive["path"] for drive in model["cdroms"].values())]
+    kept += [disk["path"] for disk in model["disks"].values() if disk["read_only"]]
+    return {
+        "uuid": model["uuid"],
+        "live": found.live is not None,
+        "type": model["type"],
+        "arch": model["arch"],
+        "machine": model["machine"],
+        "qemu": version,
+        "cpu": _cpu(root) if found.live is not None else "",
+        "memory": model["max_memory_mib"] * 2**20 + _OVERHEAD if found.live is not None else 0,
+        "disks": [_disk(target, disk) for target, disk in migration.disks_of(model).items()],
+        "files": {path: _stamp(path) for path in kept if path and path not in brought},
+        "brought": brought,
+        "networks": sorted({(card["type"], card["source"]) for card in model["networks"].values()}),
+        "macs": sorted(model["networks"]),
+        "address": definition.get("address") or "",
+        "log": model["serial"]["log"],
+        "definition": xml.document(found.stored) if found.live is None and found.stored is not None else "",
+    }
+
+
+def _cpu(root: Element) -> str:
+    found = root.find("cpu")
+    return "" if found is None else xml.document(found)
+
+
+def _disk(target: str, disk: Record) -> dict[str, t.Any]:
+    """One disk: its own file, and the template below it."""
+    path = str(disk["path"])
+    below = disk["backing"][0]["path"] if disk["backing"] else ""
+    digest = _digest_in(below)
+    made: dict[str, t.Any] = {
+        "name": target, "path": path, "format": disk["format"], "below": below, "template": digest,
+        "template_bytes": os.path.getsize(below) if digest and os.path.exists(below) else 0,
+        "virtual": 0, "bytes": 0, "shared": False, "inode": 0,
+    }  # fmt: skip
+    with contextlib.suppress(OSError, CnvmError):
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            made["virtual"] = disks.inspect(path, disk["format"]).header.virtual_bytes
+            made.update(bytes=status.st_blocks * 512, inode=status.st_ino, shared=on_shared_storage(path))
+    return made
+
+
+def _digest_in(path: str) -> str:
+    """The digest of the template at ``path``, '' when it is none."""
+    digest = os.path.basename(os.path.dirname(path))
+    return digest if is_digest(digest) and path == paths.template_disk(digest) else ""
+
+
+def _stamp(path: str) -> dict[str, t.Any]:
+    if not os.path.isfile(path):
+        return {"size": -1, "sha256": ""}
+    size = os.path.getsize(path)
+    # A large disc is compared by its size alone: reading it would take longer than the move.
+    return {"size": size, "sha256": disks.digest(path) if size <= 256 * 2**20 else ""}
+
+
+def on_shared_storage(path: str) -> bool:
+    """Whether a file is on a file system that other hosts have, too."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+        mounts = info.parse_mounts(file.read())
+    inside = [(point, kind) for point, kind in mounts if path.startswith(point.rstrip("/") + "/")]
+    return bool(inside) and max(inside, key=lambda one: len(one[0]))[1] in _SHARED
+
+
+def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record, request: Record) -> kinds.Survey:
+    """The plan of a move of a guest. Learnt: ``templates``, those that the target lacks.
+
+    Reads only, on both hosts.
+    """
+    name = definition["name"]
+    me = supervise.host_identity()
+    there = preflight.ask(channel, "guest")
+    found: list[str] = []
+    with libvirt.connect() as connection:
+        seen = known(connection, name)
+        with libvirt.doing("tell QEMU's version"):
+            version = int(connection.getVersion())
+        root = seen.live if seen.live is not None else seen.xml
+        with libvirt.doing(f"look at what the guest {name!r} does"):
+            if seen.live is not None and int(seen.domain.jobInfo()[0]):
+                found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
+    found += migration.obstacles(name, root, seen.state, guest_snapshots.names(name))
+    needs = needs_of(name, seen, definition, host, version)
+    for disk in needs["disks"]:
+        if disk["below"] and not disk["template"]:
+            found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
+    answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
+    live = bool(needs["live"])
+    mode = migration.LIVE if live else migration.OFFLINE
+    reasons = [f"{name} runs" if live else f"{name} does not run, so there is no memory to move"]
+    moved = [disk for disk in needs["disks"] if not disk["shared"]]
+    if moved:
+        reasons.append(f"{', '.join(disk['name'] for disk in moved)} is copied")
+    if answer.get("templates"):
+        reasons.append("a template is brought first")
+    made = plan.Plan(
+        mode, tuple(reasons), (*found, *answer["problems"]), tuple(answer.get("warnings", ())),
+        migration.expected_ms(live),
+    )  # fmt: skip
+    return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# On the target
+# --------------------------------------------------------------------------------------------------------------------
+def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
+    """What this host has of what a guest needs (see ``migration.problems``), and ``lacks``: templates to bring."""
+    seen: dict[str, t.Any] = {"reachable": False, "reason": "", "lacks": []}
+    try:
+        with libvirt.connect() as connection:
+            seen.update(_ask(connection, str(definition["name"]), needs), reachable=True)
+    except CnvmError as error:
+        return {**seen, "reason": str(error)}
+    seen.update(_look_at_files(definition, needs), memory=movedir.available_memory(), address_holder="")
+    seen["ports"] = _ports() if needs["live"] else []
+    if needs["address"]:
+        try:
+            seen["address_holder"] = _address_holder(str(definition["name"]), needs) or ""
+        except OSError as error:
+            seen["address_holder"] = f"nobody could be asked ({error})"
+    return seen
+
+
+def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, t.Any]:
+    with libvirt.doing("tell what this host can do"):
+        said = capabilities.parse_capabilities(str(connection.getCapabilities()), needs["arch"])
+        version = int(connection.getVersion())
+    known_domains = domains.read(connection)
+    uuids = {one.model["uuid"]: other for other, one in known_domains.items()}
+    macs = {mac: other for other, one in known_domains.items() for mac in one.model["networks"] if other != name}
+    missing = []
+    for kind, source in needs["networks"]:
+        if kind == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
+            missing.append(f"bridge {source}")
+        if kind == "network":
+            network = libvirt.network(connection, source)
+            with libvirt.doing(f"look at the network {source!r}"):
+                if network is None or (needs["live"] and not network.isActive()):
+                    missing.append(f"{'active ' if network is not None else ''}network {source}")
+    return {
+        "arch": os.uname().machine,
+        "machines": [*said["machine_types"], *said["machines"]],
+        "qemu": version,
+        "kvm": needs["type"] != "kvm" or kvm.probe()["usable"],
+        "cpu": _cpu_problem(connection, needs),
+        "name_taken": name in known_domains,
+        "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
+        "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
+        "networks_missing": missing,
+    }
+
+
+def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:
+    """Why QEMU cannot give the guest the CPU that it has; '' when it can, or nobody can tell."""
+    if not needs["cpu"]:
+        return ""
+    library = libvirt.library()
+    try:
+        answer = connection.compareHypervisorCPU(
+            None, needs["arch"], needs["machine"], needs["type"], needs["cpu"],
+            library.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE,
+        )  # fmt: skip
+    except library.libvirtError as error:
+        if error.get_error_code() in (errors.NO_SUPPORT, errors.OPERATION_UNSUPPORTED, errors.INVALID_ARG):
+            return ""
+        return str(error.get_error_message())
+    good = (library.VIR_CPU_COMPARE_IDENTICAL, library.VIR_CPU_COMPARE_SUPERSET)
+    return "" if answer in good else "it is not a superset."
+
+
+def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
+    """Files, templates, places for disks, and the space for them."""
+    wrong, places, bad, lacks = [], [], [], []
+    space: dict[str, tuple[int, int]] = {}
+
+    def take(directory: str, count: int) -> None:
+        free, wanted = space.get(directory, (movedir.free_bytes(directory), 0))
+        space[directory] = (free, wanted + count)
+
+    for path, stamp in needs["files"].items():
+        mine = _stamp(path)
+        if mine["size"] < 0:
+            wrong.append(f"has no file {path}")
+        elif mine != stamp:
+            wrong.append(f"has another {path}")
+    for disk in needs["disks"]:
+        path, directory = disk["path"], os.path.dirname(disk["path"])
+        home = path.startswith(f"{paths.guest_disks_dir(str(definition['name']))}/")
+        if disk["template"] and templates.record(disk["template"]) is None:
+            if disk["template"] not in lacks:
+                lacks.append(disk["template"])
+                take(paths.TEMPLATES, disk["template_bytes"])
+        elif disk["template"]:
+            found = templates.problem(disk["template"])
+            bad += [found] if found else []
+        if disk["shared"]:
+            if not os.path.exists(path) or os.stat(path).st_ino != disk["inode"] or not on_shared_storage(path):
+                places.append(f"does not have {path}, which is on shared storage")
+            continue
+        if not home and not os.path.isdir(directory):
+            places.append(f"has no directory {directory} for {disk['name']}")
+        elif not home and os.path.lexists(path):
+            places.append(f"has a file {path} already; it is not overwritten")
+        else:
+            take(paths.STATE if home else directory, disk["bytes"])
+    return {"files": wrong, "disks": places, "templates": bad, "lacks": lacks, "space": space}
+
+
+def _ports() -> list[str]:
+    """Why a guest and its disks could not arrive at this host's tunnel address."""
+    address, free = peers.overlay()["self"]["tunnel"], 0
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((address, port))
+            free += 1
+            if free == 2:
+                return []
+    return [f"{address} has no two free ports between {_PORTS[0]} and {_PORTS[-1]}"]
+
+
+def _address_holder(name: str, needs: Record) -> t.Optional[str]:
+    """Who else answers for the guest's address on the overlay."""
+    overlay = peers.overlay()
+    mac = needs["macs"][0] if needs["macs"] else ""
+    spec = Endpoint(name, needs["uuid"], needs["address"], 24, "", 0, mac, str(overlay["bridge"]))
+    return netns.address_holder(spec)

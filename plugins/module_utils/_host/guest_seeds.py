@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The cloud-init seed of a guest: its own data, and what follows from its definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._core import paths
+from .._libvirt.guest_definition import address_of, static_network
+from . import seeds
+from .disks import Attributes
+from .system import Host
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """A seed as it is to be. ``record``: what the definition keeps of it. ``changed``: it has to be written."""
+
+    data: dict[str, t.Any]
+    policy: str
+    record: dict[str, t.Any]
+    changed: bool
+    warnings: tuple[str, ...] = ()
+
+
+def data_of(item: t.Mapping[str, t.Any], overlay: t.Optional[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """What is told to the guest: the user's data; its name and its overlay address, unless they say otherwise."""
+    data = {key: value for key, value in item["cloud_init"].items() if key != "policy"}
+    if data.get("meta_data") in (None, "", {}):
+        data["meta_data"] = {"local-hostname": item["name"]}
+    elif isinstance(data["meta_data"], dict):
+        named = any(key in data["meta_data"] for key in ("local-hostname", "local_hostname", "hostname"))
+        data["meta_data"] = data["meta_data"] if named else {**data["meta_data"], "local-hostname": item["name"]}
+    if data.get("network_config") in (None, "", {}) and address_of(item) and overlay:
+        data["network_config"] = static_network(item, overlay)
+    return data
+
+
+def wanted(host: Host, item: t.Mapping[str, t.Any], overlay: t.Optional[t.Mapping[str, t.Any]]) -> t.Optional[Seed]:
+    """The seed of a guest, compared with the one that is there; None when it is to have none."""
+    if item["cloud_init"] is None:
+        return None
+    data, policy = data_of(item, overlay), item["cloud_init"]["policy"]
+    made = seeds.write(
+        host, paths.guest_seed(item["name"]), data, policy, option=_option(item["name"]), check_mode=True
+    )
+    record = {"digest": made.digest, "instance_id": made.instance_id, "policy": policy}
+    return Seed(data, policy, record, made.changed, made.warnings)
+
+
+def write(host: Host, name: str, seed: Seed) -> None:
+    """Make it. Only root and QEMU's user, to whom libvirt gives it, can read it."""
+    attributes = Attributes(uid=0, gid=0, mode=0o600)
+    seeds.write(host, paths.guest_seed(name), seed.data, seed.policy, option=_option(name), attributes=attributes)
+
+
+def _option(name: str) -> str:
+    return f"guests: {name}: cloud_init"

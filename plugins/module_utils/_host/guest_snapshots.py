@@ -1,0 +1,411 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Snapshots of guests: made while they run or stand still, gone back to, merged away.
+
+Before the guest's XML changes the record says what will be; what a killed run has left is settled by what the XML says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, InputError, Refused
+from .._core.names import check_name
+from .._image.commands import PROGRAM, failure, rebase
+from .._libvirt import domain, guest_plan, snapshots, xml
+from .._libvirt.domain import Model
+from .._libvirt.snapshots import Merge, Record
+from . import disks, files, guest_disks, libvirt, ownership
+from .disks import Attributes
+from .domains import Known, read
+from .system import Host
+
+STATES = ("present", "absent", "reverted")
+_POLL_S = 0.1
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Records
+# --------------------------------------------------------------------------------------------------------------------
+def load(name: str) -> t.Optional[Record]:
+    """The record of a guest's snapshots; None when it has none."""
+    return files.read_json(paths.guest_snapshots_file(name))
+
+
+def _save(name: str, record: Record) -> None:
+    if record["snapshots"] or record["pending"]:
+        files.write_json(paths.guest_snapshots_file(name), record)
+    else:
+        files.remove_file(paths.guest_snapshots_file(name), durable=True)
+
+
+def names(name: str) -> list[str]:
+    """The snapshots that a guest has, oldest first."""
+    return snapshots.names(load(name))
+
+
+def tops(name: str, model: Model) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:
+    """{disk: (the file that the guest writes to, what is below it)}; empty for a guest without snapshots.
+
+    ``model``: of its stored XML, by which it is known what a run that was cut off has done.
+    """
+    record = load(name)
+    return snapshots.tops(snapshots.settle(record, model)) if record else {}
+
+
+def listing(name: str) -> list[dict[str, t.Any]]:
+    """What is to be said of a guest's snapshots."""
+    record = load(name)
+    if record is None:
+        return []
+    found = []
+    for one in record["snapshots"]:
+        memory = one.get("memory") or ""
+        found.append(
+            {
+                **{key: one.get(key) for key in ("name", "description", "created", "parent", "quiesced", "state")},
+                "parent": one["parent"] or None,
+                "memory": bool(memory),
+                "current": one["name"] == record["current"],
+                "disks": [{"name": disk, "path": path} for disk, path in sorted(one["disks"].items())],
+                "allocated_bytes": sum(_allocated(path) for path in [*one["disks"].values(), memory]),
+            }
+        )
+    return found
+
+
+def _allocated(path: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_blocks * 512
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One guest
+# --------------------------------------------------------------------------------------------------------------------
+class Work:
+    """What is done to the snapshots of one guest."""
+
+    def __init__(self, host: Host, connection: libvirt.Connection, name: str, known: Known) -> None:
+        self.host = host
+        self.connection = connection
+        self.name = name
+        self.known = known
+        self.model = known.model
+        record = load(name)
+        self.record = snapshots.settle(record, self.model) if record else snapshots.empty(self.model)
+        self.home = paths.guest_disks_dir(name)
+
+    @property
+    def live(self) -> bool:
+        """Whether a QEMU has the disks open."""
+        return self.known.live is not None
+
+    # -- making -----------------------------------------------------------------------------------------------------
+    def create(self, snapshot: str, description: str, *, quiesce: bool, memory: bool) -> None:
+        """Freeze the disks (and the memory) as they are now; the guest goes on above them."""
+        guest_disks.make_home(self.name)
+        self._finish_pending()
+        made = snapshots.overlays(self.record, self.home)
+        for path in made.values():
+            # What a killed run has made; the record does not know it, so nobody needs it.
+            files.remove_file(path)
+        image = f"{self.home}/memory-{self.record['serial'] + 1}.save" if memory else ""
+        kept = {
+            "name": snapshot,
+            "description": description,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "quiesced": quiesce,
+            "memory": image,
+            "state": self.known.state,
+        }
+        after = snapshots.created(self.record, made, kept)
+        _save(self.name, snapshots.announce(self.record, after))
+        try:
+            if self.live:
+                self._create_live(snapshot, made, quiesce=quiesce, image=image)
+            else:
+                for disk, path in made.items():
+                    self._overlay(self.record["tops"][disk], path)
+            self._define(after)
+        except BaseException:
+            self._back(made, image)
+            raise
+        self._keep(after)
+
+    def _create_live(self, snapshot: str, made: t.Mapping[str, str], *, quiesce: bool, image: str) -> None:
+        library = libvirt.library()
+        flags = library.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | library.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        if image:
+            flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
+        else:
+            flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        if quiesce:
+            flags |= library.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
+        text = xml.document(snapshots.node(snapshot, made, self.model, image))
+        with libvirt.doing(f"make a snapshot of the guest {self.name!r}"):
+            self.known.domain.snapshotCreateXML(text, flags)
+
+    def _overlay(self, below: str, path: str) -> None:
+        attributes = Attributes(uid=0, gid=0, mode=0o600)
+        kind = self.record["files"][below]["format"]
+        disks.create_overlay(self.host, below, kind, path, attributes=attributes)
+
+    def _back(self, made: t.Mapping[str, str], image: str) -> None:
+        """After a failure: what the guest writes to now decides what is kept."""
+        with contextlib.suppress(CnvmError):
+            self._reread()
+            self.record = snapshots.settle(t.cast(Record, load(self.name)), self.model)
+            if self.record["tops"] != {**self.record["tops"], **made}:
+                for path in [*made.values(), *([image] if image else [])]:
+                    files.remove_file(path)
+            _save(self.name, self.record)
+
+    # -- going back -------------------------------------------------------------------------------------------------
+    def revert(self, snapshot: str) -> None:
+        """Throw away what was written since, and go on above the snapshot. A running guest is turned off for it, and
+        is afterwards what it was: as the snapshot's memory says, or freshly booted."""
+        self._finish_pending()
+        kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
+        was = self.known.state
+        if self.live:
+            with libvirt.doing(f"turn the guest {self.name!r} off"):
+                self.known.domain.destroy()
+        made = snapshots.overlays(self.record, self.home)
+        for disk, path in made.items():
+            files.remove_file(path)
+            self._overlay(kept["disks"][disk], path)
+        after, gone = snapshots.reverted(self.record, snapshot, made)
+        _save(self.name, snapshots.announce(self.record, after))
+        self._define(after)
+        self._keep(after)
+        for path in gone:
+            files.remove_file(path)
+        if kept.get("memory"):
+            self._restore(kept)
+        elif was in (guest_plan.RUNNING, guest_plan.PAUSED):
+            flags = libvirt.library().VIR_DOMAIN_START_PAUSED if was == guest_plan.PAUSED else 0
+            with libvirt.doing(f"start the guest {self.name!r}"):
+                t.cast(libvirt.Domain, libvirt.domain(self.connection, self.name)).createWithFlags(flags)
+
+    def _restore(self, kept: t.Mapping[str, t.Any]) -> None:
+        library = libvirt.library()
+        paused = kept.get("state") == guest_plan.PAUSED
+        flags = library.VIR_DOMAIN_SAVE_PAUSED if paused else library.VIR_DOMAIN_SAVE_RUNNING
+        with libvirt.doing(f"bring the memory of the guest {self.name!r} back"):
+            text = self.connection.saveImageGetXMLDesc(kept["memory"], library.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+            saved = xml.parse(text, "the saved memory")
+            then = domain.parse(saved)
+            now = snapshots.with_tops(then, self.record)
+            # Only where its disks are is another place: the rest must be what it was.
+            wanted = domain.patch(saved, {**then, "disks": now["disks"]})
+            self.connection.restoreFlags(kept["memory"], xml.document(wanted), flags)
+
+    # -- merging ----------------------------------------------------------------------------------------------------
+    def remove(self, snapshot: str) -> None:
+        """Merge its files into what is above them. What was done of it stays done when it is cut off."""
+        self._finish_pending()
+        kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
+        for step in snapshots.removal(self.record, snapshot):
+            after = snapshots.merged(self.record, step, snapshot)
+            if not step.source:
+                self._keep(after)
+                files.remove_file(step.into)
+                continue
+            self._merge(step, after)
+            self._keep(after)
+            files.remove_file(step.source)
+        if kept.get("memory"):
+            files.remove_file(kept["memory"])
+        self._keep(snapshots.removed(self.record, snapshot))
+
+    def _merge(self, step: Merge, after: Record) -> None:
+        if step.active:
+            _save(self.name, snapshots.announce(self.record, after))
+        opened = self._live_files(step.disk)
+        if step.source in opened:
+            self._commit_live(step)
+        elif step.into not in opened:
+            argv = [PROGRAM, "commit", "-q", "-f", "qcow2", "-b", step.into, step.source]
+            said = self.host.run(argv, check=False)
+            if said.rc:
+                raise failure(said)
+            kind = self.record["files"][step.into]["format"]
+            for path in step.above:
+                said = self.host.run(rebase(path, "qcow2", step.into, kind, unsafe=True), check=False)
+                if said.rc:
+                    raise failure(said)
+        # Else it was merged by a run that was cut off before it could write that down.
+        self._define(after)
+
+    def _live_files(self, disk: str) -> set[str]:
+        """The files of a disk that the running guest has open."""
+        found = (self.known.live_model or domain.EMPTY)["disks"].get(disk)
+        return {found["path"], *(one["path"] for one in found["backing"])} if found else set()
+
+    def _commit_live(self, step: Merge) -> None:
+        """Let QEMU merge two files of a running guest; of the one that it writes to it lets go at the end."""
+        library = libvirt.library()
+        each = self.known.domain
+        flags = library.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.active else 0
+        with libvirt.doing(f"merge the snapshot of the disk {step.disk} of the guest {self.name!r}"):
+            if not each.blockJobInfo(step.disk, 0):
+                each.blockCommit(step.disk, step.into, step.source, 0, flags)
+            while True:
+                job = each.blockJobInfo(step.disk, 0)
+                if not job:
+                    # A merge below the active file ends by itself.
+                    break
+                if step.active and job["cur"] == job["end"] and job["end"] > 0 and self._ready(step.disk):
+                    each.blockJobAbort(step.disk, library.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+                    break
+                time.sleep(_POLL_S)
+        self._reread()
+        if step.source in self._live_files(step.disk):
+            raise HostError(
+                f"The snapshot of the disk {step.disk} of guest {self.name!r} could not be merged.",
+                hint=f"See /var/log/libvirt/qemu/{self.name}.log. The guest goes on as before; try again.",
+            )
+
+    def _ready(self, disk: str) -> bool:
+        """Whether libvirt says that a running merge has caught up: its own word, beside the two numbers."""
+        root = xml.parse(self.known.domain.XMLDesc(0), root="domain")
+        for each in xml.all_at(root, "devices/disk"):
+            if xml.attribute(each, "target", "dev") == disk:
+                return xml.attribute(each, "mirror", "ready") == "yes"
+        return False
+
+    # -- common -----------------------------------------------------------------------------------------------------
+    def _define(self, after: Record) -> None:
+        """Write where the disks are into the stored XML, with all that is below them."""
+        self._reread()
+        wanted = snapshots.with_tops(self.model, after)
+        with libvirt.doing(f"define the guest {self.name!r}"):
+            self.connection.defineXML(xml.document(domain.patch(self.known.xml, wanted)))
+
+    def _reread(self) -> None:
+        known = read(self.connection, [self.name]).get(self.name)
+        if known is None:
+            raise HostError(f"Guest {self.name!r} was removed while its snapshots were worked on.")
+        self.known = known
+        self.model = known.model
+
+    def _keep(self, after: Record) -> None:
+        _save(self.name, after)
+        self.record = after
+
+    def _finish_pending(self) -> None:
+        """Write down what ``settle`` has found out of a run that was cut off."""
+        known = load(self.name)
+        if known is not None and known["pending"]:
+            _save(self.name, self.record)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The module's work
+# --------------------------------------------------------------------------------------------------------------------
+def _check(
+    name: str, known: t.Optional[Known], host_id: str, state: str, snapshot: str, *, quiesce: bool, memory: bool
+) -> str:
+    """What has to be done for one guest: '' for nothing. InputError or Refused where it must not be."""
+    owner = ownership.record(name, host_id) or {}
+    if owner and owner.get("owner") != host_id:
+        raise Refused(f"Guest {name!r} is at {owner.get('owner_name') or 'another host'}.", hint="Run it on that host.")
+    if known is None or owner.get("kind") != ownership.GUEST:
+        raise InputError(f"guests: this host has no guest {name!r}.", hint="See cnvm.platform.guest_info.")
+    if os.path.exists(paths.journal_file(name)):
+        raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
+    there = snapshot in names(name)
+    if state == "absent":
+        return "remove" if there else ""
+    if state == "reverted":
+        if not there:
+            known_names = ", ".join(names(name)) or "none"
+            raise InputError(f"name: guest {name!r} has no snapshot {snapshot!r}.", hint=f"It has: {known_names}.")
+        return "revert"
+    if there:
+        return ""
+    if not snapshots.empty(known.model)["tops"]:
+        raise InputError(f"guests: {name!r} has no disk that it writes to.", hint="There is nothing to snapshot.")
+    if known.live is None and (quiesce or memory):
+        raise InputError(
+            f"{'quiesce' if quiesce else 'memory'}: guest {name!r} does not run.", hint="Leave it out, or start it."
+        )
+    if quiesce and not domain.agent_connected(t.cast(xml.Element, known.live)):
+        raise HostError(
+            f"quiesce: nobody answers at the agent's channel of guest {name!r}.",
+            hint="Install and start qemu-guest-agent in it, or leave quiesce out.",
+        )
+    return "create"
+
+
+def bring_to(
+    host: Host,
+    guests: t.Sequence[object],
+    snapshot: object,
+    state: str,
+    *,
+    description: str = "",
+    quiesce: bool = False,
+    memory: bool = False,
+    check_mode: bool = False,
+    uri: str = libvirt.URI,
+) -> dict[str, t.Any]:
+    """Make, go back to, or merge away one snapshot of each of ``guests``; the module's result."""
+    wanted = [check_name(name, f"guests[{index}]") for index, name in enumerate(guests)]
+    word = check_name(snapshot, "name")
+    if len(set(wanted)) != len(wanted):
+        raise InputError("guests: one is given twice.", hint="Each once.")
+    host_id = str((files.read_json(paths.HOST_FILE) or {}).get("host_id"))
+    results = []
+    before: dict[str, list[str]] = {}
+    with libvirt.connect(uri) as connection, contextlib.ExitStack() as held:
+        if not check_mode:
+            for name in sorted(wanted):
+                held.enter_context(files.lock(paths.lock_file(name), f"working on snapshots of guest {name!r}"))
+        known = read(connection, wanted)
+        todo = {
+            name: _check(name, known.get(name), host_id, state, word, quiesce=quiesce, memory=memory) for name in wanted
+        }
+        for name in wanted:
+            before[name] = names(name)
+            if todo[name] and not check_mode:
+                work = Work(host, connection, name, known[name])
+                if todo[name] == "create":
+                    work.create(word, description, quiesce=quiesce, memory=memory)
+                elif todo[name] == "revert":
+                    work.revert(word)
+                else:
+                    work.remove(word)
+            elif todo[name] == "remove":
+                # Said before anything is done, as it is in earnest.
+                record = t.cast(Record, load(name))
+                snapshots.removal(record, word)
+            results.append(
+                {
+                    "name": name,
+                    "changed": bool(todo[name]),
+                    "actions": [f"{todo[name]} {word}"] if todo[name] else [],
+                    "snapshots": listing(name),
+                }
+            )
+    return {
+        "changed": any(one["changed"] for one in results),
+        "guests": results,
+        "diff": {
+            "before": {name: before[name] for name in wanted if todo[name]},
+            "after": {name: _after(before[name], todo[name], word) for name in wanted if todo[name]},
+        },
+    }
+
+
+def _after(before: t.Sequence[str], action: str, word: str) -> list[str]:
+    if action == "create":
+        return [*before, word]
+    return [name for name in before if name != word] if action == "remove" else list(before)

@@ -1,0 +1,377 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The steps of a migration on the host that gives the guest away (see ``kinds``). ``recover`` uses them too.
+
+libvirt copies memory and disks while the guest runs, and stops it for the rest. The copy arrives paused, and libvirt is
+kept from ending the one here until that copy has proven itself (see ``libvirt_tunnel``): it stands still here, and goes
+on where it stood when the target cannot have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import threading
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, PeerError
+from .._libvirt import errors, guest_plan, migration
+from .._migrate import records
+from . import files, guest_preflight, kinds, libvirt, peers, sparse
+from .libvirt_tunnel import Tunnel
+from .system import Host
+
+if t.TYPE_CHECKING:
+    from .mover import Move
+
+survey = guest_preflight.survey
+
+# libvirt's daemon may have died and be started again by its socket.
+_PATIENCE_S = 60.0
+_PASSING = (
+    errors.SYSTEM_ERROR,
+    errors.RPC,
+    errors.NO_CONNECT,
+    errors.NO_DOMAIN,
+    errors.INTERNAL_ERROR,
+    errors.OPERATION_TIMEOUT,
+    errors.OPERATION_INVALID,
+    errors.OPERATION_FAILED,
+)
+# How long QEMU may take to cancel by itself.
+_CANCEL_S = 1.0
+_POLL_S = 0.01
+_LOOK_S = 0.5
+_ASK_S = 3.0
+_ARRIVAL_LIMIT_S = 30.0
+
+
+def is_enabled(name: str) -> bool:
+    """Whether it starts with the host."""
+    with libvirt.connect() as connection:
+        each = libvirt.domain(connection, name)
+        with libvirt.doing(f"look at the guest {name!r}"):
+            return each is not None and bool(each.autostart())
+
+
+class Leaving(kinds.Leaving):
+    """One move of a guest."""
+
+    def __init__(self, move: Move, survey: kinds.Survey) -> None:
+        super().__init__(move, survey)
+        self.live = move.mode == migration.LIVE
+        self._moved = [disk for disk in survey.needs["disks"] if not disk["shared"]]
+        self._tunnel: t.Optional[Tunnel] = None
+        self._thread: t.Optional[threading.Thread] = None
+        self._error: t.Optional[CnvmError] = None
+        self._stats: dict[str, t.Any] = {}
+        # For ``let_go``: they go with it.
+        move.journal["moved"] = [disk["path"] for disk in self._moved]
+
+    def bring(self) -> None:
+        """Templates that the target lacks, then empty disks that rest on them, and files that belong to the guest."""
+        move = self.move
+        for digest in self.survey.learnt["templates"]:
+            move.phase("template")
+            move.channel.call("template", timeout_s=move.left(86_400), digest=digest)
+        move.phase("prepare")
+        move.channel.call("prepare", timeout_s=move.left(120))
+        for path in self.survey.needs["brought"]:
+            self._send(path)
+
+    def _send(self, path: str, kind: str = "files") -> None:
+        self.move.channel.call(
+            "file", timeout_s=self.move.left(86_400), path=path, size=os.path.getsize(path),
+            stream=lambda out: sparse.send(path, out, self.move.progress(kind)),
+        )  # fmt: skip
+
+    def hold(self) -> None:
+        """Copy, and stop; or, when it does not run, see that it does not, and copy."""
+        if self.live:
+            self._hold_live()
+        else:
+            self._hold_stopped()
+
+    def _hold_stopped(self) -> None:
+        # From here on it is not started here (see ``guest_start``).
+        self.move.freeze("disks")
+        if state_here(self.name) != guest_plan.STOPPED:
+            raise HostError(f"{self.name} was started meanwhile.", hint="Run it again.")
+        for disk in self._moved:
+            self._send(disk["path"], "disks")
+        self.move.channel.call("arrived", timeout_s=self.move.left(60))
+
+    # --- live ---
+
+    def _hold_live(self) -> None:
+        move = self.move
+        self._tunnel = Tunnel(self.host, move.channel.peer, self.name, move.move_id)
+        move.phase("memory")
+        with libvirt.connect() as connection:
+            domain = guest_preflight.known(connection, self.name).domain
+            self._thread = threading.Thread(target=self._migrate, daemon=True)
+            self._thread.start()
+            self._watch(domain)
+        move.channel.call("arrived", timeout_s=min(move.left(), _ARRIVAL_LIMIT_S))
+
+    def _migrate(self) -> None:
+        """libvirt's client: returns when the source's copy is ended, or goes on."""
+        library, request, tunnel = libvirt.library(), self.move.request, t.cast("Tunnel", self._tunnel)
+        parallel = request["connections"] > 1
+        names = migration.flags(parallel=parallel, auto_converge=request["auto_converge"], disks=bool(self._moved))
+        flags = functools.reduce(lambda total, name: total | int(getattr(library, f"VIR_MIGRATE_{name}")), names, 0)
+        address = peers.find(self.move.channel.peer)["tunnel"]
+        # Nothing of it goes beside the tunnel between the hosts.
+        params: dict[str, t.Any] = {
+            library.VIR_MIGRATE_PARAM_URI: f"tcp://{address}",
+            library.VIR_MIGRATE_PARAM_LISTEN_ADDRESS: address,
+        }
+        if self._moved:
+            params[library.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = [disk["name"] for disk in self._moved]
+        if request["bandwidth_mib_s"]:
+            params[library.VIR_MIGRATE_PARAM_BANDWIDTH] = request["bandwidth_mib_s"]
+        if "PARALLEL" in names:
+            params[library.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = request["connections"]
+        try:
+            with libvirt.connect() as here, libvirt.connect(tunnel.uri) as there:
+                domain = guest_preflight.known(here, self.name).domain
+                with libvirt.doing(f"move the guest {self.name!r}"):
+                    domain.migrate3(there, params, flags)
+                with contextlib.suppress(CnvmError), libvirt.doing("tell how it went"):
+                    self._stats = domain.jobStats(library.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        except CnvmError as error:
+            self._error = error
+
+    def _watch(self, domain: libvirt.Domain) -> None:
+        """Until it has arrived: shows how far it is, lets it stand still for longer if it must, looks at the clock."""
+        move, tunnel, library = self.move, t.cast("Tunnel", self._tunnel), libvirt.library()
+        thread = t.cast("threading.Thread", self._thread)
+        limit, rounds, looked, asked = 0, 0, 0.0, time.monotonic()
+        frozen = False
+        while not tunnel.arrived.wait(_POLL_S):
+            if not thread.is_alive():
+                raise self._error or HostError(f"libvirt ended the move of {self.name} without a word.")
+            if tunnel.lost.is_set():
+                raise PeerError(f"The connection to libvirt on {move.channel.peer} was lost.", peer=move.channel.peer)
+            now = time.monotonic()
+            state = libvirt.state_of(domain)
+            if not frozen and state is not None and guest_plan.state_of(state[0]) == guest_plan.PAUSED:
+                frozen = True
+                move.freeze("switch")
+            if frozen:
+                move.frozen_left()
+                continue
+            if now - asked > _ASK_S:
+                # A link that is cut says nothing. What waits for it here would wait for minutes.
+                move.channel.call("drained", timeout_s=10, limit_s=0)
+                asked = time.monotonic()
+            if now - looked < _LOOK_S:
+                continue
+            looked = now
+            move.left()
+            with contextlib.suppress(library.libvirtError):
+                limit, rounds = self._help(domain, domain.jobStats(), limit, rounds)
+        if not frozen:
+            move.freeze("switch")
+
+    def _help(self, domain: libvirt.Domain, stats: dict[str, t.Any], limit: int, rounds: int) -> tuple[int, int]:
+        """Tell how far it is; one that dirties its memory as fast as it is copied may stand still for longer."""
+        move, most = self.move, int(self.move.request["max_downtime_ms"])
+        move.time.bytes.update(migration.sent_bytes(stats))
+        move.tell()
+        now = int(stats.get("memory_iteration", 0))
+        if not limit or (now >= rounds + migration.ROUNDS and limit < most):
+            longer = min(migration.FIRST_LIMIT_MS, most) if not limit else migration.next_limit(limit, most)
+            domain.migrateSetMaxDowntime(longer)
+            return longer, now
+        return limit, rounds
+
+    def check_still(self) -> None:
+        """It is paused here, and libvirt's client waits for the answer."""
+        if not self.live:
+            if state_here(self.name) != guest_plan.STOPPED:
+                raise HostError(f"{self.name} was started meanwhile.", hint="It is kept here.")
+            return
+        thread, state = t.cast("threading.Thread", self._thread), state_here(self.name)
+        if not thread.is_alive() or state != guest_plan.PAUSED:
+            raise HostError(f"{self.name} does not stand still at the moment of the handover.", hint="It is kept here.")
+
+    def abandon(self) -> None:
+        """End libvirt's job, if it has one still: it lets the guest go on here."""
+        if self._tunnel is not None:
+            self._tunnel.close()
+        if self._thread is None:
+            return
+        end = time.monotonic() + _ARRIVAL_LIMIT_S
+        while self._thread.is_alive() and time.monotonic() < end:
+            with contextlib.suppress(CnvmError), libvirt.connect() as connection:
+                each = libvirt.domain(connection, self.name)
+                if each is not None:
+                    with libvirt.doing("end the job"):
+                        end_job(each)
+            self._thread.join(0.2)
+
+    def leave(self) -> None:
+        """Let libvirt end the copy here."""
+        if self._tunnel is None or self._thread is None:
+            return
+        self._tunnel.release()
+        self._thread.join(60)
+        self._tunnel.close()
+        stats = migration.statistics(self._stats)
+        if stats:
+            self.move.time.bytes.update(migration.sent_bytes(self._stats))
+            self.move.result["libvirt"] = stats
+
+    def said(self, error: CnvmError) -> dict[str, t.Any]:
+        """libvirt's own words, where they are not the error."""
+        known = self._error
+        return {"libvirt_error": "" if known is None or known is error else known.message}
+
+
+leaving = Leaving
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The end
+# --------------------------------------------------------------------------------------------------------------------
+def state_here(name: str) -> str:
+    """What the guest does on this host now, in our words; '' when libvirt does not know it."""
+    with libvirt.connect() as connection:
+        each = libvirt.domain(connection, name)
+        state = None if each is None else libvirt.state_of(each)
+    return "" if state is None else guest_plan.state_of(state[0])
+
+
+def patiently(work: t.Callable[[libvirt.Connection], None], limit_s: float = _PATIENCE_S) -> None:
+    """Do ``work``; again when libvirt's daemon was not there, or busy with the guest, a moment ago."""
+    end = time.monotonic() + limit_s
+    while True:
+        try:
+            with libvirt.connect() as connection:
+                work(connection)
+            return
+        except libvirt.LibvirtError as error:
+            if error.code not in _PASSING or time.monotonic() > end:
+                raise
+        time.sleep(0.2)
+
+
+def end_job(each: libvirt.Domain) -> None:
+    """End a move that libvirt may still be at, and wait for that."""
+    library = libvirt.library()
+    start = time.monotonic()
+    while int(each.jobInfo()[0]) and time.monotonic() - start < _PATIENCE_S:
+        with contextlib.suppress(library.libvirtError):
+            each.abortJob()
+        if time.monotonic() - start > _CANCEL_S:
+            cut_loose(each)
+        time.sleep(0.05)
+
+
+def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
+    """End a move on the source with the guest going on here; it is started anew if QEMU has died."""
+    name = journal["name"]
+
+    def work(connection: libvirt.Connection) -> None:
+        each = guest_preflight.known(connection, name).domain
+        with libvirt.doing(f"let the guest {name!r} go on"):
+            if each.isActive():
+                end_job(each)
+        number, reason = libvirt.state_of(each) or (0, 0)
+        state = guest_plan.state_of(number)
+        with libvirt.doing(f"let the guest {name!r} go on"):
+            if journal.get("running") and state == guest_plan.PAUSED:
+                each.resume()
+                announce(each)
+            if journal.get("running") and not each.isActive() and not ended_by_itself(reason):
+                # It is not started here while a move has it standing still (see ``guest_start``).
+                files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
+                each.create()
+
+    patiently(work)
+    files.remove_tree(paths.move_dir(journal["move_id"]))
+    files.remove_file(paths.journal_file(name), durable=True)
+
+
+def ended_by_itself(reason: int) -> bool:
+    """Whether a guest that is off was turned off, from within or by somebody: that is what is wanted, then."""
+    library = libvirt.library()
+    return reason in (library.VIR_DOMAIN_SHUTOFF_SHUTDOWN, library.VIR_DOMAIN_SHUTOFF_DESTROYED)
+
+
+def announce(each: libvirt.Domain) -> None:
+    """Have QEMU say where the guest's cards are: those who heard the target's copy believe that they are there."""
+    _ask_qemu(each, "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100})
+
+
+def cut_loose(each: libvirt.Domain) -> None:
+    """Have QEMU close its connections to the target. Cancelled, it would wait for those on which nobody answers."""
+    there = _ask_qemu(each, "query-yank", {})
+    instances = [one for one in there or () if one.get("type") in ("migration", "block-node")]
+    if instances:
+        _ask_qemu(each, "yank", {"instances": instances})
+
+
+def _ask_qemu(each: libvirt.Domain, word: str, arguments: t.Mapping[str, t.Any]) -> t.Any:
+    """What QEMU itself answers; None where it cannot be asked."""
+    libvirt.library()
+    try:
+        import libvirt_qemu
+    except ImportError:
+        return None
+    with contextlib.suppress(libvirt.library().libvirtError, ValueError):
+        asked = {"execute": word, **({"arguments": dict(arguments)} if arguments else {})}
+        return json.loads(libvirt_qemu.qemuMonitorCommand(each, json.dumps(asked), 0)).get("return")
+    return None
+
+
+def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
+    """End a move on the source with the guest at the target: nothing stays but the owner record."""
+    name = journal["name"]
+    left = [path for path in journal.get("moved", ()) if not path.startswith(f"{paths.workload_dir(name)}/")]
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        if each is not None:
+            remove_domain(each)
+
+    patiently(work)
+    for path in left:
+        files.remove_file(path, durable=True)
+    remove_files(name)
+    files.remove_tree(paths.move_dir(journal["move_id"]))
+    files.remove_file(paths.journal_file(name), durable=True)
+
+
+def remove_domain(each: libvirt.Domain) -> None:
+    """End what runs of it, and let libvirt forget it."""
+    library = libvirt.library()
+    with libvirt.doing(f"remove the guest {each.name()!r}"):
+        if each.isActive():
+            each.destroy()
+        if each.isPersistent():
+            each.undefineFlags(
+                library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                | library.VIR_DOMAIN_UNDEFINE_NVRAM
+            )
+
+
+def remove_files(name: str) -> None:
+    """What the guest has on a host, but for its records."""
+    files.remove_tree(paths.guest_disks_dir(name))
+    for path in (paths.guest_seed(name), paths.guest_snapshots_file(name), paths.definition_file(name)):
+        files.remove_file(path)
+
+
+def serves(journal: t.Mapping[str, t.Any]) -> bool:
+    """Whether this host still sends what the target fetches (post-copy)."""
+    return False

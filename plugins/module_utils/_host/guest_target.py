@@ -1,0 +1,267 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The steps of a migration on the host that takes the guest (see ``kinds``).
+
+The order of what is written: the journal, with what was announced, before anything of the guest is here; ``prepared``
+only when it is whole here and paused; the owner record (generation + 1) before it may run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import HostError, PeerError
+from .._core.names import is_digest
+from .._image.commands import Making
+from .._libvirt import guest_plan, migration
+from .._migrate import records
+from . import (
+    disks,
+    files,
+    guest_disks,
+    guest_preflight,
+    guest_source,
+    handover,
+    libvirt,
+    movedir,
+    sparse,
+    supervise,
+    template_making,
+)
+from .disks import Attributes
+from .kinds import Call
+from .system import Host
+
+Record = t.Mapping[str, t.Any]
+
+
+def facts(host: Host) -> dict[str, t.Any]:
+    """What this host is."""
+    return {"name": supervise.host_identity()["name"], "architecture": os.uname().machine}
+
+
+def check_definition(definition: Record) -> None:
+    """PeerError when it is none of a guest."""
+    if definition.get("kind") != "guest":
+        raise PeerError(f"The definition of {definition['name']} is not that of a guest.")
+
+
+def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
+    """Why this host cannot take the guest now, and which templates it lacks."""
+    seen = guest_preflight.look(host, definition, needs)
+    me = supervise.host_identity()["name"]
+    return {"problems": migration.problems(definition["name"], me, needs, seen), "templates": seen["lacks"]}
+
+
+def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Record) -> None:
+    """Note what was announced; what an earlier stay has left is older than what comes."""
+    name = definition["name"]
+    journal["needs"] = dict(needs)
+    journal["own"] = [
+        disk["path"]
+        for disk in needs["disks"]
+        if not disk["shared"] and not disk["path"].startswith(f"{paths.workload_dir(name)}/")
+    ]
+    files.write_json(paths.journal_file(name), journal)
+    guest_source.remove_files(name)
+    files.write_json(paths.definition_file(name), definition, mode=0o600)
+    guest_disks.make_home(name)
+    if needs["log"]:
+        os.makedirs(os.path.dirname(paths.guest_log(name)), mode=0o750, exist_ok=True)
+
+
+def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[str, t.Any]:
+    """The source has committed: write that it is ours, let it run, and see that it runs.
+
+    HostError when it does not; the caller decides (``give_back``). ``running_ms``: from the owner record on the disk to
+    the guest running.
+    """
+    handover.check_not_given_back(name, journal)
+    start = time.monotonic()
+    live = journal["mode"] == migration.LIVE
+    if live and not is_alive(name, journal):
+        raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
+    handover.own(name, journal)
+    if live:
+        _resume(name, timeout_s)
+    else:
+        _define(name, journal)
+    running_ms = round((time.monotonic() - start) * 1000, 1)
+    files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
+    return {"running_ms": running_ms, "generation": journal["generation"] + 1}
+
+
+def _resume(name: str, timeout_s: float) -> None:
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        if each is None:
+            raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
+        with libvirt.doing(f"let the guest {name!r} run"):
+            if _state(each) == guest_plan.PAUSED:
+                each.resume()
+        if _state(each) != guest_plan.RUNNING:
+            raise HostError(f"{name} did not come alive: it is {_state(each)}.", hint=f"See {_qemu_log(name)}.")
+
+    guest_source.patiently(work, timeout_s)
+
+
+def _define(name: str, journal: Record) -> None:
+    with libvirt.connect() as connection, libvirt.doing(f"define the guest {name!r}"):
+        connection.defineXML(journal["needs"]["definition"])
+
+
+def _state(each: libvirt.Domain) -> str:
+    state = libvirt.state_of(each)
+    return "" if state is None else guest_plan.state_of(state[0])
+
+
+def _qemu_log(name: str) -> str:
+    return f"/var/log/libvirt/qemu/{name}.log"
+
+
+def is_alive(name: str, journal: Record) -> bool:
+    """Whether the copy that came with this move (not one of an earlier boot) is still there."""
+    if journal["mode"] != migration.LIVE:
+        return True
+    if journal["boot_id"] != movedir.boot_id():
+        return False
+    found: list[str] = []
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        found[:] = [] if each is None or each.UUIDString() != journal["uuid"] else [_state(each)]
+
+    guest_source.patiently(work)
+    return bool(found) and found[0] in (guest_plan.RUNNING, guest_plan.PAUSED)
+
+
+def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
+    """Nothing is fetched after it runs."""
+    return {"ended": True, "drained": True}
+
+
+def announce(host: Host, name: str) -> None:
+    """QEMU does it by itself, again and again for a second."""
+
+
+def statistics(journal: Record) -> dict[str, t.Any]:
+    """libvirt gives them to the source."""
+    return {}
+
+
+def finish(host: Host, name: str, journal: Record) -> None:
+    """The source has let go: start with the host from now on if it did there. One that ran and died is started."""
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        if each is None:
+            raise HostError(f"libvirt does not know the guest {name!r} any more.", hint=f"See {_qemu_log(name)}.")
+        with libvirt.doing(f"set whether the guest {name!r} starts with the host"):
+            each.setAutostart(int(bool(journal.get("enabled"))))
+
+    guest_source.patiently(work)
+    files.remove_file(paths.journal_file(name), durable=True)
+    if journal.get("running"):
+        start(host, name)
+
+
+def start(host: Host, name: str) -> None:
+    """Start it if it was running when its host lost power; one that was turned off stays off."""
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        if each is None or each.isActive():
+            return
+        _number, reason = libvirt.state_of(each) or (0, 0)
+        if not guest_source.ended_by_itself(reason) and each.autostart():
+            with libvirt.doing(f"start the guest {name!r}"):
+                each.create()
+
+    guest_source.patiently(work)
+
+
+def end_copy(host: Host, name: str, journal: Record) -> None:
+    """End a copy that can never be whole; its disks stay, it may be started anew."""
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        if each is not None and each.isActive():
+            with libvirt.doing(f"turn the guest {name!r} off"):
+                each.destroy()
+
+    guest_source.patiently(work)
+
+
+def give_up(host: Host, name: str, journal: Record) -> None:
+    """Nothing of the guest stays here. Only before its owner record names this host."""
+    owner = handover.check_not_owned(name)
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        if each is not None:
+            guest_source.remove_domain(each)
+
+    guest_source.patiently(work)
+    for path in journal.get("own", ()):
+        files.remove_file(path)
+    guest_source.remove_files(name)
+    files.remove_file(paths.journal_file(name), durable=True)
+    if owner is None and not os.listdir(paths.workload_dir(name)):
+        os.rmdir(paths.workload_dir(name))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# On the wire
+# --------------------------------------------------------------------------------------------------------------------
+def _op_template(call: Call) -> dict[str, t.Any]:
+    """Take a template over from the source."""
+    digest = str(call.args["digest"])
+    if not is_digest(digest):
+        raise PeerError(f"{digest!r} is no digest.")
+    template_making.fetch(call.host, call.journal["peer"], digest, digest=digest)
+    return {}
+
+
+def _op_prepare(call: Call) -> dict[str, t.Any]:
+    """Empty disks, as large as those of the source, on the same templates."""
+    for disk in call.journal["needs"]["disks"]:
+        if disk["shared"]:
+            continue
+        attributes = Attributes(uid=0, gid=0, mode=0o600)
+        if disk["template"]:
+            below = paths.template_disk(disk["template"])
+            disks.create_overlay(call.host, below, "qcow2", disk["path"], disk["virtual"], attributes=attributes)
+        else:
+            disks.create(call.host, disk["path"], Making(disk["format"]), disk["virtual"], attributes=attributes)
+    return {}
+
+
+def _op_file(call: Call) -> dict[str, t.Any]:
+    """Receive a file that belongs to the guest, or the disk of one that does not run."""
+    needs, path = call.journal["needs"], str(call.args["path"])
+    copied = [disk["path"] for disk in needs["disks"] if not disk["shared"]]
+    if path not in [*needs["brought"], *(() if needs["live"] else copied)]:
+        raise PeerError(f"{path} was not announced.")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return {"bytes": call.receive(lambda file: sparse.receive(path, file, int(call.args["size"])))}
+
+
+def _op_arrived(call: Call) -> dict[str, t.Any]:
+    """It is whole here. From now on only the source's word gives it up."""
+    if not is_alive(call.name, call.journal):
+        raise HostError(f"The copy of {call.name} did not arrive.", hint=f"See {_qemu_log(call.name)}.")
+    files.write_json(paths.journal_file(call.name), {**call.journal, "state": records.TARGET_PREPARED})
+    return {}
+
+
+OPERATIONS: t.Mapping[str, t.Callable[[Call], dict[str, t.Any]]] = {
+    "template": _op_template,
+    "prepare": _op_prepare,
+    "file": _op_file,
+    "arrived": _op_arrived,
+}

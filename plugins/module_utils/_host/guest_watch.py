@@ -1,0 +1,275 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""What can be seen of guests from outside: their addresses, whether they answer, what cloud-init says."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import HostError
+from .._libvirt import addresses, domain
+from .._libvirt.xml import Element
+from . import libvirt
+
+_ARP_TABLE = "/proc/net/arp"
+_AGENT_TIMEOUT_S = 2
+# What is asked of a guest at a time while it is waited for.
+_PAUSE_S = 0.25
+# Of a log of a console, which may have grown for years.
+_LOG_TAIL = 1 << 20
+_FINISHED = re.compile(r"Cloud-init v\. \S+ finished at ")
+_RESULT_FILE = "/run/cloud-init/result.json"
+
+
+class Subject(t.NamedTuple):
+    """A guest that is looked at: its domain, its live XML, and the address that its definition gives it."""
+
+    name: str
+    domain: libvirt.Domain
+    live: Element
+    address: str = ""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Addresses
+# --------------------------------------------------------------------------------------------------------------------
+def _arp() -> addresses.Seen:
+    try:
+        with open(_ARP_TABLE, encoding="ascii", errors="replace") as file:
+            return addresses.from_arp(file.read())
+    except OSError:
+        return {}
+
+
+def _leases(connection: libvirt.Connection, networks: t.Iterable[str]) -> addresses.Seen:
+    """The leases of all these networks, each asked once."""
+    found: addresses.Seen = {}
+    for name in sorted(networks):
+        with contextlib.suppress(libvirt.LibvirtError):
+            network = libvirt.network(connection, name)
+            if network is None:
+                continue
+            with libvirt.doing(f"read the leases of the network {name!r}"):
+                found.update(addresses.from_leases(network.DHCPLeases() or [], time.time()))
+    return found
+
+
+def _ask_agent(each: libvirt.Domain) -> addresses.Seen:
+    library = libvirt.library()
+    with contextlib.suppress(libvirt.LibvirtError), libvirt.doing("ask the agent"):
+        with contextlib.suppress(AttributeError):
+            each.agentSetResponseTimeout(_AGENT_TIMEOUT_S, 0)
+        return addresses.from_interfaces(each.interfaceAddresses(library.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT, 0))
+    return {}
+
+
+def poke(wanted: t.Iterable[str]) -> None:
+    """Send a datagram to each address, so that the kernel asks the network who has it. Nobody need answer it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for address in wanted:
+            with contextlib.suppress(OSError):
+                sender.sendto(b"", (address, 9))
+
+
+def observe(connection: libvirt.Connection, subjects: t.Sequence[Subject]) -> dict[str, list[dict[str, str]]]:
+    """The addresses that each guest was really seen to have, best first; one question for many guests."""
+    models = {one.name: domain.parse(one.live) for one in subjects}
+    cards = {name: list(model["networks"]) for name, model in models.items()}
+    nets = {
+        card["source"] for model in models.values() for card in model["networks"].values() if card["type"] == "network"
+    }
+    leases, arp = _leases(connection, nets), _arp()
+    known = {address for found in arp.values() for address in found}
+    silent = [one.address for one in subjects if one.address and one.address not in known]
+    if silent:
+        poke(silent)
+        time.sleep(0.03)
+        arp = _arp()
+    found = {}
+    for one in subjects:
+        seen = {addresses.LEASE: leases, addresses.ARP: arp}
+        best = addresses.choose(cards[one.name], seen)
+        # The agent is asked last: one that hangs costs seconds.
+        leased = bool(best) and best[0]["source"] == addresses.LEASE
+        if not leased and domain.agent_connected(one.live):
+            best = addresses.choose(cards[one.name], {**seen, addresses.AGENT: _ask_agent(one.domain)})
+        found[one.name] = best
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Answers
+# --------------------------------------------------------------------------------------------------------------------
+def accepts(address: str, port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        with socket.create_connection((address, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def speaks_ssh(address: str, port: int = 22) -> bool:
+    """Whether an SSH server greets there: a port that is only open says little."""
+    try:
+        with socket.create_connection((address, port), timeout=1) as connection:
+            connection.settimeout(2)
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _agent_file(each: libvirt.Domain, path: str) -> t.Optional[bytes]:
+    """A small file of the guest by its agent; None when it cannot be had."""
+    command = _agent_command()
+    if command is None:
+        return None
+
+    def ask(what: str, **arguments: t.Any) -> t.Any:
+        question = json.dumps({"execute": what, "arguments": arguments})
+        return json.loads(command(each, question, _AGENT_TIMEOUT_S, 0))["return"]
+
+    handle = None
+    try:
+        handle = ask("guest-file-open", path=path, mode="r")
+        read = ask("guest-file-read", handle=handle, count=1 << 16)
+        return base64.b64decode(read["buf-b64"])
+    except (libvirt.library().libvirtError, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        if handle is not None:
+            with contextlib.suppress(libvirt.library().libvirtError, ValueError, KeyError):
+                ask("guest-file-close", handle=handle)
+
+
+def _agent_command() -> t.Optional[t.Callable[..., str]]:
+    libvirt.library()
+    try:
+        import libvirt_qemu
+    except ImportError:
+        return None
+    found: t.Callable[..., str] = libvirt_qemu.qemuAgentCommand
+    return found
+
+
+def cloud_init_done(one: Subject) -> t.Optional[list[str]]:
+    """The errors that cloud-init ended with in this boot (none: an empty list); None while it is not known to be done.
+
+    By the agent where it may read files, else by what cloud-init writes on the console.
+    """
+    if domain.agent_connected(one.live):
+        raw = _agent_file(one.domain, _RESULT_FILE)
+        if raw is not None:
+            try:
+                said = json.loads(raw)["v1"]
+                return [str(error) for error in said.get("errors") or []]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return None
+    with contextlib.suppress(OSError), open(paths.guest_log(one.name), "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = max(_log_start(one.name), end - _LOG_TAIL)
+        if start > end:
+            start = 0  # it was rotated
+        file.seek(start)
+        if _FINISHED.search(file.read(_LOG_TAIL).decode("utf-8", "replace")):
+            return []
+    return None
+
+
+# Where in the log of its console a guest's present run begins, for those that were started by this process.
+_starts: dict[str, int] = {}
+
+
+def mark_log(name: str) -> None:
+    """Say that a guest is about to be started: what its console said before is of no interest."""
+    try:
+        _starts[name] = os.path.getsize(paths.guest_log(name))
+    except OSError:
+        _starts[name] = 0
+
+
+def _log_start(name: str) -> int:
+    return _starts.get(name, 0)
+
+
+def last_words(name: str, lines: int = 15) -> list[str]:
+    """The end of what a guest has written on its console, where that is logged."""
+    try:
+        with open(paths.guest_log(name), "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 8192))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    shown = [re.sub(r"[^\x20-\x7e]", "", line) for line in text.splitlines()]
+    return [line for line in shown if line.strip()][-lines:]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Waiting
+# --------------------------------------------------------------------------------------------------------------------
+def missing(
+    wait_for: t.Mapping[str, t.Any], one: Subject, found: t.Sequence[t.Mapping[str, str]]
+) -> tuple[str, list[str]]:
+    """(what is still waited for, or '', what cloud-init had to complain about)."""
+    address = found[0]["address"] if found else ""
+    if (wait_for["address"] or wait_for["ssh"] or wait_for["port"]) and not address:
+        return "no address of it was seen", []
+    if wait_for["ssh"] and not any(speaks_ssh(each["address"]) for each in found):
+        return f"no SSH server greets at {address}", []
+    if wait_for["port"] and not any(accepts(each["address"], wait_for["port"]) for each in found):
+        return f"nobody answers on port {wait_for['port']} of {address}", []
+    if wait_for["cloud_init"]:
+        errors = cloud_init_done(one)
+        if errors is None:
+            return "cloud-init has not said that it is done", []
+        return "", errors
+    return "", []
+
+
+def wait(
+    connection: libvirt.Connection,
+    wanted: t.Mapping[str, t.Mapping[str, t.Any]],
+    look: t.Callable[[t.Sequence[str]], t.Mapping[str, Subject]],
+    warn: t.Callable[[str], None],
+) -> None:
+    """Wait until all of ``wanted`` ({name: wait_for}) are what is waited for. HostError with the reason when not.
+
+    ``look(names)`` gives those that run now.
+    """
+    began = time.monotonic()
+    waiting = dict(wanted)
+    while waiting:
+        subjects = look(list(waiting))
+        found = observe(connection, list(subjects.values()))
+        for name, wait_for in list(waiting.items()):
+            if name not in subjects:
+                raise _not_up(name, "it does not run any more")
+            lacking, errors = missing(wait_for, subjects[name], found[name])
+            if not lacking:
+                del waiting[name]
+                for error in errors:
+                    warn(f"Guest {name}: cloud-init: {error}")
+            elif time.monotonic() - began > wait_for["timeout_s"]:
+                raise _not_up(name, f"{lacking} after {wait_for['timeout_s']} s")
+        if waiting:
+            time.sleep(_PAUSE_S)
+
+
+def _not_up(name: str, why: str) -> HostError:
+    return HostError(
+        f"Guest {name!r} is not up: {why}.",
+        hint=f"See its console with 'virsh console {name}', or in {paths.guest_log(name)} with serial: log.",
+        guest=name,
+        log=last_words(name),
+    )

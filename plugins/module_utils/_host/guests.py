@@ -1,0 +1,988 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The guests of a host: read all at once, brought to what is wanted one by one, started and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, InputError, Refused
+from .._libvirt import changes, domain, errors, guest_plan, xml
+from .._libvirt import guest_definition as definitions
+from .._libvirt.changes import Changes, Step
+from .._libvirt.domain import Model
+from .._libvirt.guest_plan import Plan, Seen, Wanted, plan
+from .._libvirt.xml import Element
+from .._net.endpoint import check_address
+from . import files, guest_disks, guest_seeds, guest_snapshots, guest_watch, kvm, libvirt, ownership, templates
+from .domains import Known, read, xml_of
+from .guest_disks import Work
+from .ownership import Registry
+from .system import Host
+
+# How many guests are started at a time: each costs libvirt a process, and QEMU a moment of a CPU.
+_STARTS_AT_ONCE = 4
+_POLL_S = 0.1
+# A guest that has just begun to boot does not hear the power button.
+_PRESS_AGAIN_S = 10
+# What a guest's kernel may take to let go of a device, or to give memory back.
+_UNPLUG_S = 6.0
+_BALLOON_S = 5.0
+# Refusals of libvirt that mean: not while it runs.
+_NOT_LIVE = (
+    errors.CONFIG_UNSUPPORTED,
+    errors.OPERATION_UNSUPPORTED,
+    errors.OPERATION_INVALID,
+    errors.OPERATION_FAILED,
+    errors.INTERNAL_ERROR,
+    errors.OPERATION_TIMEOUT,
+    errors.AGENT_UNRESPONSIVE,
+)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Seeing
+# --------------------------------------------------------------------------------------------------------------------
+def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
+    """One guest as this host has it, from its records and from libvirt."""
+    owner = ownership.record(name, host_id)
+    here = owner is not None and owner.get("owner") == host_id
+    managed = here and (owner or {}).get("kind") == ownership.GUEST
+    found = Seen(
+        definition=files.read_json(paths.definition_file(name)) if managed else None,
+        owner=owner,
+        elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
+        moving=os.path.exists(paths.journal_file(name)),
+        managed=managed,
+    )
+    if known is None or (owner is None and _is_leftover(name, known)):
+        return found
+    return dataclasses.replace(
+        found,
+        defined=True,
+        persistent=known.persistent,
+        state=known.state,
+        why=known.why,
+        autostart=known.autostart,
+    )
+
+
+def _is_leftover(name: str, known: Known) -> bool:
+    """Whether a domain is what a creation of ours that was cut off has left: it is made again."""
+    owner = files.read_json(paths.owner_file(name)) or {}
+    return bool(owner.get("claim")) and known.live is None and bool(known.model["marks"])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Telling
+# --------------------------------------------------------------------------------------------------------------------
+def report(
+    connection: libvirt.Connection, wanted: t.Optional[t.Sequence[str]] = None, *, addresses: bool = True
+) -> list[dict[str, t.Any]]:
+    """What is to be said of all domains and guests (or of ``wanted``), sorted by name."""
+    host_id = str((files.read_json(paths.HOST_FILE) or {}).get("host_id"))
+    known = read(connection, wanted)
+    ours = set(ownership.names(ownership.GUEST))
+    names = sorted({*known, *ours} if wanted is None else {name for name in wanted if name in known or name in ours})
+    seen = {name: see(name, host_id, known.get(name)) for name in names}
+    subjects = [
+        guest_watch.Subject(
+            name,
+            one.domain,
+            one.live,
+            str((seen[name].definition or {}).get("address") or "") if not seen[name].elsewhere else "",
+        )
+        for name, one in known.items()
+        if one.live is not None and one.state == guest_plan.RUNNING
+    ]
+    found = guest_watch.observe(connection, subjects) if addresses else {}
+    return [_report_one(name, seen[name], known.get(name), found.get(name, [])) for name in names]
+
+
+def _report_one(
+    name: str, seen: Seen, known: t.Optional[Known], addresses: t.Sequence[t.Mapping[str, str]]
+) -> dict[str, t.Any]:
+    owner = seen.owner or {}
+    found: dict[str, t.Any] = {
+        "name": name,
+        "managed": seen.managed,
+        "placement": owner.get("owner_name"),
+        "owner": owner.get("owner"),
+        "generation": owner.get("generation"),
+        "moving": seen.moving,
+    }
+    if known is None:
+        uuid = (seen.definition or owner).get("uuid")
+        return {**found, "uuid": uuid, "state": "moved" if seen.elsewhere else "missing"}
+    model, live = known.model, known.live_model
+    shown = live or model
+    tags = dict(model["marks"].get("tags") or {})
+    reasons = {} if live is None or known.stored is None else changes.pending(model, live)
+    return {
+        **found,
+        "uuid": model["uuid"],
+        "state": "moved" if seen.elsewhere and known.live is None else known.state,
+        "paused_by": known.why or None,
+        "persistent": known.persistent,
+        "autostart": known.autostart,
+        "type": "tcg" if shown["type"] == "qemu" else shown["type"],
+        "description": model["description"],
+        "tags": tags,
+        "group": tags.get("group"),
+        "template": tags.get("template"),
+        **{key: shown[key] for key in ("memory_mib", "max_memory_mib", "vcpus", "max_vcpus")},
+        "cpu_model": (changes.live_model(shown)["cpu"]["model"]) or None,
+        "arch": shown["arch"],
+        "machine": shown["machine"],
+        "firmware": shown["firmware"],
+        "disks": [_report_disk(target, disk, model) for target, disk in shown["disks"].items()],
+        "cdroms": [{"name": target, "path": drive["path"] or None} for target, drive in shown["cdroms"].items()],
+        "networks": [
+            {"mac": mac, **card, "device": domain.interface_names(known.live).get(mac) if live and known.live else None}
+            for mac, card in shown["networks"].items()
+        ],
+        "address": addresses[0]["address"] if addresses else None,
+        "address_source": addresses[0]["source"] if addresses else None,
+        "addresses": [dict(each) for each in addresses],
+        "overlay_address": (seen.definition or {}).get("address") or None,
+        "vnc": _vnc(known),
+        "agent_connected": known.live is not None and domain.agent_connected(known.live),
+        "log": shown["serial"]["log"] or None,
+        "console_command": f"virsh console {name}" if shown["serial"]["type"] == "pty" else None,
+        "shared_folders": [{"tag": tag, **folder} for tag, folder in shown["shared_folders"].items()],
+        "other_devices": domain.other_devices(known.xml),
+        "snapshots": guest_snapshots.names(name) if seen.managed else [],
+        "restart_required": bool(reasons),
+        "restart_reasons": _reasons(reasons),
+        "definition": seen.definition,
+    }
+
+
+def _vnc(known: Known) -> t.Optional[dict[str, t.Any]]:
+    if known.live is None:
+        return None
+    port = domain.vnc_port(known.live)
+    return None if port is None else {"listen": domain.parse(known.live)["graphics"]["listen"], "port": port}
+
+
+def _report_disk(target: str, disk: t.Mapping[str, t.Any], model: Model) -> dict[str, t.Any]:
+    allocated = None
+    with contextlib.suppress(OSError):
+        allocated = os.stat(disk["path"]).st_blocks * 512
+    return {
+        "name": target,
+        **{key: disk[key] for key in ("path", "format", "bus", "cache", "read_only")},
+        "backing": [each["path"] for each in disk["backing"]],
+        "template_digest": model["marks"].get("templates", {}).get(target),
+        "allocated_bytes": allocated,
+    }
+
+
+def _reasons(found: t.Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"option": option, "reason": reason} for option, reason in sorted(found.items())]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Bringing them to what is wanted
+# --------------------------------------------------------------------------------------------------------------------
+@dataclasses.dataclass
+class Job:
+    """One guest of a call: what is wanted, what there is, what is to be done."""
+
+    item: dict[str, t.Any]
+    seen: Seen
+    plan: Plan
+    known: t.Optional[Known] = None
+    works: tuple[Work, ...] = ()
+    seed: t.Optional[guest_seeds.Seed] = None
+    # What could not be done while it runs, found out by trying.
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    kept_disks: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.item["name"])
+
+
+class Batch:
+    """One call of the module: all of the host's guests that it names."""
+
+    def __init__(
+        self,
+        host: Host,
+        connection: libvirt.Connection,
+        items: t.Sequence[dict[str, t.Any]],
+        registry: Registry,
+        *,
+        adopt: bool = False,
+        restart_on_change: bool = False,
+    ) -> None:
+        self.host = host
+        self.connection = connection
+        self.items = items
+        self.registry = registry
+        self.adopt = adopt
+        self.restart_on_change = restart_on_change
+        self.warnings = registry.warnings
+        self.arch = platform.machine()
+        self._kvm: t.Optional[dict[str, t.Any]] = None
+        self._all: t.Optional[dict[str, Known]] = None
+
+    # -- deciding ---------------------------------------------------------------------------------------------------
+    def decide(self) -> list[Job]:
+        """What each guest needs. Raises before anything is changed when one of them cannot be had."""
+        names = [item["name"] for item in self.items]
+        known = read(self.connection, names)
+        host_id = str(self.registry.identity["host_id"])
+        seen = {name: see(name, host_id, known.get(name)) for name in names}
+        gone_away = {name: one.elsewhere for name, one in seen.items() if one.elsewhere}
+        wanted = {
+            item["name"]: definitions.address_of(item)
+            for item in self.items
+            if item["state"] != "absent" and not seen[item["name"]].managed and item["described"]
+        }
+        for name, holder in self.registry.locate(gone_away, wanted).items():
+            history = None if name in wanted and not holder else seen[name].owner
+            seen[name] = dataclasses.replace(seen[name], elsewhere=holder, owner=history)
+        return [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
+
+    def _job(self, item: dict[str, t.Any], seen: Seen, known: t.Optional[Known]) -> Job:
+        job = Job(item, seen, Plan(item["name"]), known if seen.defined else None)
+        if known is not None and not seen.defined:
+            job.known = None
+        options = {"adopt": self.adopt, "restart_on_change": self.restart_on_change}
+        # Refusals that need no more than what is known by now come first.
+        probe = plan(item, seen, Wanted({}, {}) if item["described"] else None, **options)
+        if seen.elsewhere:
+            if item["state"] == "absent":
+                self.warnings.append(f"Guest {job.name} is at {seen.elsewhere}; it was not removed.")
+            job.plan = probe
+            return job
+        wanted = None
+        if item["state"] != "absent" and item["described"]:
+            wanted = self._wanted(job)
+        job.plan = plan(item, seen, wanted, **options)
+        if wanted is not None:
+            self._check(job)
+            self._warn(job)
+        elif job.plan.start and job.known is not None:
+            self._check_networks(job, job.known.model)
+        return job
+
+    def _wanted(self, job: Job) -> Wanted:
+        """What the item means on this host, and what of it is not so yet."""
+        item, seen, where = job.item, job.seen, f"guests: {job.name}"
+        before = seen.definition or {}
+        if job.known is not None:
+            _keep_identity(item, before, job.known.model, where)
+        templates = self._templates(item, before, where)
+        job.seed = guest_seeds.wanted(self.host, item, self.registry.overlay)
+        if job.seed:
+            self.warnings.extend(f"Guest {job.name}: {warning}" for warning in job.seed.warnings)
+        definition = definitions.definition_of(item, templates=templates, seeded=job.seed.record if job.seed else None)
+        stored = None if job.known is None else job.known.model
+        known_disks = {} if seen.definition is None else {one["name"]: one for one in before.get("disks", ())}
+        tops = guest_snapshots.tops(job.name, stored) if seen.managed and stored is not None else {}
+        disks: dict[str, dict[str, t.Any]] = {}
+        works = []
+        again = bool((files.read_json(paths.owner_file(job.name)) or {}).get("claim"))
+        for disk in definition["disks"]:
+            name, at = disk["name"], f"{where}: disks: {disk['name']}"
+            path = guest_disks.place_of(self.connection, job.name, disk, at)
+            old = known_disks.get(name)
+            was = guest_disks.place_of(self.connection, job.name, old, at) if old else ""
+            new = old is None or was != path
+            if old is not None and was != path and not os.path.lexists(path):
+                raise InputError(
+                    f"{at}: the disk is {was}, and there is no file {path}.", hint="Move it there first, guest stopped."
+                )
+            top, below = (path, None) if new else tops.get(name, (path, None))
+            digest = templates.get(name, "") if old is None else ""
+            if stored is not None and old is None and name in stored["disks"] and seen.managed:
+                # Its definition was lost and it is there: it is what it is.
+                new = stored["disks"][name]["path"] != path
+            work, looked = guest_disks.look(disk, path, top, digest, at, new=new, again=again)
+            if looked is None:
+                same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
+                looked = stored["disks"][name]["backing"] if stored is not None and same else below
+            if looked is None:
+                looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
+            disk["made"] = bool(old["made"]) if old else work is not None and work.kind != "grow"
+            disks[name] = {"path": top, "backing": looked, "format": "qcow2" if top != path else disk["format"]}
+            if work is not None:
+                works.append(work)
+        for name in known_disks:
+            if name not in disks:
+                place = tops.get(
+                    name, (guest_disks.place_of(self.connection, job.name, known_disks[name], where), None)
+                )
+                if name in tops:
+                    raise Refused(f"{where}: the disk {name} has snapshots.", hint="Delete them first.")
+                self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {place[0]} is kept.")
+        model = definitions.model_of(
+            definition,
+            kind=self._kind(job, stored),
+            arch=self.arch,
+            disks=disks,
+            overlay=self.registry.overlay,
+            log=paths.guest_log(job.name),
+            seed_path=paths.guest_seed(job.name) if job.seed else "",
+            password=item["graphics"].get("password", ""),
+        )
+        job.works = tuple(works)
+        found = (
+            Changes() if stored is None else changes.compare(model, stored, job.known.live_model if job.known else None)
+        )
+        written = [work.words for work in works]
+        there = os.path.lexists(paths.guest_seed(job.name))
+        if job.seed and job.seed.changed:
+            written.append("write seed")
+        elif there and not job.seed and not seen.active:
+            written.append("remove seed")
+        return Wanted(definition, model, found, tuple(written))
+
+    def _templates(self, item: t.Mapping[str, t.Any], before: t.Mapping[str, t.Any], where: str) -> dict[str, str]:
+        """The digests of the templates of its disks. One that was made of a template stays with it."""
+        known = {disk["name"]: disk for disk in before.get("disks", ())}
+        found = {}
+        for disk in item["disks"]:
+            name, word = disk["name"], disk["template"]
+            old = known.get(name)
+            if old is not None and old.get("template_digest"):
+                digest = templates.resolve(word) if word else ""
+                if word not in ("", old["template"], old["template_digest"]) and digest != old["template_digest"]:
+                    raise Refused(
+                        f"{where}: disks: {name} was made of the template {old['template']}, not of {word}.",
+                        hint="Remove the guest with its disks first, or give it another name.",
+                    )
+                if digest and digest != old["template_digest"]:
+                    self.warnings.append(
+                        f"Guest {item['name']} stays with the template that its disk {name} was made of; "
+                        f"{word} is another one now."
+                    )
+                found[name] = str(old["template_digest"])
+            elif word and old is None:
+                found[name] = templates.require(word, f"{where}: disks: {name}")
+        return found
+
+    def _kind(self, job: Job, stored: t.Optional[Model]) -> str:
+        """How the guest is run: the domain's type. Of one that is there it is looked at again when it is started."""
+        wanted = job.item["accelerator"]
+        if wanted == "tcg":
+            return "qemu"
+        starts = not job.seen.active and job.item["state"] in ("running", "paused")
+        if stored is not None and not starts and stored["type"] in ("kvm", "qemu") and wanted == "auto":
+            return str(stored["type"])
+        if self._kvm is None:
+            self._kvm = kvm.probe()
+        if self._kvm["usable"]:
+            return "kvm"
+        if wanted == "kvm":
+            if not starts and stored is not None and stored["type"] == "kvm":
+                return "kvm"
+            raise HostError(
+                f"Guest {job.name!r} is to run with KVM, which this host cannot: {self._kvm['reason']}.",
+                hint="Set accelerator: auto to let it be emulated, which is slow.",
+            )
+        return "qemu"
+
+    def _warn(self, job: Job) -> None:
+        wanted = t.cast(Wanted, job.plan.wanted)
+        model, item = wanted.model, job.item
+        if model["type"] == "qemu" and item["accelerator"] == "auto" and (job.plan.create or job.plan.start):
+            why = f": {self._kvm['reason']}" if self._kvm and self._kvm["reason"] else ""
+            self.warnings.append(f"Guest {job.name} is emulated, which is slow; KVM cannot be used{why}.")
+        listen = model["graphics"].get("listen")
+        if listen in ("0.0.0.0", "::"):
+            self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")
+        if listen and listen not in ("127.0.0.1", "::1") and not model["graphics"]["password"]:
+            self.warnings.append(f"Guest {job.name}: its screen on {listen} has no password.")
+
+    # -- checking ---------------------------------------------------------------------------------------------------
+    def _check(self, job: Job) -> None:
+        """What libvirt would find out halfway, or not at all; only of what is new."""
+        wanted = t.cast(Wanted, job.plan.wanted)
+        model, where = wanted.model, f"guests: {job.name}"
+        stored = job.known.model if job.known is not None else domain.EMPTY
+        before = job.seen.definition or {}
+        for key in ("kernel", "initrd"):
+            if model[key] and model[key] != stored[key] and not os.path.isfile(model[key]):
+                raise InputError(f"{where}: {key}: there is no file {model[key]} on this host.", hint="Copy it there.")
+        cdrom = job.item["cdrom"]
+        if cdrom and cdrom != before.get("cdrom") and not os.path.exists(cdrom):
+            raise InputError(f"{where}: cdrom: there is no file {cdrom} on this host.", hint="Copy it there first.")
+        for tag, folder in model["shared_folders"].items():
+            if stored["shared_folders"].get(tag) != folder and not os.path.isdir(folder["source"]):
+                raise InputError(
+                    f"{where}: shared_folders: there is no directory {folder['source']} on this host.",
+                    hint="Create it first.",
+                )
+        address = wanted.definition["address"]
+        if address and address != before.get("address"):
+            if self.registry.overlay is None:
+                raise InputError(f"{where}: this host has no overlay network.", hint="Run the role overlay.")
+            check_address(address, self.registry.overlay, f"{where}: networks: address")
+            if job.seen.managed:
+                self.registry.check_address(job.name, address)
+        if job.plan.start or model["networks"] != stored["networks"]:
+            self._check_networks(job, model)
+        self._check_unique(job, model, stored)
+
+    def _check_networks(self, job: Job, model: Model) -> None:
+        for card in model["networks"].values():
+            where, source = f"guests: {job.name}: networks", card["source"]
+            if card["type"] == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
+                raise InputError(
+                    f"{where}: this host has no bridge {source!r}.", hint="See 'ip link show type bridge'."
+                )
+            if card["type"] == "network":
+                network = libvirt.network(self.connection, source)
+                if network is None:
+                    known = ", ".join(libvirt.networks(self.connection)) or "none"
+                    raise InputError(
+                        f"{where}: this host has no network {source!r}.",
+                        hint=f"It has: {known}. Make it with cnvm.platform.network.",
+                    )
+                with libvirt.doing(f"look at the network {source!r}"):
+                    active = bool(network.isActive())
+                if not active and (job.plan.start or job.seen.active):
+                    raise HostError(
+                        f"{where}: the network {source!r} is not active.",
+                        hint="Start it with cnvm.platform.network (state: active).",
+                    )
+
+    def _check_unique(self, job: Job, model: Model, stored: Model) -> None:
+        """Refused where another domain of this host has its UUID, a MAC or a disk."""
+        new_macs = set(model["networks"]) - set(stored["networks"])
+        writes = {disk["path"] for disk in model["disks"].values() if not disk["read_only"]}
+        new_paths = writes - {disk["path"] for disk in stored["disks"].values()}
+        if not new_macs and not new_paths and job.known is not None:
+            return
+        if self._all is None:
+            self._all = read(self.connection)
+        named = {item["name"] for item in self.items if item["state"] == "absent"}
+        for name, other in self._all.items():
+            if name == job.name or name in named:
+                continue
+            for theirs in (other.model, other.live_model or domain.EMPTY):
+                taken = new_macs & set(theirs["networks"])
+                if taken:
+                    raise Refused(
+                        f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
+                    )
+                paths_taken = new_paths & {disk["path"] for disk in theirs["disks"].values()}
+                if paths_taken:
+                    raise Refused(
+                        f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
+                        hint="Two guests that write to one disk destroy it.",
+                    )
+                if job.known is None and theirs["uuid"] == model["uuid"]:
+                    raise Refused(
+                        f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
+                    )
+
+    # -- doing ------------------------------------------------------------------------------------------------------
+    def apply(self, jobs: t.Sequence[Job]) -> None:
+        """Do what was decided. Each guest is locked while it is changed; a move of it is refused meanwhile."""
+        todo = [job for job in jobs if job.plan.changed]
+        with contextlib.ExitStack() as held:
+            for name in sorted(job.name for job in todo):
+                held.enter_context(files.lock(paths.lock_file(name), f"changing guest {name!r}"))
+            self.see_again(todo)
+            fresh = [job for job in todo if job.plan.create or job.plan.adopt]
+            fresh = [job for job in fresh if not (job.seen.managed and job.seen.owner)]
+            self.registry.claim({job.name: self._identity(job) for job in fresh})
+            try:
+                self.stop([job for job in todo if job.plan.stop])
+                for job in todo:
+                    if job.plan.remove:
+                        self.remove(job)
+                    elif job.plan.create:
+                        self.create(job, fresh=job in fresh)
+                    elif job.plan.wanted is not None:
+                        self.change(job, fresh=job in fresh)
+                    if job.plan.autostart is not None:
+                        self.autostart(job)
+            except BaseException:
+                self.registry.give_up(lambda name: self.undo(next(job for job in fresh if job.name == name)))
+                raise
+            self.start([job for job in todo if job.plan.start])
+            for job in todo:
+                if job.plan.resume or (job.plan.pause and not job.plan.start):
+                    self.pause_or_resume(job)
+        self.wait(jobs)
+
+    def see_again(self, jobs: t.Sequence[Job]) -> None:
+        """Refused when somebody has changed a guest since it was decided what to do: that decision is worth nothing."""
+        now = read(self.connection, [job.name for job in jobs]) if jobs else {}
+        host_id = str(self.registry.identity["host_id"])
+        for job in jobs:
+            known = now.get(job.name)
+            seen = see(job.name, host_id, known)
+            texts = [
+                None if each is None or each.stored is None else xml.document(each.stored)
+                for each in (job.known, known if seen.defined else None)
+            ]
+            same = texts[0] == texts[1] and seen.definition == job.seen.definition and seen.managed == job.seen.managed
+            if not same or seen.moving:
+                raise Refused(
+                    f"Guest {job.name!r} was changed by somebody else a moment ago; nothing is changed.",
+                    hint="Run it again.",
+                )
+
+    def _identity(self, job: Job) -> tuple[str, str]:
+        definition = t.cast(Wanted, job.plan.wanted).definition
+        return definition["uuid"], definition["address"]
+
+    def undo(self, job: Job) -> None:
+        """End what of a creation that failed outlives its directory."""
+        if job.plan.adopt:
+            return
+        with contextlib.suppress(CnvmError):
+            each = libvirt.domain(self.connection, job.name)
+            if each is not None:
+                self._undefine(each, job.name)
+        home = f"{paths.workload_dir(job.name)}/"
+        for work in job.works:
+            if work.kind != "grow" and not work.path.startswith(home):
+                files.remove_file(work.path)
+
+    def create(self, job: Job, *, fresh: bool) -> None:
+        """Disks, seed, domain, records. It becomes ours with the owner record, last."""
+        wanted = t.cast(Wanted, job.plan.wanted)
+        leftover = libvirt.domain(self.connection, job.name)
+        if leftover is not None:
+            self._undefine(leftover, job.name)
+        guest_disks.make_home(job.name)
+        for work in job.works:
+            guest_disks.do(self.host, work)
+        self._seed(job)
+        self._define(job, domain.build(wanted.model))
+        files.write_json(paths.definition_file(job.name), wanted.definition)
+        if fresh:
+            self.registry.own(job.name, wanted.definition["uuid"])
+
+    def change(self, job: Job, *, fresh: bool) -> None:
+        """Take over a new definition: in the stored XML, and in the running guest what it can take over."""
+        wanted = t.cast(Wanted, job.plan.wanted)
+        known = t.cast(Known, job.known)
+        guest_disks.make_home(job.name)
+        running = job.seen.active and not job.plan.stop
+        for work in job.works:
+            if work.kind == "grow" and running:
+                self._grow_live(job, work)
+            else:
+                guest_disks.do(self.host, work)
+        self._seed(job)
+        if job.plan.define:
+            self._define(job, domain.patch(known.xml, wanted.model))
+        files.write_json(paths.definition_file(job.name), wanted.definition)
+        if running:
+            for step in wanted.changes.steps:
+                self._step(job, known, step)
+        if fresh:
+            self.registry.own(job.name, wanted.definition["uuid"])
+
+    def _define(self, job: Job, root: Element) -> None:
+        with libvirt.doing(f"define the guest {job.name!r}"):
+            each = self.connection.defineXML(xml.document(root))
+        if job.known is None:
+            job.known = Known(each, guest_plan.STOPPED, "", True, False)
+
+    def _seed(self, job: Job) -> None:
+        words = t.cast(Wanted, job.plan.wanted).files
+        if job.seed and "write seed" in words:
+            guest_seeds.write(self.host, job.name, job.seed)
+        elif "remove seed" in words:
+            files.remove_file(paths.guest_seed(job.name))
+
+    def autostart(self, job: Job) -> None:
+        """Let it start with the host, or not."""
+        each = t.cast(Known, job.known).domain
+        with libvirt.doing(f"set whether the guest {job.name!r} starts with the host"):
+            each.setAutostart(int(bool(job.plan.autostart)))
+
+    # -- the running guest ------------------------------------------------------------------------------------------
+    def _grow_live(self, job: Job, work: Work) -> None:
+        library = libvirt.library()
+        live = t.cast(Known, job.known).live_model or domain.EMPTY
+        if work.name not in live["disks"]:
+            guest_disks.do(self.host, work)
+            return
+        with libvirt.doing(f"let the disk {work.name} of the guest {job.name!r} grow"):
+            t.cast(Known, job.known).domain.blockResize(
+                work.name, work.virtual_bytes, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES
+            )
+
+    def _step(self, job: Job, known: Known, step: Step) -> None:
+        """One change of a running guest. What cannot be done becomes a reason to restart it."""
+        try:
+            with libvirt.doing(f"change {step.key} of the running guest {job.name!r}"):
+                refused = self._do_step(known, step)
+        except libvirt.LibvirtError as error:
+            if error.code not in _NOT_LIVE:
+                raise
+            refused = error.message
+        if refused:
+            job.reasons[step.key] = refused
+
+    def _do_step(self, known: Known, step: Step) -> str:
+        library, each = libvirt.library(), known.domain
+        live = library.VIR_DOMAIN_AFFECT_LIVE
+        root = t.cast(Element, known.live)
+        if step.kind == "memory":
+            each.setMemoryFlags(step.value * 1024, live)
+            return _until(
+                lambda: abs(int(each.info()[2]) // 1024 - step.value) <= 1,
+                _BALLOON_S,
+                "the guest's memory balloon does not answer",
+            )
+        if step.kind == "vcpus":
+            each.setVcpusFlags(step.value, live)
+            return _until(
+                lambda: each.vcpusFlags(live) == step.value, _UNPLUG_S, "the guest does not let go of a virtual CPU"
+            )
+        if step.kind == "description":
+            each.setMetadata(library.VIR_DOMAIN_METADATA_DESCRIPTION, step.value or None, None, None, live)
+        elif step.kind == "marks":
+            text = xml.document(domain.marks_node(step.value, ""))
+            each.setMetadata(library.VIR_DOMAIN_METADATA_ELEMENT, text, "cnvm", xml.GUEST_NAMESPACE, live)
+        elif step.kind == "password":
+            each.updateDeviceFlags(_device(root, "graphics", step.value), live)
+        elif step.kind == "media":
+            each.updateDeviceFlags(xml.document(domain.cdrom_node(step.name, step.value)), live)
+        elif step.kind == "update_network":
+            each.updateDeviceFlags(_device(root, "interface", step.value, step.name), live)
+        elif step.kind == "attach_disk":
+            if step.value["bus"] == "scsi" and not domain.has_scsi(root):
+                each.attachDeviceFlags(xml.document(domain.SCSI_CONTROLLER), live)
+            each.attachDeviceFlags(xml.document(domain.disk_node(step.name, step.value)), live)
+        elif step.kind == "attach_network":
+            each.attachDeviceFlags(xml.document(domain.network_node(step.name, step.value)), live)
+        elif step.kind in ("detach_disk", "detach_network"):
+            kind = "disk" if step.kind == "detach_disk" else "interface"
+            each.detachDeviceFlags(_device(root, kind, None, step.name), live)
+            what = {"disk": "disks", "interface": "networks"}[kind]
+            return _until(
+                lambda: step.name not in domain.parse(xml_of(each))[what],
+                _UNPLUG_S,
+                f"the guest does not let go of {step.name}; it is gone after a restart",
+            )
+        else:
+            raise ValueError(step.kind)
+        return ""
+
+    # -- up and down ------------------------------------------------------------------------------------------------
+    def stop(self, jobs: t.Sequence[Job]) -> None:
+        """Stop guests, all at once, and see that they have stopped: each in its own time, by force where allowed."""
+        library = libvirt.library()
+        began = time.monotonic()
+        waiting = {job.name: job for job in jobs}
+        pressed: dict[str, float] = {}
+        late: list[str] = []
+        while waiting:
+            for name, job in list(waiting.items()):
+                each = t.cast(Known, job.known).domain
+                state = libvirt.state_of(each)
+                if state is None or not _is_up(each):
+                    del waiting[name]
+                    continue
+                now = time.monotonic()
+                at_once = job.plan.remove and job.item["delete_disks"]
+                crashed = guest_plan.state_of(state[0]) == guest_plan.CRASHED
+                if at_once or crashed or now - began >= job.item["stop_timeout_s"]:
+                    if not (at_once or crashed or job.item["force_stop"]):
+                        late.append(name)
+                        del waiting[name]
+                        continue
+                    if not (at_once or crashed):
+                        self.warnings.append(
+                            f"Guest {name} did not stop within {job.item['stop_timeout_s']} s and was turned off."
+                        )
+                    with _gone_is_good(), libvirt.doing(f"turn the guest {name!r} off"):
+                        each.destroy()
+                    continue
+                if now - pressed.get(name, 0.0) >= _PRESS_AGAIN_S:
+                    pressed[name] = now
+                    with _gone_is_good(), libvirt.doing(f"stop the guest {name!r}"):
+                        # One that is paused or asleep hears nothing.
+                        if guest_plan.state_of(state[0]) == guest_plan.PAUSED:
+                            each.resume()
+                        elif guest_plan.state_of(state[0]) == guest_plan.SUSPENDED:
+                            each.pMWakeup(0)
+                        self._press(each, library)
+            if waiting:
+                time.sleep(_POLL_S)
+        if late:
+            raise HostError(
+                f"Guest {late[0]!r} did not stop within {self._item(late[0])['stop_timeout_s']} s.",
+                hint="It may ignore the power button. Raise stop_timeout_s, or allow force_stop: true.",
+                guests=late,
+            )
+
+    def _press(self, each: libvirt.Domain, library: t.Any) -> None:
+        """Ask a guest to shut down: by its agent where that answers, else by the power button."""
+        try:
+            each.shutdown()
+        except library.libvirtError as error:
+            if error.get_error_code() not in (errors.AGENT_UNRESPONSIVE, errors.OPERATION_TIMEOUT):
+                raise
+            each.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+    def _item(self, name: str) -> dict[str, t.Any]:
+        return next(item for item in self.items if item["name"] == name)
+
+    def start(self, jobs: t.Sequence[Job]) -> None:
+        """Start guests, several at once."""
+        if not jobs:
+            return
+        library = libvirt.library()
+
+        def one(job: Job) -> None:
+            flags = library.VIR_DOMAIN_START_PAUSED if job.plan.pause else 0
+            if paths.guest_log(job.name):
+                os.makedirs(os.path.dirname(paths.guest_log(job.name)), mode=0o750, exist_ok=True)
+            guest_watch.mark_log(job.name)
+            each = libvirt.domain(self.connection, job.name)
+            if each is None:
+                raise HostError(f"Guest {job.name!r} was removed while it was to be started.")
+            with libvirt.doing(f"start the guest {job.name!r}"):
+                each.createWithFlags(flags)
+
+        failed: list[CnvmError] = []
+        with ThreadPoolExecutor(max_workers=_STARTS_AT_ONCE) as pool:
+            for future in [pool.submit(one, job) for job in jobs]:
+                try:
+                    future.result()
+                except CnvmError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def pause_or_resume(self, job: Job) -> None:
+        """Let a running guest stand still, or go on."""
+        each = t.cast(Known, job.known).domain
+        with libvirt.doing(f"{'resume' if job.plan.resume else 'pause'} the guest {job.name!r}"):
+            if job.plan.pause:
+                each.suspend()
+            elif job.seen.state == guest_plan.SUSPENDED:
+                each.pMWakeup(0)
+            else:
+                each.resume()
+
+    def wait(self, jobs: t.Sequence[Job]) -> None:
+        """Wait for what the items ask to be waited for."""
+        wanted = {job.name: job.item["wait_for"] for job in jobs if job.item["wait_for"] and not job.plan.elsewhere}
+        if not wanted:
+            return
+        addresses = {name: definitions.address_of(self._item(name)) for name in wanted}
+
+        def look(names: t.Sequence[str]) -> dict[str, guest_watch.Subject]:
+            return {
+                name: guest_watch.Subject(name, one.domain, one.live, addresses[name])
+                for name, one in read(self.connection, names).items()
+                if one.live is not None
+            }
+
+        guest_watch.wait(self.connection, wanted, look, self.warnings.append)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+    def remove(self, job: Job) -> None:
+        """Remove a guest that is stopped, with all that belongs to it but its disks, unless they are to go, too."""
+        definition = job.seen.definition or {}
+        own = [
+            guest_disks.place_of(self.connection, job.name, disk, f"guests: {job.name}")
+            for disk in definition.get("disks", ())
+            if disk.get("made")
+        ]
+        each = libvirt.domain(self.connection, job.name)
+        if each is not None:
+            self._undefine(each, job.name)
+        home = paths.guest_disks_dir(job.name)
+        if job.item["delete_disks"]:
+            guest_disks.delete(path for path in own if not path.startswith(f"{home}/"))
+        else:
+            job.kept_disks = [path for path in own if not path.startswith(f"{home}/")]
+            job.kept_disks += guest_disks.keep(self.host, job.name)
+        files.remove_file(paths.guest_log(job.name))
+        files.remove_tree(paths.workload_dir(job.name))
+
+    def _undefine(self, each: libvirt.Domain, name: str) -> None:
+        library = libvirt.library()
+        flags = (
+            library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | library.VIR_DOMAIN_UNDEFINE_NVRAM
+        )
+        with _gone_is_good(), libvirt.doing(f"remove the guest {name!r}"):
+            each.undefineFlags(flags)
+
+
+@contextlib.contextmanager
+def _gone_is_good() -> t.Iterator[None]:
+    """What is to end may have ended by itself a moment ago."""
+    try:
+        yield
+    except libvirt.LibvirtError as error:
+        if error.code not in (errors.NO_DOMAIN, errors.OPERATION_INVALID):
+            raise
+
+
+def _is_up(each: libvirt.Domain) -> bool:
+    library = libvirt.library()
+    try:
+        return bool(each.isActive())
+    except library.libvirtError as error:
+        if error.get_error_code() == errors.NO_DOMAIN:
+            return False
+        raise libvirt.translate(error, f"look at the guest {each.name()!r}") from error
+
+
+def _until(good: t.Callable[[], bool], timeout_s: float, otherwise: str) -> str:
+    """Wait until it is good; what there is to say when it is not in time."""
+    end = time.monotonic() + timeout_s
+    while not good():
+        if time.monotonic() > end:
+            return otherwise
+        time.sleep(_POLL_S)
+    return ""
+
+
+def _device(root: Element, tag: str, value: t.Any, name: str = "") -> str:
+    """A device of a running domain as XML, with its address, as libvirt wants it to know which one is meant."""
+    devices = t.cast(Element, root.find("devices"))
+    if tag == "graphics":
+        found = t.cast(Element, devices.find("graphics"))
+        found = xml.parse(xml.document(found))
+        found.set("passwd", value["password"])
+        return xml.document(found)
+    keys = {"disk": "target/@dev", "interface": "mac/@address"}[tag].split("/@")
+    for each in devices.findall(tag):
+        if xml.attribute(each, keys[0], keys[1]).lower() == name.lower():
+            if value is not None:
+                kind = value["type"]
+                each = xml.parse(xml.document(each))
+                each.set("type", kind)
+                for source in each.findall("source"):
+                    each.remove(source)
+                each.append(xml.build(("source", {kind: value["source"]})))
+            return xml.document(each)
+    raise HostError(f"The running guest has no {tag} {name!r} any more.")
+
+
+def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model: Model, where: str) -> None:
+    """Let a guest that is there keep its UUID and its cards their MACs, where the user has named none.
+
+    One that was taken over has others than its name stands for.
+    """
+    name = item["name"]
+    if item["uuid"] != model["uuid"]:
+        if item["uuid"] != definitions.uuid_of(name):
+            raise Refused(
+                f"{where}: uuid: the guest has {model['uuid']}.", hint="A guest keeps its UUID. Remove it first."
+            )
+        item["uuid"] = model["uuid"]
+    macs = [card["mac"] for card in before["networks"]] if before else list(model["networks"])
+    given = {card["mac"] for at, card in enumerate(item["networks"]) if card["mac"] != definitions.mac_of(name, at)}
+    for at, card in enumerate(item["networks"]):
+        if at < len(macs) and card["mac"] == definitions.mac_of(name, at) and macs[at] not in given:
+            card["mac"] = macs[at]
+
+
+def bring_to(
+    host: Host,
+    items: object,
+    *,
+    adopt: bool = False,
+    restart_on_change: bool = False,
+    ignore_unreachable: bool = False,
+    ask_timeout_s: float = 10,
+    check_mode: bool = False,
+    uri: str = libvirt.URI,
+) -> dict[str, t.Any]:
+    """Bring the guests of ``items`` (as users write them) to what is wanted; the module's result."""
+    wanted = definitions.normalise_all(items)
+    registry = Registry(host, ownership.GUEST, ignore_unreachable=ignore_unreachable, ask_timeout_s=ask_timeout_s)
+    with libvirt.connect(uri) as connection:
+        batch = Batch(host, connection, wanted, registry, adopt=adopt, restart_on_change=restart_on_change)
+        jobs = batch.decide()
+        if not check_mode:
+            batch.apply(jobs)
+        reports = {one["name"]: one for one in report(connection, [job.name for job in jobs])}
+    results, before, after = [], {}, {}
+    for job in jobs:
+        results.append(_result(job, reports.get(job.name), registry, check_mode=check_mode))
+        if job.plan.changed:
+            before[job.name], after[job.name] = _shown(job)
+    return {
+        "changed": any(job.plan.changed for job in jobs),
+        "guests": results,
+        "diff": {"before": before, "after": after},
+        "warnings": batch.warnings,
+    }
+
+
+def _result(job: Job, found: t.Optional[dict[str, t.Any]], registry: Registry, *, check_mode: bool) -> dict[str, t.Any]:
+    shown = {key: value for key, value in (found or {}).items() if key != "definition"}
+    # In check mode there is only the plan to tell of. Else it is seen what there is, and was found out by trying why.
+    reasons = dict(job.plan.reasons)
+    if not check_mode or job.plan.wanted is None:
+        reasons = {one["option"]: one["reason"] for one in shown.get("restart_reasons") or []}
+        reasons.update(job.reasons)
+    gone = job.plan.remove or (not shown and not job.plan.elsewhere)
+    here = (job.seen.managed or job.plan.create or job.plan.adopt) and not job.plan.remove
+    return {
+        **shown,
+        "name": job.name,
+        "changed": job.plan.changed,
+        "actions": job.plan.actions,
+        "restarted": job.plan.restart,
+        "restart_required": bool(reasons),
+        "restart_reasons": _reasons(reasons),
+        "placement": registry.identity["name"] if here else job.plan.elsewhere or None,
+        "kept_disks": job.kept_disks,
+        **({"state": "absent"} if gone else {}),
+        **({"state": "moved"} if job.plan.elsewhere else {}),
+    }
+
+
+def _shown(job: Job) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+    """A guest before and after in a diff: what differs, and whether it runs."""
+    made, seen = job.plan, job.seen
+    before: dict[str, t.Any] = {}
+    after: dict[str, t.Any] = {}
+    if seen.defined:
+        before.update(state=seen.state, starts_at_boot=seen.autostart)
+    if not made.remove:
+        state = seen.state if seen.defined else guest_plan.STOPPED
+        if made.stop:
+            state = guest_plan.STOPPED
+        if made.start or made.resume:
+            state = guest_plan.RUNNING
+        if made.pause:
+            state = guest_plan.PAUSED
+        after.update(state=state, starts_at_boot=seen.autostart if made.autostart is None else made.autostart)
+    if made.wanted is not None and made.create:
+        kept = made.wanted.definition
+        defaults = definitions.DEFAULTS
+        after.update(
+            {key: value for key, value in kept.items() if key not in ("schema", "kind") and defaults.get(key) != value}
+        )
+    elif made.wanted is not None:
+        for one in made.wanted.changes.stored:
+            if one.key != "marks":
+                before[one.key], after[one.key] = one.before, one.after
+        for work in job.works:
+            before[f"disks.{work.name}.virtual_bytes"] = None
+            after[f"disks.{work.name}.virtual_bytes"] = work.virtual_bytes
+    return before, after

@@ -1,0 +1,209 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The images of a host: unpacked, read-only by convention, each under the digest of its content; names point at them.
+
+An image appears whole or not at all: it is made beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import typing as t
+
+from .._core import paths
+from .._core.errors import HostError, InputError
+from .._core.names import is_digest
+from .._oci.members import Policy
+from . import archive, files
+
+SCHEMA = 1
+_CONTENT = Policy(allow_setuid=True)
+
+
+def tree_digest(root: str, process: t.Mapping[str, t.Any]) -> tuple[str, int, int]:
+    """(sha256, entries, bytes) of a root file system with its default process.
+
+    Counted: paths, types, modes, owners, link targets, device numbers, which names are one file, the extended
+    attributes that an image keeps, file content. Not counted: times, and the order in which a file system lists.
+    """
+    total = hashlib.sha256(b"cnvm image 1\0" + json.dumps(process, sort_keys=True).encode() + b"\0")
+    entries = size = 0
+    buffer = memoryview(bytearray(archive.BUFFER))
+    first: dict[tuple[int, int], str] = {}
+    status = os.lstat(root)
+    total.update(b"%o %d:%d\0" % (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid))
+    found = sorted(archive.walk(root), key=lambda entry: entry[0])
+    for path, status in found:
+        full = os.path.join(root, path)
+        kind = stat.S_IFMT(status.st_mode)
+        entries += 1
+        total.update(os.fsencode(path) + b"\0%o %d:%d" % (status.st_mode, status.st_uid, status.st_gid))
+        for name, value in sorted(archive.attributes_of(full, _CONTENT)):
+            total.update(b" " + name + b"=" + hashlib.sha256(value).digest())
+        if kind != stat.S_IFDIR and status.st_nlink > 1:
+            other = first.setdefault((status.st_dev, status.st_ino), path)
+            if other != path:
+                total.update(b" same " + os.fsencode(other) + b"\0")
+                continue
+        if kind == stat.S_IFREG:
+            size += status.st_size
+            digest = hashlib.sha256()
+            with open(full, "rb", buffering=0) as file:
+                while True:
+                    got = file.readinto(buffer)
+                    if not got:
+                        break
+                    digest.update(buffer[:got])
+            total.update(b" " + digest.digest())
+        elif kind == stat.S_IFLNK:
+            total.update(b" -> " + os.fsencode(os.readlink(full)))
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            total.update(b" dev %d" % status.st_rdev)
+        total.update(b"\0")
+    return total.hexdigest(), entries, size
+
+
+def names() -> dict[str, str]:
+    """All names on this host and the digests that they stand for."""
+    directory = f"{paths.IMAGES}/names"
+    found = {}
+    try:
+        listing = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return {}
+    for name in listing:
+        if not name.endswith(".new"):
+            with open(paths.image_name_file(name), encoding="ascii", errors="replace") as file:
+                found[name] = file.read().strip()
+    return found
+
+
+def resolve(image: str) -> tuple[str, str]:
+    """(digest, name) of an image of this host, given by either; the name is empty when it was given by digest.
+
+    ``("", image)`` where this host has no such image.
+    """
+    if is_digest(image):
+        return (image if os.path.isdir(paths.image_dir(image)) else "", "")
+    try:
+        with open(paths.image_name_file(image), encoding="ascii", errors="replace") as file:
+            digest = file.read().strip()
+    except FileNotFoundError:
+        return "", image
+    if not is_digest(digest) or not os.path.isdir(paths.image_dir(digest)):
+        return "", image
+    return digest, image
+
+
+def record(digest: str) -> t.Optional[dict[str, t.Any]]:
+    """image.json of an image, None where this host does not have it."""
+    return files.read_json(f"{paths.image_dir(digest)}/image.json")
+
+
+def record_of_name(name: str) -> t.Optional[dict[str, t.Any]]:
+    """image.json of the image that ``name`` stands for."""
+    digest, _name = resolve(name)
+    return record(digest) if digest else None
+
+
+def point(name: str, digest: str) -> bool:
+    """Let ``name`` stand for ``digest``; whether it did not before."""
+    if names().get(name) == digest:
+        return False
+    files.write_text(paths.image_name_file(name), digest + "\n")
+    return True
+
+
+def building_dir(label: str) -> str:
+    """A fresh directory on the file system of the images, for an image in the making."""
+    directory = f"{paths.IMAGES}/building/{label}"
+    os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+    files.remove_tree(directory)
+    os.mkdir(directory, 0o755)
+    return directory
+
+
+def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = "") -> tuple[str, bool]:
+    """Put what ``building`` holds (rootfs, config.json) into its place; (digest, whether it is new here).
+
+    InputError when ``expected`` is another digest.
+    """
+    digest, entries, size = tree_digest(f"{building}/rootfs", description.get("process") or {})
+    if expected and digest != expected:
+        raise InputError(
+            f"The image has the digest {digest}, not {expected}.", hint="The source is not what it should be."
+        )
+    files.write_json(
+        f"{building}/image.json",
+        {"schema": SCHEMA, **description, "digest": digest, "entries": entries, "size_bytes": size},
+    )
+    place = paths.image_dir(digest)
+    if os.path.isdir(place):
+        # The same content came another way; the record of where it came from is the newer one.
+        os.replace(f"{building}/image.json", f"{place}/image.json")
+        files.remove_tree(building)
+        return digest, False
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    os.sync()
+    os.rename(building, place)
+    files.sync_dir(os.path.dirname(place))
+    return digest, True
+
+
+def users_of(digest: str) -> list[str]:
+    """The containers of this host that are made of an image."""
+    found = []
+    try:
+        listing = sorted(os.listdir(paths.WORKLOADS))
+    except FileNotFoundError:
+        return []
+    for name in listing:
+        if (files.read_json(paths.definition_file(name)) or {}).get("image") == digest:
+            found.append(name)
+    return found
+
+
+def remove(name: str, *, check_mode: bool = False) -> list[str]:
+    """Remove a name, and the image when it has no other name and no container; what was (or would be) removed."""
+    known = names()
+    digest = known.get(name) or (name if is_digest(name) and os.path.isdir(paths.image_dir(name)) else "")
+    if not digest:
+        return []
+    removed = [f"name {name}"] if name in known else []
+    used = users_of(digest)
+    others = [other for other, target in known.items() if target == digest and other != name]
+    if name not in known and (used or others):
+        raise InputError(
+            f"The image {name} is in use by {', '.join(f'container {one}' for one in used) or ', '.join(others)}.",
+            hint="Remove them first.",
+        )
+    if not used and not others:
+        removed.append(f"image {digest}")
+    if not check_mode:
+        if name in known:
+            files.remove_file(paths.image_name_file(name), durable=True)
+        if not used and not others and os.path.isdir(paths.image_dir(digest)):
+            doomed = f"{paths.IMAGES}/building/removed-{digest}"
+            os.makedirs(os.path.dirname(doomed), mode=0o700, exist_ok=True)
+            files.remove_tree(doomed)
+            os.rename(paths.image_dir(digest), doomed)
+            files.remove_tree(doomed)
+    return removed
+
+
+def verify(digest: str) -> None:
+    """HostError when an image is no longer what its digest says."""
+    known = record(digest)
+    if known is None:
+        raise HostError(f"The image {digest} is not on this host.")
+    actual, _entries, _size = tree_digest(f"{paths.image_dir(digest)}/rootfs", known.get("process") or {})
+    if actual != digest:
+        raise HostError(
+            f"The image {digest} was changed on this host (it is {actual} now).",
+            hint=f"Remove {paths.image_dir(digest)} and bring it again. Containers on it see the change.",
+        )

@@ -1,0 +1,248 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""libvirt on this host. The only file that imports its Python binding; everything above gets its objects from here.
+
+    with libvirt.connect() as connection:
+        domain = libvirt.domain(connection, "web")      # None where there is none
+        with libvirt.doing("start the guest 'web'"):    # libvirtError becomes LibvirtError, which says what was tried
+            domain.create()
+
+Constants (VIR_…) are those of ``library()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import sys
+import typing as t
+
+from .._core.errors import HostError
+from .._libvirt import errors
+
+URI = "qemu:///system"
+# A connection, a domain, a network, a pool: objects of the binding, which carries no types.
+Connection = t.Any
+Domain = t.Any
+Network = t.Any
+Pool = t.Any
+
+# Where distributions put it. Our helper runs without the site module and so does not look there itself.
+_PLACES = ("/usr/lib/python3/dist-packages", "/usr/lib64/python3.*/site-packages", "/usr/lib/python3*/site-packages")
+
+
+class LibvirtError(HostError):
+    """libvirt refused. ``code`` is its number, one of those in ``_libvirt/errors.py``."""
+
+    def __init__(self, message: str, *, hint: str = "", code: int = 0, **details: t.Any) -> None:
+        super().__init__(message, hint=hint, code=code, **details)
+        self.code = code
+
+
+# -- The binding
+
+
+@functools.cache
+def library() -> t.Any:
+    """The binding. HostError where it is not installed for this Python."""
+    try:
+        import libvirt
+    except ImportError as error:
+        added = [place for pattern in _PLACES for place in sorted(glob.glob(pattern)) if place not in sys.path]
+        sys.path.extend(added)
+        try:
+            import libvirt
+
+            with contextlib.suppress(ImportError):
+                import libvirt_qemu  # noqa: F401 - found by others later, when these places are not looked at any more
+        except ImportError:
+            raise HostError(
+                f"This host's Python ({sys.executable or 'unknown'}) has no libvirt: {error}.",
+                hint="Run the role cnvm.platform.host_bootstrap with host_bootstrap_guests: true, or install the "
+                "distribution's python3-libvirt and use the distribution's Python (ansible_python_interpreter).",
+            ) from None
+        finally:
+            del sys.path[len(sys.path) - len(added) :]
+    # By default it writes every error to stderr, where nobody expects it: we raise them.
+    libvirt.registerErrorHandler(_silent, None)
+    return libvirt
+
+
+def _silent(_context: object, _error: object) -> None:
+    pass
+
+
+def available() -> bool:
+    """Whether the binding is there (not whether a daemon answers)."""
+    try:
+        library()
+    except HostError:
+        return False
+    return True
+
+
+@functools.cache
+def _code_names() -> dict[int, str]:
+    found = library()
+    return {
+        value: name
+        for name, value in sorted(vars(found).items(), reverse=True)
+        if name.startswith("VIR_ERR_") and isinstance(value, int) and name not in _LEVELS
+    }
+
+
+# virErrorLevel shares the prefix of the codes.
+_LEVELS = ("VIR_ERR_NONE", "VIR_ERR_WARNING", "VIR_ERR_ERROR", "VIR_ERR_NUMBER_LAST")
+
+
+def translate(error: t.Any, what: str) -> LibvirtError:
+    """A libvirtError as ours. ``what``: what was tried, as the end of a sentence ("start the network 'lan'")."""
+    code = int(error.get_error_code() or 0)
+    said = str(error.get_error_message() or error).strip()
+    return LibvirtError(
+        f"libvirt could not {what}: {said}{'' if said.endswith('.') else '.'}",
+        hint=errors.hint_for(code, said),
+        code=code,
+        code_name=_code_names().get(code, ""),
+    )
+
+
+@contextlib.contextmanager
+def doing(what: str) -> t.Iterator[None]:
+    """Let what libvirt says inside come out as LibvirtError. ``what``: as for translate()."""
+    error_class = library().libvirtError
+    try:
+        yield
+    except error_class as error:
+        raise translate(error, what) from error
+
+
+# -- The connection
+
+
+@contextlib.contextmanager
+def connect(uri: str = URI, *, read_only: bool = False) -> t.Iterator[Connection]:
+    """A connection (virConnect), closed at the end. ``test:///default`` is libvirt's own fake and needs no daemon.
+
+    A libvirtError that nobody translated inside comes out as LibvirtError, too: nothing of the binding gets past here.
+    """
+    found = library()
+    with doing(f"be reached at {uri}"):
+        connection = found.openReadOnly(uri) if read_only else found.open(uri)
+    try:
+        with doing("do what it was asked to"):
+            yield connection
+    finally:
+        try:
+            connection.close()
+        except found.libvirtError:
+            pass  # the daemon has gone; what was done with it has been told already
+
+
+# -- Looking up: None where there is nothing of that name
+
+
+def _found(look: t.Callable[[t.Any], t.Any], key: object, absent: int, what: str) -> t.Any:
+    found = library()
+    try:
+        return look(key)
+    except found.libvirtError as error:
+        if error.get_error_code() == absent:
+            return None
+        raise translate(error, f"look for {what}") from error
+
+
+def domain(connection: Connection, name: str) -> t.Optional[Domain]:
+    """The domain of that name, running or not."""
+    return _found(connection.lookupByName, name, errors.NO_DOMAIN, f"the guest {name!r}")
+
+
+def domain_by_uuid(connection: Connection, uuid: str) -> t.Optional[Domain]:
+    """The domain with that UUID, running or not."""
+    return _found(connection.lookupByUUIDString, uuid, errors.NO_DOMAIN, f"the guest with the UUID {uuid}")
+
+
+def network(connection: Connection, name: str) -> t.Optional[Network]:
+    """The network of that name, active or not."""
+    return _found(connection.networkLookupByName, name, errors.NO_NETWORK, f"the network {name!r}")
+
+
+def pool(connection: Connection, name: str) -> t.Optional[Pool]:
+    """The storage pool of that name, active or not."""
+    return _found(connection.storagePoolLookupByName, name, errors.NO_STORAGE_POOL, f"the pool {name!r}")
+
+
+def volume_at(connection: Connection, path: str) -> t.Optional[t.Any]:
+    """The volume of an active pool at that path."""
+    return _found(connection.storageVolLookupByPath, path, errors.NO_STORAGE_VOL, f"the volume {path}")
+
+
+# -- All of a kind: one round trip
+
+
+def domains(connection: Connection) -> dict[str, Domain]:
+    """All domains by name, sorted."""
+    with doing("list the guests"):
+        return _by_name(connection.listAllDomains(0))
+
+
+def networks(connection: Connection) -> dict[str, Network]:
+    """All networks by name, sorted."""
+    with doing("list the networks"):
+        return _by_name(connection.listAllNetworks(0))
+
+
+def pools(connection: Connection) -> dict[str, Pool]:
+    """All storage pools by name, sorted."""
+    with doing("list the pools"):
+        return _by_name(connection.listAllStoragePools(0))
+
+
+def running_xml(connection: Connection) -> list[str]:
+    """The live XML of all running domains; those that end meanwhile are left out."""
+    found = library()
+    texts = []
+    with doing("list the running guests"):
+        for each in connection.listAllDomains(found.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            try:
+                texts.append(str(each.XMLDesc(0)))
+            except found.libvirtError as error:
+                if error.get_error_code() != errors.NO_DOMAIN:
+                    raise
+    return texts
+
+
+def _by_name(objects: t.Iterable[t.Any]) -> dict[str, t.Any]:
+    # The name is in the object; asking for it is no round trip.
+    return dict(sorted(((each.name(), each) for each in objects), key=lambda pair: pair[0]))
+
+
+def domain_states(connection: Connection) -> dict[str, tuple[int, int]]:
+    """State and reason (VIR_DOMAIN_…) of all domains by name: one round trip, where the driver can."""
+    found = library()
+    try:
+        stats = connection.getAllDomainStats(found.VIR_DOMAIN_STATS_STATE, 0)
+    except found.libvirtError as error:
+        if error.get_error_code() != errors.NO_SUPPORT:
+            raise translate(error, "tell the states of the guests") from error
+        each_state = {name: state_of(each) for name, each in domains(connection).items()}
+        return {name: state for name, state in each_state.items() if state is not None}
+    return {
+        each.name(): (int(values.get("state.state", 0)), int(values.get("state.reason", 0)))
+        for each, values in sorted(stats, key=lambda pair: str(pair[0].name()))
+    }
+
+
+def state_of(each: Domain) -> t.Optional[tuple[int, int]]:
+    """State and reason of a domain; None when it has gone since it was looked up."""
+    found = library()
+    try:
+        state, reason = each.state(0)
+    except found.libvirtError as error:
+        if error.get_error_code() == errors.NO_DOMAIN:
+            return None
+        raise translate(error, f"tell the state of the guest {each.name()!r}") from error
+    return int(state), int(reason)

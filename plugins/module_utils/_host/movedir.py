@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The checkpoint of a move while it is on a host: in memory, for root only, gone with the move."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from .._core import paths
+from . import files
+from .system import Host
+
+
+def boot_id() -> str:
+    """Another one after each boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def free_bytes(path: str) -> int:
+    """What a file system has left for us."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize
+
+
+def available_memory() -> int:
+    """What programs can still take (MemAvailable)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def make(host: Host, move_id: str, expected: int) -> str:
+    """A directory in memory for the checkpoint, mode 0700 (it holds all secrets of the container)."""
+    directory = paths.move_dir(move_id)
+    os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    if directory not in files.mount_points():
+        size = expected + expected // 8 + 256 * 2**20
+        host.run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={size}", "cnvm-move", directory])
+    for name in ("images", "work"):
+        os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
+    return directory
+
+
+def keep_logs(move_id: str) -> str:
+    """Copy CRIU's logs out of the move's directory, which is about to go; where they are then."""
+    source, kept = paths.move_dir(move_id), paths.move_log_dir(move_id)
+    for directory, _names, found in os.walk(source):
+        for name in found:
+            if name.endswith(".log"):
+                os.makedirs(kept, mode=0o700, exist_ok=True)
+                shutil.copyfile(f"{directory}/{name}", f"{kept}/{name}")
+    return kept
+
+
+def remove(host: Host, move_id: str) -> None:
+    """Remove the checkpoint; its logs are kept."""
+    directory = paths.move_dir(move_id)
+    if not os.path.isdir(directory):
+        return
+    keep_logs(move_id)
+    if directory in files.mount_points():
+        host.run(["umount", "-l", directory])
+    files.remove_tree(directory)

@@ -1,0 +1,332 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""``cnvm-host move``: the source's side of a move, from the plan to the end, on its own once started.
+
+``start`` begins a unit that nobody's SSH session can end; ``status`` tells how far it is; ``plan`` changes nothing.
+The steps depend on what is moved (see ``kinds``); this file has their order, and what is undone when one fails. After
+the commit nothing is undone without the target's word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, InputError, PeerError
+from .._core.names import check_name
+from .._migrate import plan, records
+from .._migrate.options import parse_request
+from .._migrate.timeline import Timeline
+from . import cli, files, freezer, handover, kinds, movedir, peers, preflight, recover, supervise
+from .system import Host
+
+_FROZEN_LIMIT_S = 30.0
+
+
+class Move:
+    """One move, on the source. ``report`` is called with the status whenever it changes."""
+
+    def __init__(
+        self, host: Host, request: t.Mapping[str, t.Any], move_id: str, report: t.Callable[[dict[str, t.Any]], None]
+    ) -> None:
+        self.host = host
+        self.request = request
+        self.move_id = move_id
+        self.kind = str(request["kind"])
+        self.name = str(request["name"])
+        self.time = Timeline(time.monotonic)
+        self.result: dict[str, t.Any] = {"move_id": move_id, self.kind: self.name, "target": request["target"]}
+        self.journal: dict[str, t.Any] = {}
+        self._source = kinds.source(self.kind)
+        self._report = report
+        self._end = time.monotonic() + request["timeout_s"]
+
+    # --- for the steps ---
+
+    def left(self, most: float = 3600.0) -> float:
+        """Seconds that the user's limit leaves; HostError when none are left."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise HostError(
+                f"The move took longer than timeout_s={self.request['timeout_s']}.", hint="Raise timeout_s."
+            )
+        return min(left, most)
+
+    def frozen_left(self) -> float:
+        """Seconds that a step may take while it stands still: a hung one must not keep it so."""
+        return self.left(_FROZEN_LIMIT_S + 4 * float(self.result["plan"]["expected_frozen_ms"]) / 1000)
+
+    def phase(self, name: str) -> None:
+        """Begin a phase."""
+        self.time.begin(name)
+        self.tell()
+
+    def tell(self) -> None:
+        """Say how far it is."""
+        self._report({"phase": self.time.phase(), "elapsed_ms": self.time.elapsed_ms(), "bytes": dict(self.time.bytes)})
+
+    def progress(self, kind: str) -> t.Callable[[int], None]:
+        """To be called with the number of bytes of that kind that were just sent."""
+        last = [time.monotonic()]
+
+        def tell(count: int) -> None:
+            self.time.add_bytes(kind, count)
+            if time.monotonic() - last[0] > 0.2:
+                last[0] = time.monotonic()
+                self.tell()
+
+        return tell
+
+    def freeze(self, phase: str) -> None:
+        """Begin the phase in which it comes to stand still."""
+        self._save(records.SOURCE_FROZEN)
+        self.phase(phase)
+        self._frozen_at = self.time.elapsed_ms()
+
+    def _save(self, state: str) -> None:
+        self.journal = {**self.journal, "state": state}
+        files.write_json(paths.journal_file(self.name), self.journal)
+
+    # --- the order of things ---
+
+    def run(self) -> dict[str, t.Any]:
+        """Do it; the result (``outcome``: target, source, waiting), with ``error`` where it failed."""
+        with files.lock(paths.lock_file(self.name), f"a move of {self.name}"):
+            self.definition, self.owner = preflight.movable(self.name, self.kind)
+            with peers.connected(self.host, self.request["target"]) as channel:
+                self.channel = channel
+                self._plan_and_move()
+        return self.result
+
+    def _plan_and_move(self) -> None:
+        self.phase("preflight")
+        seen = self._source.survey(self.host, self.channel, self.definition, self.owner, self.request)
+        self.mode, self.there = seen.plan.mode, seen.identity
+        self.result.update(plan=seen.plan.as_result(), mode=self.mode)
+        if seen.plan.blockers:
+            said = " ".join(seen.plan.blockers)
+            self.result.update(outcome="source", error=said, failed_phase="preflight", frozen_ms=0.0)
+            return
+        enabled = self._source.is_enabled(self.name)
+        self.journal = {
+            **records.journal(
+                "source", records.SOURCE_BEGUN, self.move_id, self.owner, self.channel.peer, self.there["host_id"],
+                self.mode, movedir.boot_id(),
+            ),
+            "running": seen.running, "enabled": enabled,
+        }  # fmt: skip
+        files.write_json(paths.journal_file(self.name), self.journal)
+        self.steps = self._source.leaving(self, seen)
+        try:
+            self.channel.call(
+                "begin", timeout_s=self.left(60), definition=self.definition, owner=self.owner, move_id=self.move_id,
+                source=supervise.host_identity(), mode=self.mode, needs=seen.needs, running=seen.running,
+                enabled=enabled,
+            )  # fmt: skip
+            self.steps.bring()
+            self.steps.hold()
+            self._hand_over()
+            if self.mode == plan.POST_COPY:
+                self.phase("drain")
+                self.steps.drain()
+            self._end_well()
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not leave it frozen
+            known = error if isinstance(error, CnvmError) else HostError(f"{type(error).__name__}: {error}")
+            self._failed(known)
+        self.result.update(timeline=self.time.as_result())
+
+    def _hand_over(self) -> None:
+        """The decision, and the target's first step after it."""
+        self.phase("commit")
+        self.steps.check_still()
+        handover.commit(self.name, self.owner, self.there["host_id"], self.channel.peer)
+        self._save(records.SOURCE_COMMITTED)
+        self.phase("activate")
+        limit = self.steps.activate_limit_s
+        self.result.update(self.channel.call("activate", timeout_s=limit + 10, limit_s=limit))
+        self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
+        freezer.hurry(False)
+
+    def _end_well(self) -> None:
+        self.phase("finish")
+        self.result.update(self.steps.statistics())
+        # From here on nothing may bring it back: what is here goes piece by piece.
+        self._save(records.SOURCE_LEAVING)
+        self.steps.leave()
+        self._source.let_go(self.host, self.journal)
+        self.result["outcome"] = "target"
+        # What follows is tidying; whatever goes wrong costs nothing (recover on the target does the same).
+        with contextlib.suppress(CnvmError):
+            self.channel.call("announce", timeout_s=10)
+            for key, value in self.channel.call("finish", timeout_s=60).items():
+                self.result[key] = {**self.result.get(key, {}), **value}
+
+    # --- when something fails ---
+
+    def _failed(self, error: CnvmError) -> None:
+        """Undo what may be undone, and say what was."""
+        phase = self.time.phase()
+        logs = paths.move_log_dir(self.move_id)
+        said: dict[str, t.Any] = {
+            "error": error.message, "hint": error.hint, "failed_phase": phase,
+            **self.steps.said(error),
+            "logs": {"source": logs, "target": logs},
+        }  # fmt: skip
+        undone: list[str] = []
+        owner = files.read_json(paths.owner_file(self.name)) or {}
+        committed = owner.get("generation") != self.owner["generation"]
+        if self.journal["state"] == records.SOURCE_LEAVING:
+            self.result.update(
+                outcome="target", left_behind=f"{error.message} The playbook cnvm.platform.recover ends it."
+            )
+            return
+        if committed:
+            outcome = self._fail_committed(error, undone)
+        else:
+            frozen = self.journal["state"] == records.SOURCE_FROZEN
+            self.steps.abandon()
+            self._source.roll_back(self.host, self.journal)
+            outcome = "source"
+            undone.append(f"{self.name} goes on here" + (" as it was when it was frozen" if frozen else ""))
+            if frozen:
+                self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
+            with contextlib.suppress(CnvmError):
+                self.channel.call("give_up", timeout_s=90)
+                undone.append(f"nothing of it is left on {self.channel.peer}")
+        self.result.update(said, outcome=outcome, rolled_back=undone)
+
+    def _fail_committed(self, error: CnvmError, undone: list[str]) -> str:
+        """The target has the word. It gives the workload back, or nothing is done until it can be asked."""
+        try:
+            if isinstance(error, PeerError):
+                raise error
+            back = self.channel.call("give_back", timeout_s=90)
+        except CnvmError as lost:
+            undone.append(
+                f"nothing: {self.name} stands still here until {self.channel.peer} can be asked ({lost.message}) "
+                "Run the playbook cnvm.platform.recover."
+            )
+            return "waiting"
+        handover.reclaim(self.journal, int(back["generation"]))
+        self.steps.abandon()
+        self._source.roll_back(self.host, self.journal)
+        self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
+        undone.append(f"the copy on {self.channel.peer} is gone for good")
+        undone.append(f"{self.name} goes on here as it was when it was frozen; what it did since then is lost")
+        return "source"
+
+
+# --- the command ---
+
+
+def _status_file(move_id: str) -> str:
+    return f"{paths.move_log_dir(move_id)}/status.json"
+
+
+def _write_status(move_id: str, status: t.Mapping[str, t.Any]) -> None:
+    files.write_json(_status_file(move_id), status, mode=0o600, durable=False)
+
+
+def _plan(args: t.Sequence[str], host: Host) -> int:
+    request = parse_request(args[0])
+    kind = request["kind"]
+    definition, owner = preflight.movable(request["name"], kind)
+    with peers.connected(host, request["target"]) as channel:
+        seen = kinds.source(kind).survey(host, channel, definition, owner, request)
+    cli.write_line(host, {"plan": seen.plan.as_result()})
+    return 0
+
+
+def _start(args: t.Sequence[str], host: Host) -> int:
+    request = parse_request(args[0])
+    name = request["name"]
+    peers.find(request["target"])
+    if files.read_json(paths.journal_file(name)) is not None:
+        ended = recover.recover_one(host, name)
+        if ended["outcome"] == "target":
+            cli.write_line(host, {"already": True, "message": ended["message"]})
+            return 0
+        if ended["outcome"] != "source":
+            raise HostError(ended["message"])
+    preflight.movable(name, request["kind"])
+    with files.lock(paths.lock_file(name), f"a move of {name}"):
+        pass  # refused here and now when somebody is at work on it
+    move_id = os.urandom(6).hex()
+    os.makedirs(paths.move_log_dir(move_id), mode=0o700, exist_ok=True)
+    files.write_json(f"{paths.move_log_dir(move_id)}/request.json", request, mode=0o600)
+    _write_status(move_id, {"phase": "start"})
+    # Not ended with whoever started it. What CRIU serves to the target must outlive a mover that dies.
+    started = host.run(
+        [
+            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-move-{name}", "-p", "KillMode=process",
+            "-p", f"ExecStopPost={paths.HELPER} recover --patient {name}", "-p", "TimeoutStopSec=700",
+            paths.HELPER, "move", "run", move_id,
+        ],
+        check=False, timeout_s=20,
+    )  # fmt: skip
+    if started.rc:
+        raise HostError(f"The move cannot be started: {started.stderr.strip()}", hint="Is another one under way?")
+    cli.write_line(host, {"move_id": move_id})
+    return 0
+
+
+def _run(args: t.Sequence[str], host: Host) -> int:
+    move_id = check_name(args[0], "ID")
+    request = files.read_json(f"{paths.move_log_dir(move_id)}/request.json")
+    if request is None:
+        raise InputError(f"There is no move {move_id} on this host.")
+    move = Move(host, request, move_id, lambda status: _write_status(move_id, status))
+    try:
+        result = move.run()
+    except CnvmError as error:
+        result = {
+            **move.result, "outcome": "source", "error": error.message, "hint": error.hint,
+            "failed_phase": move.time.phase() or "start", "rolled_back": [], "frozen_ms": 0.0,
+        }  # fmt: skip
+    _write_status(move_id, {"phase": "done", "result": result})
+    return 0 if result["outcome"] == "target" else 1
+
+
+def _status(args: t.Sequence[str], host: Host) -> int:
+    """``status ID [SECONDS]``: wait that long for something new."""
+    move_id = check_name(args[0], "ID")
+    end = time.monotonic() + (float(args[1]) if len(args) > 1 else 0)
+    first = files.read_json(_status_file(move_id))
+    while True:
+        status = files.read_json(_status_file(move_id))
+        if status is None:
+            raise InputError(f"There is no move {move_id} on this host.")
+        if status != first or status.get("phase") == "done" or time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    name = (files.read_json(f"{paths.move_log_dir(move_id)}/request.json") or {}).get("name", "")
+    if status.get("phase") != "done" and not freezer.populated(f"/system.slice/cnvm-move-{name}.service"):
+        again = files.read_json(_status_file(move_id)) or status
+        status = again if again.get("phase") == "done" else {**again, "died": True}
+    cli.write_line(host, status)
+    return 0
+
+
+_WORDS: dict[str, t.Callable[[t.Sequence[str], Host], int]] = {
+    "plan": _plan,
+    "start": _start,
+    "run": _run,
+    "status": _status,
+}
+
+
+def move(args: t.Sequence[str], host: Host) -> int:
+    """``cnvm-host move plan|start REQUEST``, ``run ID``, ``status ID [SECONDS]``; REQUEST is JSON."""
+    if len(args) < 2 or args[0] not in _WORDS:
+        raise InputError("Usage: cnvm-host move WORD ARGUMENT.", hint=f"WORD is one of: {', '.join(_WORDS)}.")
+    return _WORDS[args[0]](args[1:], host)
+
+
+def commands() -> dict[str, t.Callable[[t.Sequence[str], Host], int]]:
+    """For the helper's command table."""
+    return {"move": move}

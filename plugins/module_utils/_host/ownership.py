@@ -1,0 +1,199 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Which workloads (containers and guests) are this host's, and how one becomes so: a name stands for one on all hosts.
+
+A workload is this host's by its owner record (``_migrate.records``). Before one is made the peers are asked; then a
+claim is written and they are asked once more, so that two hosts that begin at once both see it, and stop.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, PeerError, Refused
+from .._migrate import records
+from . import files, placement, supervise
+from .system import Host
+
+CONTAINER, GUEST = "container", "guest"
+
+
+def names(kind: str = "") -> list[str]:
+    """The workloads (of one ``kind``) that this host has or had."""
+    try:
+        found = sorted(name for name in os.listdir(paths.WORKLOADS) if os.path.isdir(paths.workload_dir(name)))
+    except FileNotFoundError:
+        return []
+    return [name for name in found if kind in ("", kind_of(name))]
+
+
+def kind_of(name: str) -> str:
+    """What a workload is, by its records on this host."""
+    for path in (paths.owner_file(name), paths.definition_file(name)):
+        kind = (files.read_json(path) or {}).get("kind")
+        if kind:
+            return str(kind)
+    return CONTAINER
+
+
+def record(name: str, host_id: str) -> t.Optional[dict[str, t.Any]]:
+    """Its owner record here; None also for a creation here that did not come to its end: it is made again."""
+    owner = files.read_json(paths.owner_file(name))
+    return None if owner is not None and owner.get("claim") and owner.get("owner") == host_id else owner
+
+
+def check_free(wanted: t.Mapping[str, str], answers: t.Mapping[str, t.Any], *, ignore_unreachable: bool) -> None:
+    """Refused where a peer has a name or an address of ``wanted`` ({name: address}), or cannot be asked."""
+    silent = {peer: answer["error"] for peer, answer in answers.items() if not answer["ok"]}
+    if silent and not ignore_unreachable:
+        listed = "; ".join(f"{peer}: {error}" for peer, error in sorted(silent.items()))
+        raise PeerError(
+            f"Whether {', '.join(sorted(wanted))} runs elsewhere is not known: not all hosts answered ({listed}).",
+            hint="Bring them back or, if they are gone for good, set unreachable_peers: ignore.",
+            peers=silent,
+        )
+    for peer, answer in answers.items():
+        for name, known in (answer.get("workloads") or {}).items():
+            if not known.get("here"):
+                continue
+            kind = known.get("kind") or CONTAINER
+            if name in wanted:
+                doing = "is just being created at" if known.get("claim") else "is at"
+                raise Refused(
+                    f"{kind.capitalize()} {name!r} {doing} {peer}.",
+                    hint="A name stands for one container or guest on all hosts.",
+                )
+            taken = [own for own, address in wanted.items() if address and address == known.get("address")]
+            if taken:
+                raise Refused(
+                    f"The address {wanted[taken[0]]} of {taken[0]!r} belongs to {kind} {name!r} at {peer}.",
+                    hint="Choose another one.",
+                )
+
+
+def check_free_here(name: str, address: str, kind: str) -> None:
+    """Refused where a workload of the other kind has the name on this host, or another one the address."""
+    host_id = (files.read_json(paths.HOST_FILE) or {}).get("host_id")
+    for other in names():
+        if (files.read_json(paths.owner_file(other)) or {}).get("owner") != host_id:
+            continue
+        theirs = kind_of(other)
+        if other == name and theirs != kind:
+            raise Refused(f"This host has a {theirs} called {name!r}.", hint="Choose another name.")
+        if (
+            other != name
+            and address
+            and (files.read_json(paths.definition_file(other)) or {}).get("address") == address
+        ):
+            raise Refused(
+                f"The address {address} of {name!r} is that of {theirs} {other!r}.", hint="Choose another one."
+            )
+
+
+class Registry:
+    """What one call of a module needs to know and write about who has what. ``warnings``: for the user."""
+
+    def __init__(self, host: Host, kind: str, *, ignore_unreachable: bool, ask_timeout_s: float) -> None:
+        self.host = host
+        self.kind = kind
+        self.ignore_unreachable = ignore_unreachable
+        self.ask_timeout_s = ask_timeout_s
+        self.identity = supervise.host_identity()
+        self.overlay = files.read_json(paths.OVERLAY_FILE)
+        self.warnings: list[str] = []
+        self._generations: dict[str, int] = {}
+        self._claims: list[str] = []
+
+    def answers(self) -> dict[str, t.Any]:
+        """What the peers have."""
+        if not self.overlay or not self.overlay.get("peers"):
+            return {}
+        return placement.ask_through_helper(self.host, timeout_s=self.ask_timeout_s)
+
+    def locate(self, gone_away: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> dict[str, str]:
+        """Where those are that this host does not have: {name: host, '' when no host has it}.
+
+        ``gone_away``: {name: host that got it, by the record here}; ``wanted``: {name: address} of those that are to be
+        made here when they are nowhere. Refused or PeerError when that may not be.
+        """
+        if not gone_away and not wanted:
+            return {}
+        answers = self.answers()
+        everybody = bool(answers) and all(answer["ok"] for answer in answers.values())
+        found = {}
+        for name in {**gone_away, **wanted}:
+            holder = next((peer for peer, answer in answers.items() if _holds(answer, name, self.kind)), "")
+            if not holder and name in gone_away:
+                if everybody:
+                    # It was given away and has been removed there since: the record is history.
+                    known = files.read_json(paths.owner_file(name)) or {}
+                    self._generations[name] = int(known.get("generation") or 0)
+                    self.warnings.append(
+                        f"{self.kind.capitalize()} {name} was moved to {gone_away[name]} and is on no host any more."
+                    )
+                else:
+                    holder = gone_away[name]
+            found[name] = holder
+            # One that is made anew comes after all that a host remembers by this name.
+            theirs = [
+                ((answer.get("workloads") or {}).get(name) or {}).get("generation") for answer in answers.values()
+            ]
+            self._generations[name] = max(self._generations.get(name, 0), *(int(each or 0) for each in theirs), 0)
+        free = {name: address for name, address in wanted.items() if not found[name]}
+        for name, address in free.items():
+            check_free_here(name, address, self.kind)
+        if free:
+            check_free(free, answers, ignore_unreachable=self.ignore_unreachable)
+        return found
+
+    def check_elsewhere(self, name: str, address: str) -> None:
+        """Refused where a peer has a workload of this host, or its address."""
+        check_free({name: address}, self.answers(), ignore_unreachable=self.ignore_unreachable)
+
+    def check_address(self, name: str, address: str) -> None:
+        """Refused where somebody has the address that a workload of this host is to get now."""
+        check_free_here(name, address, self.kind)
+        self.check_elsewhere(name, address)
+
+    def claim(self, wanted: t.Mapping[str, tuple[str, str]]) -> None:
+        """Say that these ({name: (uuid, address)}) are being made here, then ask the peers once more."""
+        if not wanted:
+            return
+        for name, (uuid, address) in wanted.items():
+            self._write(name, uuid, claim=True, address=address)
+            self._claims.append(name)
+        try:
+            addresses = {name: address for name, (_uuid, address) in wanted.items()}
+            check_free(addresses, self.answers(), ignore_unreachable=self.ignore_unreachable)
+        except CnvmError:
+            self.give_up()
+            raise
+
+    def own(self, name: str, uuid: str) -> None:
+        """It is made, and this host's from now on."""
+        self._write(name, uuid)
+        self._claims.remove(name)
+
+    def give_up(self, undo: t.Optional[t.Callable[[str], None]] = None) -> None:
+        """Leave nothing of what was claimed and not made; ``undo`` ends what of it outlives its directory."""
+        for name in self._claims:
+            if undo is not None:
+                undo(name)
+            files.remove_tree(paths.workload_dir(name))
+        self._claims.clear()
+
+    def _write(self, name: str, uuid: str, **more: t.Any) -> None:
+        made = records.owner_record(
+            name, uuid, self.identity["host_id"], self.identity["name"], self._generations.get(name, 0) + 1, self.kind
+        )
+        claim = {key: value for key, value in more.items() if value}
+        files.write_json(paths.owner_file(name), {**made, **claim})
+
+
+def _holds(answer: t.Mapping[str, t.Any], name: str, kind: str) -> bool:
+    known = (answer.get("workloads") or {}).get(name) or {}
+    return bool(known.get("here")) and not known.get("claim") and (known.get("kind") or CONTAINER) == kind

@@ -1,0 +1,148 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Talking to another host: one SSH connection to its helper, kept open for all that a move needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import HostError, InputError, PeerError
+from .._migrate import wire
+from . import files
+from .system import Host
+
+
+def overlay() -> dict[str, t.Any]:
+    """overlay.json of this host."""
+    found = files.read_json(paths.OVERLAY_FILE)
+    if found is None:
+        raise HostError("This host has no overlay.", hint="Run the role overlay on it.")
+    return found
+
+
+def find(name: str, option: str = "target") -> dict[str, t.Any]:
+    """The peer ``name`` of this host's overlay. ``option`` names it in messages."""
+    known = overlay()
+    for peer in known.get("peers", ()):
+        if peer["name"] == name:
+            return t.cast("dict[str, t.Any]", peer)
+    if name == known["self"]["name"]:
+        raise InputError(f"{option}: {name!r} is this host itself.", hint="Name another one.")
+    names = ", ".join(sorted(peer["name"] for peer in known.get("peers", ()))) or "none"
+    raise InputError(f"{option}: {name!r} is not in the overlay of this host.", hint=f"Hosts in it: {names}.")
+
+
+def ssh_argv(peer: t.Mapping[str, t.Any], *words: str) -> list[str]:
+    """SSH to a peer through the tunnel, with the keys and host keys that host_bootstrap exchanged."""
+    return ["ssh", "-F", paths.SSH_CONFIG, "-o", f"HostName={peer['tunnel']}", peer["name"], *words]
+
+
+class Channel:
+    """An open connection to a peer's ``cnvm-host serve``. Each call has a deadline; a dead link ends in PeerError."""
+
+    def __init__(self, host: Host, peer: t.Mapping[str, t.Any]) -> None:
+        self.peer = str(peer["name"])
+        # -1 is subprocess.PIPE; what ssh itself says is kept for the message.
+        self._process = host.popen(ssh_argv(peer, "serve"), stdin=-1, stdout=-1, stderr=-1, start_new_session=True)
+        self._in = self._process.stdin.fileno()
+        self._out = self._process.stdout.fileno()
+        self._buffer = bytearray()
+        self._deadline = time.monotonic() + 15
+        for fd in (self._in, self._out, self._process.stderr.fileno()):
+            os.set_blocking(fd, False)
+
+    def _lost(self, what: str) -> PeerError:
+        said = b""
+        with contextlib.suppress(OSError):
+            said = os.read(self._process.stderr.fileno(), 2000) or b""
+        words = said.decode("utf-8", "replace").strip().splitlines()
+        return PeerError(
+            f"The connection to {self.peer} {what}" + (f": {words[-1]}" if words else "."),
+            hint=f"Check that {self.peer} is up and that its tunnel works ('cnvm-host overlay status').",
+            peer=self.peer,
+        )
+
+    def _wait(self, fd: int, event: int) -> None:
+        poll = select.poll()
+        poll.register(fd, event)
+        left = self._deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise self._lost("did not answer in time")
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._wait(self._in, select.POLLOUT)
+            try:
+                view = view[os.write(self._in, view) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._lost("was lost") from error
+
+    def _read_line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            self._wait(self._out, select.POLLIN)
+            try:
+                data = os.read(self._out, 1 << 16)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise self._lost("was lost")
+            self._buffer += data
+            if len(self._buffer) > wire.MAX_LINE:
+                raise self._lost("sent too long a line")
+        found, _newline, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        # An empty line is a sign of life.
+        return found or self._read_line()
+
+    def call(
+        self,
+        op: str,
+        *,
+        timeout_s: float,
+        stream: t.Optional[t.Callable[[t.BinaryIO], t.Any]] = None,
+        **args: t.Any,
+    ) -> dict[str, t.Any]:
+        """Ask the peer to do ``op``; its result. ``stream`` writes the bytes that go with it.
+
+        An operation that fails before it has read its stream answers at once; the answer is read then.
+        """
+        self._deadline = time.monotonic() + timeout_s
+        self._write(wire.line({"op": op, "args": args, "stream": stream is not None}))
+        if stream is not None:
+            writer = wire.ChunkWriter(self._write)
+            stream(t.cast("t.BinaryIO", writer))
+            writer.close()
+        return wire.result_of(wire.parse(self._read_line()), self.peer)
+
+    def close(self) -> None:
+        """End the connection; the peer cleans up what was not finished."""
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        try:
+            self._process.wait(timeout=2)
+        except Exception:  # noqa: BLE001 - subprocess.TimeoutExpired, which this room may not import
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+@contextlib.contextmanager
+def connected(host: Host, name: str) -> t.Iterator[Channel]:
+    """A channel to the peer ``name`` for as long as the block lasts."""
+    channel = Channel(host, find(name))
+    try:
+        yield channel
+    finally:
+        channel.close()

@@ -1,0 +1,357 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""``cnvm-host recover``: end what a move has left when its mover died, its link broke or a host lost power.
+
+Reads the journals of this host, asks the other host of each, and finishes or rolls back; may be run at any time, any
+number of times. With the other host out of reach a workload that may run there stays frozen: nobody starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import typing as t
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
+from .._core.names import check_name
+from .._migrate import records
+from . import checkpoint, cli, files, handover, kinds, movedir, peers, supervise
+from .system import Host
+
+RECOVERING = "recovering"
+_RESOLVE_FOR_S = 600
+_OTHERS_S = 60
+
+
+def names_in_a_move() -> list[str]:
+    """The workloads of this host that have a journal."""
+    try:
+        names = sorted(os.listdir(paths.WORKLOADS))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if os.path.exists(paths.journal_file(name))]
+
+
+def _outcome(name: str, outcome: str, text: str, **more: t.Any) -> dict[str, t.Any]:
+    return {"name": name, "outcome": outcome, "message": text, **more}
+
+
+def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
+    """End the move of ``name``: ``name``, ``outcome`` (none, source, target, waiting), ``message``.
+
+    ``fenced``: the name of a host that the user says is switched off and will not come back with what it has.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(files.lock(paths.lock_file(name), f"{RECOVERING} {name}"))
+        except Refused:
+            known = files.read_json(paths.journal_file(name)) or {}
+            # A dead host does not hang up: what it began here would wait for it until TCP gives up.
+            if not fenced or known.get("peer") != fenced or not end_conversation(paths.lock_file(name)):
+                raise
+            held.enter_context(files.lock(paths.lock_file(name), f"{RECOVERING} {name}"))
+        journal = files.read_json(paths.journal_file(name))
+        if journal is None:
+            return _outcome(name, "none", f"{name} is in no move.")
+        if journal["role"] == "restore":
+            return _outcome(name, "source", checkpoint.recover(host, journal))
+        if journal["role"] == "source":
+            return _recover_source(host, journal, fenced)
+        return _recover_target(host, journal, fenced)
+
+
+def end_conversation(lock: str) -> bool:
+    """End the ``serve`` that holds a lock, left by a link that died; whether it was one, and the lock is free.
+
+    A source has one mover for a container and one conversation with its target: a new one says that the old is dead.
+    """
+    pid = files.lock_holder(lock)
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    if pid == os.getpid() or paths.HELPER.encode() not in words or b"serve" not in words:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while files.lock_holder(lock) == pid and time.monotonic() < end:
+        time.sleep(0.01)
+    return files.lock_holder(lock) != pid
+
+
+def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[str, t.Any]:
+    name, peer = journal["name"], journal["peer"]
+    me = supervise.host_identity()
+    owner = files.read_json(paths.owner_file(name)) or {}
+    following = records.source_next(journal["state"], owner.get("owner") == me["host_id"])
+    if following == "roll_back" and fenced != peer and _may_be_taken_over(journal):
+        try:
+            if _taken_over(host, journal):
+                return _leave(host, journal)
+        except CnvmError as error:
+            return _cannot_ask(journal, error)
+    if following == "roll_back":
+        kinds.source_of(journal).roll_back(host, journal)
+        return _outcome(name, "source", f"The move was not committed; {name} goes on here.", target=peer)
+    if following == "let_go":
+        return _leave(host, journal)
+    if fenced == peer:
+        _take_back(host, journal, journal["generation"] + 2)
+        return _outcome(name, "source", f"{peer} was declared dead; {name} goes on here as it was when it was frozen.")
+    try:
+        with peers.connected(host, peer) as channel:
+            there = channel.call("resume", timeout_s=20, name=name, move_id=journal["move_id"])
+            check_same(journal, there["identity"]["host_id"])
+            return _settle(host, journal, channel, there)
+    except PeerError as error:
+        return _cannot_ask(journal, error)
+
+
+def _cannot_ask(journal: dict[str, t.Any], error: CnvmError) -> dict[str, t.Any]:
+    name, peer = journal["name"], journal["peer"]
+    return _outcome(
+        name,
+        "waiting",
+        f"{name} stands still here; {peer} may run it and cannot be asked ({error.message}). Bring {peer} back and "
+        f"recover again, or, if it is switched off for good, run the playbook with -e fenced={peer}.",
+    )
+
+
+def _may_be_taken_over(journal: dict[str, t.Any]) -> bool:
+    """Whether this host may have been declared dead since it began a move that it has not committed.
+
+    Only after a boot: until then the workload's processes are here. And only when the target may have had it all.
+    """
+    return journal["boot_id"] != movedir.boot_id() and journal["state"] != records.SOURCE_BEGUN
+
+
+def _taken_over(host: Host, journal: dict[str, t.Any]) -> bool:
+    """Whether the target went on with what it had been sent, since this host was declared dead while it was off."""
+    with peers.connected(host, journal["peer"]) as channel:
+        there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
+    record = there.get("owner") or {}
+    if record.get("uuid") != journal["uuid"] or record.get("owner") != there["identity"]["host_id"]:
+        return False
+    if int(record["generation"]) <= int(journal["generation"]):
+        return False
+    files.write_json(paths.owner_file(journal["name"]), record)
+    return True
+
+
+def _settle(
+    host: Host, journal: dict[str, t.Any], channel: peers.Channel, there: t.Mapping[str, t.Any]
+) -> dict[str, t.Any]:
+    """The move is committed and the target answers: finish there if it can, else take the container back."""
+    name, peer = journal["name"], journal["peer"]
+    theirs, record = there.get("journal"), there.get("owner") or {}
+    generation = int(record.get("generation", 0))
+    # The promise alone is not enough: a target that was interrupted may still have a copy that runs.
+    given_back = records.given_back(record, journal["generation"])
+    if theirs is None and given_back:
+        _take_back(host, journal, generation)
+        return _outcome(name, "source", f"{peer} had given {name} back; it goes on here.")
+    if theirs is None and record.get("owner") == there["identity"]["host_id"]:
+        return _leave(host, journal)
+    if theirs is None:
+        _take_back(host, journal, journal["generation"] + 2)
+        return _outcome(name, "source", f"{peer} has nothing of {name}; it goes on here.")
+    problem = "its copy has ended"
+    alive = bool(there.get("alive")) and not given_back
+    if theirs["state"] != records.TARGET_ACTIVE and not given_back:
+        try:
+            channel.call("activate", timeout_s=60, limit_s=30)
+            alive = True
+        except HostError as error:
+            problem = error.message
+    if alive and journal["mode"] == "post_copy" and not _drain(channel, journal):
+        alive, problem = False, "its memory has not all arrived"
+    if not alive:
+        back = channel.call("give_back", timeout_s=90)
+        _take_back(host, journal, int(back["generation"]))
+        return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); it goes on here.")
+    _leave(host, journal)
+    channel.call("finish", timeout_s=60)
+    return _outcome(name, "target", f"{name} runs on {peer}; the move is finished.")
+
+
+def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The target has it, for good: remove what is left here. Noted first, as it goes piece by piece."""
+    name, peer = journal["name"], journal["peer"]
+    leaving = {**journal, "state": records.SOURCE_LEAVING}
+    files.write_json(paths.journal_file(name), leaving)
+    kinds.source_of(journal).let_go(host, leaving)
+    return _outcome(name, "target", f"{name} had arrived at {peer}; what was left here is removed.")
+
+
+def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int) -> None:
+    """The target has given it back, or never will run it: it is this host's again, and goes on as it stood still."""
+    handover.reclaim(journal, generation)
+    kinds.source_of(journal).roll_back(host, journal)
+
+
+def _drain(channel: peers.Channel, journal: t.Mapping[str, t.Any]) -> bool:
+    """Whether the target has all memory; waits for as long as this host still serves it."""
+    while True:
+        answer = channel.call("drained", timeout_s=20, limit_s=1)
+        if answer["ended"] or not kinds.source_of(journal).serves(journal):
+            return bool(answer["drained"])
+
+
+def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[str, t.Any]:
+    name, peer = journal["name"], journal["peer"]
+    if fenced == peer:
+        return _without_source(host, journal)
+    decided: t.Optional[str] = None
+    ended = False
+    why = "it has not decided yet"
+    try:
+        answer = ask_decision(host, journal)
+        decided, ended = str(answer["decision"]), bool(answer["ended"])
+    except CnvmError as error:
+        why = error.message
+    promised = records.given_back(files.read_json(paths.owner_file(name)), journal["generation"])
+    following = records.target_next(journal["state"], decided, promised)
+    if following == "give_back":
+        handover.give_back(host, name, journal)
+        return _outcome(name, "source", f"{name} was given back to {peer}; nothing of it is left here.")
+    if following == "give_up":
+        kinds.target_of(journal).give_up(host, name, journal)
+        _wake(host, journal)
+        return _outcome(
+            name, "source", f"The move of {name} from {peer} was not committed; nothing of it is left here."
+        )
+    if following == "activate":
+        return _go(host, journal)
+    if following == "done" and decided == records.DECIDED_COMMIT and ended:
+        kinds.target_of(journal).finish(host, name, journal)
+        kinds.target_of(journal).start(host, name)
+        return _outcome(name, "target", f"{name} is here; {peer} had let it go.")
+    if following == "done":
+        return _outcome(name, "waiting", f"{name} is here; {peer} must end the move. Recover on {peer} ({why}).")
+    return _outcome(name, "waiting", f"{name} is restored here and stands still; {peer} must decide ({why}).")
+
+
+def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The source had committed: let the held copy run, or give the container back when that is gone."""
+    name, peer = journal["name"], journal["peer"]
+    try:
+        kinds.target_of(journal).activate(host, name, journal, 30)
+        text = f"{name} runs here; {peer} still has its frozen copy and ends the move."
+    except HostError as error:
+        handover.give_back(host, name, journal)
+        text = f"{name} was given back to {peer}: {error.message}"
+    _wake(host, journal)
+    return _outcome(name, "waiting", text)
+
+
+def _wake(host: Host, journal: dict[str, t.Any]) -> None:
+    """Have the source look at the move again: it may have stopped asking."""
+    with contextlib.suppress(CnvmError), peers.connected(host, journal["peer"]) as channel:
+        channel.call("wake", timeout_s=20, name=journal["name"])
+
+
+def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The user says that the source is dead for good: what is whole here goes on."""
+    name, peer, target = journal["name"], journal["peer"], kinds.target_of(journal)
+    if journal["state"] == records.TARGET_RECEIVING:
+        target.give_up(host, name, journal)
+        return _outcome(name, "none", f"{name} had not arrived when {peer} died; nothing of it is left here.")
+    whole = target.is_alive(name, journal) and (journal["mode"] != "post_copy" or target.drained(journal, 0)["drained"])
+    if whole and journal["state"] == records.TARGET_PREPARED:
+        target.activate(host, name, journal, 30)
+    elif not whole:
+        target.end_copy(host, name, journal)
+        handover.own(name, journal)
+    target.finish(host, name, journal)
+    target.start(host, name)
+    how = "runs here" if whole else f"was started anew here; the memory that only {peer} had is lost"
+    return _outcome(name, "target", f"{peer} was declared dead; {name} {how}.")
+
+
+def ask_decision(host: Host, journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What the source of a move has decided (``decision``), and whether it has ended its side (``ended``)."""
+    with peers.connected(host, journal["peer"]) as channel:
+        answer = channel.call(
+            "decision", timeout_s=10, name=journal["name"], move_id=journal["move_id"],
+            generation=journal["generation"], asker=supervise.host_identity()["host_id"],
+        )  # fmt: skip
+    check_same(journal, str(answer["host_id"]))
+    return answer
+
+
+def check_same(journal: t.Mapping[str, t.Any], host_id: str) -> None:
+    """PeerError when another machine answers by the name of the one with which a move began: it knows nothing of it."""
+    if host_id != journal["peer_id"]:
+        raise PeerError(
+            f"{journal['peer']} is another machine, or was installed anew, since the move of {journal['name']} began.",
+            hint=f"If the old one is gone for good, recover with fenced={journal['peer']}.",
+        )
+
+
+def resolve_in_background(host: Host, name: str) -> None:
+    """Start ``recover NAME --patient`` as a unit of its own: it must outlive the SSH session that we are in."""
+    host.run(
+        [
+            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-resolve-{name}", paths.HELPER, "recover", "--patient",
+            name,
+        ],
+        check=False,
+        timeout_s=20,
+    )  # fmt: skip
+
+
+def recover(args: t.Sequence[str], host: Host) -> int:
+    """``cnvm-host recover [--patient] [--fenced HOST] [NAME…]``: all containers in a move when none is named.
+
+    ``--patient``: while the other host decides or cannot be asked, ask again for ten minutes.
+    """
+    words = list(args)
+    patient = "--patient" in words
+    fenced = ""
+    if "--fenced" in words:
+        at = words.index("--fenced")
+        if at + 1 >= len(words):
+            raise InputError("--fenced needs the name of a host.")
+        fenced = check_name(words[at + 1], "--fenced")
+        del words[at : at + 2]
+    names = [check_name(word, "NAME") for word in words if word != "--patient"] or names_in_a_move()
+    results = [_recover_patiently(host, name, fenced, _RESOLVE_FOR_S if patient else 0) for name in names]
+    cli.write_line(host, {"results": results})
+    return 0
+
+
+def _recover_patiently(host: Host, name: str, fenced: str, patience_s: float) -> dict[str, t.Any]:
+    """``recover_one``, again and again for ``patience_s`` while the other host decides or cannot be asked.
+
+    Somebody else who recovers it is done soon, so that is waited for in any case.
+    """
+    start, said = time.monotonic(), ""
+    while True:
+        limit = patience_s
+        try:
+            result = recover_one(host, name, fenced)
+        except Refused as error:
+            result = _outcome(name, "busy", str(error))
+            if RECOVERING in str(error.details.get("holder")):
+                limit = max(limit, _OTHERS_S)
+        except CnvmError as error:
+            result = _outcome(name, "waiting", f"{name}: {error}")
+        if result["outcome"] not in ("waiting", "busy") or time.monotonic() - start >= limit:
+            return result
+        if host.stderr is not None and result["message"] != said:
+            said = result["message"]
+            host.stderr.write(f"{said}\n".encode())
+            host.stderr.flush()
+        time.sleep(2)
+
+
+def commands() -> dict[str, t.Callable[[t.Sequence[str], Host], int]]:
+    """For the helper's command table."""
+    return {"recover": recover}

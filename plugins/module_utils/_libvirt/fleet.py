@@ -1,0 +1,344 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Clones spread over hosts: which host gets which, decided the same way each time, and never for one that is there.
+
+A clone that some host has stays where it is, whatever the plan would say today. The others go, one after the other, to
+the host that has the fewest of their set, then of their group, then the most memory left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+from .._core.errors import InputError, Refused
+from .._core.names import check_name, is_digest
+from .._core.values import choice, decimal, integer, known_keys
+from .._image.template import word_of
+from .clones import Clone, clones_of
+from .guest_definition import STATES
+
+KEYS = (
+    "template", "count", "group", "type", "pattern", "names", "linked", "disk", "state", "guest", "max_per_host",
+    "hosts",
+)  # fmt: skip
+MOST_CLONES = 10_000
+_FIELDS = ("template", "count", "group", "type")
+# States of a guest in which it takes no memory.
+_OFF = ("stopped", "moved", "missing", "crashed", "absent")
+
+
+@dataclasses.dataclass(frozen=True)
+class Set:
+    """Clones that are alike. ``call``: the options of guest_clone that are the same on every host."""
+
+    option: str
+    template: str
+    group: str
+    state: str
+    clones: tuple[Clone, ...]
+    call: dict[str, t.Any]
+    memory_mib: t.Optional[int] = None
+    max_per_host: int = 0
+    hosts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
+class Room:
+    """A host as the plan sees it; it fills up while clones are placed."""
+
+    name: str
+    total_mib: int
+    free_mib: int
+    here: dict[str, dict[str, t.Any]] = dataclasses.field(default_factory=dict)
+    placed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Descriptions
+# --------------------------------------------------------------------------------------------------------------------
+def read_lines(text: str, option: str = "description") -> list[dict[str, t.Any]]:
+    """A description file with a line ``template:count:group:type`` for each set; group and type may be left out.
+
+    Lines that say the same of another count are one set of as many as all of them.
+    """
+    found: dict[tuple[str, ...], dict[str, t.Any]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.split("#", 1)[0].strip()
+        if not line:
+            continue
+        where = f"{option}: line {number}"
+        parts = [part.strip() for part in line.split(":")]
+        if not 2 <= len(parts) <= len(_FIELDS) or not parts[0]:
+            raise InputError(f"{where}: {line[:80]!r} is not allowed.", hint="Allowed: template:count:group:type.")
+        item: dict[str, t.Any] = dict(zip(_FIELDS, [*parts, "", ""]))
+        item["count"] = integer(item["count"], f"{where}: count", least=1, most=1000)
+        known = found.setdefault((item["template"], item["group"], item["type"]), {**item, "count": 0})
+        known["count"] += item["count"]
+    return list(found.values())
+
+
+def default_pattern(template: str, group: str, kind: str) -> str:
+    """The names of a set that has none: the words of its line, with a number where the count stands."""
+    word = template[:12] if is_digest(template) else template
+    return "-".join([*(part for part in (word, group, kind) if part), "%d"])
+
+
+def _label(value: object, option: str) -> str:
+    return "" if value is None or value == "" else check_name(value, option)
+
+
+def _guest(item: t.Mapping[str, t.Any], defaults: t.Mapping[str, t.Any], option: str) -> dict[str, t.Any]:
+    """The description of its guests: its own keys over those of all sets; tags are put together."""
+    both = []
+    for value, where in ((defaults.get("guest"), "guest"), (item.get("guest"), f"{option}: guest")):
+        if value in (None, ""):
+            value = {}
+        if not isinstance(value, dict):
+            raise InputError(f"{where} is not a mapping.", hint="Write 'OPTION: value' lines.")
+        if not isinstance(value.get("tags") or {}, dict):
+            raise InputError(f"{where}: tags is not a mapping.", hint="Write 'NAME: value' lines.")
+        both.append(value)
+    tags = {key: item[key] for key in ("group", "type") if item.get(key) not in (None, "")}
+    tags = {**(both[0].get("tags") or {}), **tags, **(both[1].get("tags") or {})}
+    return {**both[0], **both[1], **({"tags": tags} if tags else {})}
+
+
+def _set(value: object, option: str, defaults: t.Mapping[str, t.Any]) -> Set:
+    item = known_keys(value, option, KEYS)
+    group, kind = _label(item.get("group"), f"{option}: group"), _label(item.get("type"), f"{option}: type")
+    state = choice(item.get("state") or defaults.get("state") or "running", f"{option}: state", STATES)
+    if item.get("template") in (None, ""):
+        raise InputError(f"{option}: template is missing.", hint="Name a template.")
+    template = word_of(item["template"], f"{option}: template")
+    named = item.get("names") not in (None, "", [], [""])
+    who: dict[str, t.Any] = {"names": item["names"]} if named else {"count": item.get("count")}
+    if item.get("pattern") not in (None, ""):
+        who["pattern"] = item["pattern"]
+    elif not named:
+        who["pattern"] = default_pattern(template, group, kind)
+    if named and item.get("count") not in (None, ""):
+        who["count"] = item["count"]
+    try:
+        clones = clones_of(who)
+    except InputError as error:
+        raise InputError(f"{option}: {error.message}", hint=error.hint) from None
+    call: dict[str, t.Any] = {"template": template, "state": state, **who}
+    for key in ("linked", "disk"):
+        chosen = item.get(key) if item.get(key) not in (None, "") else defaults.get(key)
+        if chosen not in (None, ""):
+            call[key] = chosen
+    guest = _guest(item, defaults, option)
+    call["guest"] = guest
+    memory, most, hosts = guest.get("memory_mib"), item.get("max_per_host"), item.get("hosts")
+    if hosts in (None, ""):
+        hosts = []
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        raise InputError(f"{option}: hosts: {hosts!r} is not a list of hosts.", hint="Name hosts of the play.")
+    return Set(
+        option=option,
+        template=template,
+        group=group,
+        state=state,
+        clones=clones,
+        call=call,
+        memory_mib=None if memory is None else integer(memory, f"{option}: guest: memory_mib", least=8, most=2**24),
+        max_per_host=0 if most in (None, "") else integer(most, f"{option}: max_per_host", least=0, most=MOST_CLONES),
+        hosts=tuple(hosts),
+    )
+
+
+def sets_of(description: object, defaults: t.Mapping[str, t.Any]) -> list[Set]:
+    """All sets of a description: lines of text, or a list of mappings. No name twice."""
+    if isinstance(description, str):
+        description = read_lines(description)
+    if description is None:
+        description = []
+    if not isinstance(description, list):
+        raise InputError("clones is not a list.", hint="Write one set of clones per item, each after '- '.")
+    found = [_set(item, f"clones[{index}]", defaults) for index, item in enumerate(description)]
+    if sum(len(one.clones) for one in found) > MOST_CLONES:
+        raise InputError(f"There are more than {MOST_CLONES} clones.", hint="Describe fewer.")
+    taken: dict[str, str] = {}
+    for one in found:
+        for clone in one.clones:
+            other = taken.setdefault(clone.name, one.option)
+            if other != one.option:
+                raise InputError(
+                    f"{one.option}: {clone.name!r} is a clone of {other}, too.", hint="Give one of them a pattern."
+                )
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The plan
+# --------------------------------------------------------------------------------------------------------------------
+def _rooms(hosts: object, reserve_mib: int, overcommit: float) -> dict[str, Room]:
+    if not isinstance(hosts, dict) or not hosts:
+        raise InputError("hosts: there is none.", hint="Give what each host of the play has.")
+    found = {}
+    for name in sorted(hosts):
+        about = known_keys(hosts[name], f"hosts: {name}", ("memory_mib", "meminfo", "guests"))
+        given = about.get("memory_mib") if about.get("meminfo") is None else memory_mib(str(about["meminfo"]))
+        total = integer(given, f"hosts: {name}: memory_mib", least=1, most=2**30)
+        here = {str(guest["name"]): guest for guest in about.get("guests") or ()}
+        used = sum(int(guest.get("memory_mib") or 0) for guest in here.values() if guest.get("state") not in _OFF)
+        found[name] = Room(name, total, int(total * overcommit) - reserve_mib - used, here)
+    return found
+
+
+def _found(rooms: t.Mapping[str, Room], names: t.Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """({name: host of the play that has it}, {name: host that has it and is not in the play})."""
+    here: dict[str, str] = {}
+    elsewhere: dict[str, str] = {}
+    for name in names:
+        for room in rooms.values():
+            guest = room.here.get(name)
+            if guest is None:
+                continue
+            if guest.get("managed"):
+                if name in here:
+                    raise Refused(
+                        f"Both {here[name]} and {room.name} say that they have the guest {name!r}.",
+                        hint="Run the playbook cnvm.platform.recover.",
+                    )
+                here[name] = room.name
+            elif guest.get("state") == "moved":
+                elsewhere[name] = str(guest.get("placement") or "another host")
+            else:
+                raise Refused(
+                    f"{room.name} has a domain {name!r} that was not made by this collection.",
+                    hint="Give the clones another pattern, or take it over with cnvm.platform.guest (adopt).",
+                )
+    return here, {name: host for name, host in elsewhere.items() if name not in here}
+
+
+def _choose(one: Set, rooms: t.Mapping[str, Room], memory: int, most: int) -> t.Optional[Room]:
+    """The host for the next clone of a set; None where there is no room."""
+    best: t.Optional[tuple[tuple[int, int, int, str], Room]] = None
+    for room in rooms.values():
+        alike = sum(option == one.option for option, _group in room.placed)
+        if room.free_mib < memory or (one.hosts and room.name not in one.hosts):
+            continue
+        if (most and len(room.placed) >= most) or (one.max_per_host and alike >= one.max_per_host):
+            continue
+        group = sum(bool(one.group) and other == one.group for _option, other in room.placed)
+        left = room.free_mib * 1_000_000 // room.total_mib
+        key = (alike, group, -left, room.name)
+        if best is None or key < best[0]:
+            best = key, room
+    return best[1] if best else None
+
+
+def plan(
+    description: object,
+    hosts: object,
+    *,
+    defaults: t.Optional[t.Mapping[str, t.Any]] = None,
+    max_per_host: object = 0,
+    reserve_mib: object = 512,
+    overcommit: object = 1,
+) -> dict[str, t.Any]:
+    """What each host has to be asked for.
+
+    ``hosts``: {name: {memory_mib (or meminfo, a text), guests: as guest_info has them}}. The result: ``calls``
+    {host: options of guest_clone, one mapping for each set}, ``placement`` {clone: host}, ``elsewhere`` {clone: a host
+    that is not in the play}, ``new`` (names), ``templates`` {template: hosts that need it}. InputError when there is no
+    room for all of them.
+    """
+    most = integer(max_per_host, "max_per_host", least=0, most=MOST_CLONES)
+    reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
+    rooms = _rooms(hosts, reserve, decimal(overcommit, "memory_overcommit", least=0.1, most=100))
+    sets = sets_of(description, defaults or {})
+    for one in sets:
+        unknown = sorted(set(one.hosts) - set(rooms))
+        if unknown:
+            raise InputError(
+                f"{one.option}: hosts: {unknown[0]!r} is not in this play.", hint=f"Hosts in it: {', '.join(rooms)}."
+            )
+    placement, elsewhere = _found(rooms, [clone.name for one in sets for clone in one.clones])
+    for one in sets:
+        for clone in one.clones:
+            if clone.name in placement:
+                room = rooms[placement[clone.name]]
+                room.placed.append((one.option, one.group))
+                about = room.here[clone.name]
+                if about.get("state") in _OFF and one.state in ("running", "paused"):
+                    room.free_mib -= int(about.get("memory_mib") or 0)
+    new = _place_new(sets, rooms, placement, elsewhere, most)
+    return {
+        "calls": {name: _calls(sets, placement, name) for name in rooms},
+        "placement": dict(sorted(placement.items())),
+        "elsewhere": dict(sorted(elsewhere.items())),
+        "new": new,
+        "templates": {
+            template: sorted({placement[clone.name] for one in sets for clone in one.clones
+                              if one.template == template and clone.name in new})
+            for template in sorted({one.template for one in sets if any(clone.name in new for clone in one.clones)})
+        },
+    }  # fmt: skip
+
+
+def _place_new(
+    sets: t.Sequence[Set],
+    rooms: t.Mapping[str, Room],
+    placement: dict[str, str],
+    elsewhere: t.Mapping[str, str],
+    most: int,
+) -> list[str]:
+    """Give a host to each clone that none has; their names."""
+    new: list[str] = []
+    left_over: list[str] = []
+    for one in sets:
+        if one.state == "absent":
+            continue
+        for clone in one.clones:
+            if clone.name in placement or clone.name in elsewhere:
+                continue
+            if one.memory_mib is None:
+                raise InputError(
+                    f"{one.option}: no host has {clone.name!r}, and memory_mib is missing.",
+                    hint="Describe the guests (guest: {memory_mib: 512}), and it is made.",
+                )
+            room = _choose(one, rooms, one.memory_mib, most)
+            if room is None:
+                left_over.append(f"{clone.name} ({one.memory_mib} MiB)")
+                continue
+            room.free_mib -= one.memory_mib
+            room.placed.append((one.option, one.group))
+            placement[clone.name] = room.name
+            new.append(clone.name)
+    if left_over:
+        shown = ", ".join(left_over[:5]) + (f" and {len(left_over) - 5} more" if len(left_over) > 5 else "")
+        have = "; ".join(
+            f"{room.name} has {max(room.free_mib, 0)} MiB left and {len(room.placed)} of these clones"
+            for room in rooms.values()
+        )
+        raise InputError(
+            f"There is no room for {len(left_over)} clones: {shown}. With the others in their places {have}.",
+            hint="Take more hosts, less memory, or another max_per_host, memory_reserve_mib or memory_overcommit.",
+        )
+    return new
+
+
+def _calls(sets: t.Sequence[Set], placement: t.Mapping[str, str], host: str) -> list[dict[str, t.Any]]:
+    found = []
+    for one in sets:
+        numbers = [clone.number for clone in one.clones if placement.get(clone.name) == host]
+        if numbers:
+            found.append({**one.call, "numbers": numbers})
+    return found
+
+
+_MEMORY = re.compile(r"^MemTotal:\s+(\d+) kB$", re.MULTILINE)
+
+
+def memory_mib(meminfo: str) -> int:
+    """The memory of a host, from its /proc/meminfo."""
+    found = _MEMORY.search(meminfo)
+    if found is None:
+        raise InputError("hosts: /proc/meminfo has no MemTotal.", hint="Give memory_mib.")
+    return int(found.group(1)) // 1024

@@ -1,0 +1,196 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Whether a guest can move to another host, and what libvirt is told when it does.
+
+The *needs* of a guest are what its target must have; the source makes them, they go over the wire. What the target has
+*seen* of itself comes in as plain data.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from .._core.values import human_bytes
+from . import domain
+from .domain import Model
+from .xml import Element
+
+LIVE, OFFLINE = "live", "offline"
+MODES = (LIVE, OFFLINE)
+# With nothing that dirties memory a guest stands still for about so long: what is left of its memory, its devices, and
+# two records on two disks.
+FIXED_MS = 80
+# How long the guest may stand still at first; where that is not enough it grows, up to what the user allows.
+FIRST_LIMIT_MS = 20
+_LIMITS_MS = (FIRST_LIMIT_MS, 60, 150, 300)
+# Rounds over the memory that a limit is given before the next one.
+ROUNDS = 3
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Why it cannot move
+# --------------------------------------------------------------------------------------------------------------------
+def obstacles(name: str, root: Element, state: str, snapshots: t.Sequence[str]) -> list[str]:
+    """What of the guest itself, as its source has it, is in the way. ``root``: the XML of what would move."""
+    model = domain.parse(root)
+    found = []
+    if state not in ("running", "stopped"):
+        found.append(f"{name} is {state}. Resume or stop it first.")
+    if model["cpu"]["model"] in ("host-passthrough", "maximum") and state != "stopped":
+        found.append(f"cpu: {name} has the CPU of its host ({model['cpu']['model']}). Give it a named model.")
+    found += [f"devices: {name} has a {device} of its host, which would stay behind." for device in _fixed(root)]
+    for tag in sorted(model["shared_folders"]):
+        found.append(f"shared_folders: {name} has the folder {tag} of its host, which would stay behind.")
+    if snapshots:
+        found.append(f"snapshots: {name} has {', '.join(snapshots)}. Delete them first (cnvm.platform.guest_snapshot).")
+    for target, disk in model["disks"].items():
+        if not disk["path"].startswith("/") or disk["path"].startswith("/dev/"):
+            found.append(f"disks: {target} is {disk['path']}, which cannot be copied.")
+        if disk["cache"] not in ("none", "directsync", "default") and state != "stopped":
+            found.append(f"disks: {target} has cache: {disk['cache']}; moved while it runs it might lose data.")
+        if len(disk["backing"]) > 1:
+            found.append(f"disks: {target} rests on more than a template. Flatten it (cnvm.platform.disk_image).")
+    return found
+
+
+def _fixed(root: Element) -> list[str]:
+    """Devices that belong to a host."""
+    return domain.other_devices(root)
+
+
+def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) -> list[str]:
+    """Why the target (``host``) cannot take it, all of them; ``seen``: what it has found of itself."""
+    if not seen["reachable"]:
+        return [f"libvirt: {host} has no libvirt that answers: {seen['reason']}"]
+    found = []
+    if needs["arch"] != seen["arch"]:
+        found.append(f"arch: {host} is {seen['arch']}, {name} is {needs['arch']}.")
+    elif needs["machine"] not in seen["machines"]:
+        found.append(f"machine: the QEMU of {host} has no machine {needs['machine']}. Install a newer one there.")
+    if needs["live"] and seen["qemu"] < needs["qemu"]:
+        versions = [_version(number) for number in (seen["qemu"], needs["qemu"])]
+        found.append(f"QEMU: {host} has {versions[0]}, older than {versions[1]} here. Install a newer one there.")
+    if needs["type"] == "kvm" and not seen["kvm"]:
+        found.append(f"KVM: {host} cannot use it, and {name} runs with it.")
+    if seen["cpu"]:
+        found.append(f"cpu: {host} cannot give {name} its CPU: {seen['cpu']}")
+    if seen["name_taken"]:
+        found.append(f"name: {host} has another domain called {name}.")
+    if seen["uuid_taken"]:
+        found.append(f"uuid: the UUID of {name} is that of {seen['uuid_taken']} on {host}.")
+    found += [f"networks: the MAC {mac} is that of {other} on {host}." for mac, other in seen["macs_taken"].items()]
+    found += [f"networks: {host} has no {what}." for what in seen["networks_missing"]]
+    if seen["address_holder"]:
+        found.append(f"address: {needs['address']} is taken: {seen['address_holder']} answers for it.")
+    found += [f"files: {host} {what}." for what in seen["files"]]
+    found += [f"disks: {host} {what}." for what in seen["disks"]]
+    found += [f"template: {host}: {what}." for what in seen["templates"]]
+    found += [f"ports: {what}." for what in seen["ports"]]
+    found += _room(host, needs, seen)
+    return found
+
+
+def _room(host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) -> list[str]:
+    found = []
+    for directory, (free, wanted) in sorted(seen["space"].items()):
+        if free < wanted * 6 // 5:
+            found.append(
+                f"space: {host} has {human_bytes(free)} free in {directory}, {human_bytes(wanted)} and a fifth more are"
+                " needed."
+            )
+    if needs["live"] and seen["memory"] < needs["memory"]:
+        found.append(
+            f"memory: {host} has {human_bytes(seen['memory'])} available, {human_bytes(needs['memory'])} are needed."
+        )
+    return found
+
+
+def _version(number: int) -> str:
+    """As libvirt counts it: 10000013 is 10.0.13."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def strangers(name: str, root: Element, needs: t.Mapping[str, t.Any]) -> list[str]:
+    """What of a domain that is being brought was not announced: the target decides what a guest may have of it."""
+    model = domain.parse(root)
+    known = {disk["path"] for disk in needs["disks"]} | set(needs["files"]) | set(needs["brought"])
+    known |= {disk["below"] for disk in needs["disks"] if disk["below"]}
+    found = [] if model["name"] == name and model["uuid"] == needs["uuid"] else ["its name or UUID"]
+    named = [*model["disks"].values(), *model["cdroms"].values()]
+    below = [each["path"] for disk in model["disks"].values() for each in disk["backing"]]
+    paths = {*below, *(one["path"] for one in named)}
+    found += sorted((paths | {model["kernel"], model["initrd"]}) - known - {""})
+    found += _fixed(root)
+    found += [f"the folder {tag}" for tag in sorted(model["shared_folders"])]
+    found += [each.tag for each in root if "}" in each.tag]
+    if model["serial"]["log"] not in ("", needs["log"]):
+        found.append(model["serial"]["log"])
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# How it moves
+# --------------------------------------------------------------------------------------------------------------------
+def flags(*, parallel: bool, auto_converge: bool, disks: bool) -> tuple[str, ...]:
+    """Names of libvirt's flags (VIR_MIGRATE_…). It arrives paused: it runs when that is decided."""
+    found = ["LIVE", "PERSIST_DEST", "ABORT_ON_ERROR", "PAUSED"]
+    if disks:
+        found.append("NON_SHARED_INC")
+    if parallel:
+        found.append("PARALLEL")
+    if auto_converge:
+        found.append("AUTO_CONVERGE")
+    return tuple(found)
+
+
+def next_limit(limit_ms: int, most_ms: int) -> int:
+    """The next longer time that a guest which does not converge may stand still; the same at the end."""
+    longer = [each for each in _LIMITS_MS if each > limit_ms]
+    return min(longer[0] if longer else most_ms, most_ms)
+
+
+def left_bytes(stats: t.Mapping[str, t.Any]) -> int:
+    """What is still to be sent."""
+    return int(stats.get("memory_remaining", 0)) + int(stats.get("disk_remaining", 0))
+
+
+def sent_bytes(stats: t.Mapping[str, t.Any]) -> dict[str, int]:
+    """What went over the link so far, by kind."""
+    return {"memory": int(stats.get("memory_processed", 0)), "disks": int(stats.get("disk_processed", 0))}
+
+
+_STATISTICS = {
+    "time_elapsed": "elapsed_ms",
+    "downtime": "downtime_ms",
+    "setup_time": "setup_ms",
+    "data_total": "total_bytes",
+    "data_processed": "sent_bytes",
+    "memory_total": "memory_bytes",
+    "memory_processed": "memory_sent_bytes",
+    "memory_normal": "memory_pages",
+    "memory_constant": "memory_zero_pages",
+    "memory_iteration": "memory_rounds",
+    "memory_dirty_rate": "memory_dirty_pages_per_s",
+    "memory_bps": "memory_bytes_per_s",
+    "disk_total": "disk_bytes",
+    "disk_processed": "disk_sent_bytes",
+    "auto_converge_throttle": "throttle_percent",
+    "memory_postcopy_requests": "post_copy_requests",
+}
+
+
+def statistics(stats: t.Mapping[str, t.Any]) -> dict[str, int]:
+    """libvirt's statistics of a job, with units in their names; only those that it gives."""
+    return {ours: int(stats[theirs]) for theirs, ours in _STATISTICS.items() if theirs in stats}
+
+
+def expected_ms(running: bool) -> int:
+    """How long a guest is expected to stand still."""
+    return FIXED_MS if running else 0
+
+
+def disks_of(model: Model) -> dict[str, dict[str, t.Any]]:
+    """The disks that hold data of the guest: {target: disk}. What is read-only comes as a file that must be there."""
+    return {target: disk for target, disk in model["disks"].items() if not disk["read_only"]}

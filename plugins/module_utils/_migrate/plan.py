@@ -1,0 +1,207 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Whether a container can move from one host to another, how, and how long it will stand still."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+PRE_COPY, POST_COPY, STOP_COPY, COLD = "pre_copy", "post_copy", "stop_copy", "cold"
+MODES = ("auto", PRE_COPY, POST_COPY, STOP_COPY, COLD)
+
+# Frozen time that does not depend on the memory, in ms: dump, ship and restore of an empty container (measured on
+# local hosts with runc 1.3 and CRIU 4.2), and what each GiB of memory adds to a dump that leaves the pages behind.
+FIXED_MS = 300.0
+LAZY_MS_PER_GIB = 120.0
+DISK_BYTES_PER_S = 400e6
+COLD_FIXED_MS = 1500.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What a plan needs to know of a host; made from ``host_info`` (see ``side``)."""
+
+    name: str
+    architecture: str
+    cpu_flags: frozenset[str]
+    kernel: str
+    criu: str
+    criu_features: frozenset[str]
+    runtimes: t.Mapping[str, t.Mapping[str, t.Any]]
+    cgroup_version: int
+    cgroup_controllers: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What a plan needs to know of the container. Sizes in bytes."""
+
+    name: str
+    runtime: str
+    running: bool
+    memory: int
+    layer: int
+    image: int
+    controllers: frozenset[str] = frozenset()
+    obstacles: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What the user asked for. ``max_downtime_ms`` 0: no limit. ``cpu_check``: flags or none."""
+
+    mode: str = "auto"
+    allow_post_copy: bool = False
+    max_downtime_ms: int = 0
+    cpu_check: str = "flags"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """``blockers``: why it cannot be done, all of them; with none, ``mode`` and ``reasons`` say how and why so."""
+
+    mode: str
+    reasons: tuple[str, ...]
+    blockers: tuple[str, ...]
+    warnings: tuple[str, ...]
+    expected_frozen_ms: int
+
+    def as_result(self) -> dict[str, t.Any]:
+        """For a module's result."""
+        return {
+            "mode": self.mode, "reasons": list(self.reasons), "blockers": list(self.blockers),
+            "warnings": list(self.warnings), "expected_frozen_ms": self.expected_frozen_ms,
+        }  # fmt: skip
+
+
+def version(text: str) -> tuple[int, ...]:
+    """``4.2.1`` as (4, 2, 1); what follows the numbers is left out."""
+    numbers = []
+    for part in text.split("."):
+        digits = ""
+        for character in part:
+            if not character.isdigit():
+                break
+            digits += character
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers)
+
+
+def expected_frozen_ms(mode: str, work: Workload, rate: float) -> int:
+    """How long the container will stand still, by the model of docs/benchmarks.md. ``rate``: bytes per second."""
+    if not work.running:
+        return 0
+    copied = work.memory / rate * 1000
+    if mode == POST_COPY:
+        return round(FIXED_MS + LAZY_MS_PER_GIB * work.memory / 2**30)
+    if mode == PRE_COPY:
+        # Dirty pages of the last round; not known before, a tenth is what a service that works leaves.
+        return round(FIXED_MS + copied / 10)
+    if mode == COLD:
+        return round(COLD_FIXED_MS)
+    return round(FIXED_MS + copied + 2 * work.memory / DISK_BYTES_PER_S * 1000)
+
+
+def lacks_pre_copy(source: Side, target: Side) -> str:
+    """Why pre-copy cannot be done, '' when it can."""
+    for side in (source, target):
+        if "mem_dirty_track" not in side.criu_features:
+            return f"{side.name}: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY)"
+    return ""
+
+
+def lacks_post_copy(target: Side, work: Workload) -> str:
+    """Why post-copy cannot be done, '' when it can."""
+    if work.runtime != "runc":
+        return f"{work.runtime} has no lazy pages; only runc does"
+    if "uffd-noncoop" not in target.criu_features:
+        return f"{target.name}: the kernel has no userfaultfd for CRIU (uffd-noncoop)"
+    return ""
+
+
+def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: bool) -> tuple[list[str], list[str]]:
+    """(blockers, warnings) that hold for every mode; a ``cold`` move needs no CRIU."""
+    found: list[str] = list(work.obstacles)
+    warnings: list[str] = []
+    if source.architecture != target.architecture:
+        found.append(f"{target.name} is {target.architecture}, {source.name} is {source.architecture}.")
+    there = target.runtimes.get(work.runtime) or {}
+    here = source.runtimes.get(work.runtime) or {}
+    if not there.get("version"):
+        found.append(f"{target.name} has no {work.runtime}. Run the role host_bootstrap on it.")
+    if target.cgroup_version != 2:
+        found.append(f"{target.name} does not use cgroup version 2. Boot it with systemd.unified_cgroup_hierarchy=1.")
+    missing = sorted(work.controllers - target.cgroup_controllers)
+    if missing:
+        found.append(f"{target.name} lacks the cgroup controller {missing[0]}, which a limit of {work.name} needs.")
+    if cold:
+        return found, warnings
+    if there.get("version") and not there.get("checkpoint", False):
+        found.append(f"{target.name}: {work.runtime} cannot restore: {there.get('reason') or 'CRIU does not work'}.")
+    if not here.get("checkpoint", False):
+        found.append(f"{source.name}: {work.runtime} cannot checkpoint: {here.get('reason') or 'CRIU does not work'}.")
+    if version(source.criu)[:2] != version(target.criu)[:2]:
+        old = version(target.criu) < version(source.criu)
+        text = f"CRIU is {source.criu or 'missing'} on {source.name} and {target.criu or 'missing'} on {target.name}."
+        (found if old else warnings).append(text)
+    if version(str(here.get("version", "")))[:2] != version(str(there.get("version", "")))[:2]:
+        warnings.append(
+            f"{work.runtime} is {here.get('version')} on {source.name} and {there.get('version')} on {target.name}."
+        )
+    if version(target.kernel)[:2] < version(source.kernel)[:2]:
+        warnings.append(
+            f"The kernel of {target.name} ({target.kernel}) is older than {source.kernel} on {source.name}."
+        )
+    lost = sorted(source.cpu_flags - target.cpu_flags)
+    if lost:
+        text = f"The CPU of {target.name} lacks {', '.join(lost[:8])}, which {work.name} may be using."
+        if wishes.cpu_check == "flags":
+            found.append(text + " Set cpu_check: none if you know that it does not.")
+        else:
+            warnings.append(text)
+    return found, warnings
+
+
+def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float) -> Plan:
+    """The plan of a move. ``rate``: bytes per second that the link is taken to carry."""
+    reasons: list[str] = []
+    found: list[str] = []
+    mode = wishes.mode
+    no_pre, no_post = lacks_pre_copy(source, target), lacks_post_copy(target, work)
+    if not work.running and mode != COLD:
+        reasons.append(f"{work.name} does not run, so there is no memory to move")
+        mode = COLD
+    elif mode == "auto":
+        if not no_pre:
+            mode = PRE_COPY
+            reasons.append("both hosts track dirty memory")
+        elif wishes.allow_post_copy and not no_post:
+            mode = POST_COPY
+            reasons += [f"no pre-copy: {no_pre}", "post-copy is allowed by the task"]
+        else:
+            mode = STOP_COPY
+            reasons += [f"no pre-copy: {no_pre}", f"no post-copy: {no_post or 'the task does not allow it'}"]
+    else:
+        reasons.append("asked for by the task")
+        lack = {PRE_COPY: no_pre, POST_COPY: no_post}.get(mode, "")
+        if lack:
+            found.append(f"mode {mode} is not possible: {lack}.")
+        if mode == POST_COPY and not wishes.allow_post_copy:
+            found.append(
+                "mode post_copy has a window in which a lost link or host costs state. Set allow_post_copy: true."
+            )
+    general, warnings = blockers(source, target, work, wishes, cold=mode == COLD)
+    frozen = expected_frozen_ms(mode, work, rate)
+    if wishes.max_downtime_ms and frozen > wishes.max_downtime_ms:
+        found.append(
+            f"{work.name} would stand still for about {frozen} ms by {mode};"
+            f" max_downtime_ms is {wishes.max_downtime_ms}."
+        )
+    return Plan(mode, tuple(reasons), tuple(found + general), tuple(warnings), frozen)

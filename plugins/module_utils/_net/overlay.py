@@ -1,0 +1,380 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""What overlay.json of each host says, from what the hosts of a play and the files that are there say.
+
+Every host of a play is given the same members and computes the same addresses for all of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hashlib
+import ipaddress
+import typing as t
+
+from .._core.errors import InputError, Refused
+from .._core.names import check_name
+from .._core.values import boolean, choice, integer, known_keys
+
+SCHEMA = 1
+BRIDGE = "cnvm0"
+TUNNEL = "cnvm-wg"
+VXLAN = "cnvm-vx"
+GATEWAY = "cnvm-gw"
+GATEWAY_PORT = "cnvm-gwp"
+ENCRYPTIONS = ("wireguard", "none")
+WIREGUARD_BYTES = 80
+VXLAN_BYTES = 50
+LEAST_MTU = 576
+KEEPALIVE_S = 25
+
+Document = dict[str, t.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the overlay is to be, the same on all hosts."""
+
+    subnet: str = "10.100.101.0/24"
+    tunnel_subnet: str = "10.100.100.0/24"
+    gateway: str = ""
+    encryption: str = "wireguard"
+    mtu: int = 0
+    vni: int = 4242
+    vxlan_port: int = 4789
+    masquerade: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A host of the play. ``tunnel`` and ``address`` are wishes ('' for none); ``document``: its overlay.json so far.
+
+    ``taken``: overlay addresses of the containers that the host has.
+    """
+
+    name: str
+    underlay: str
+    underlay_mtu: int
+    public_key: str = ""
+    port: int = 51820
+    tunnel: str = ""
+    address: str = ""
+    document: t.Optional[Document] = None
+    taken: tuple[str, ...] = ()
+
+
+# -- Reading what users give
+
+
+def _network(value: object, option: str) -> ipaddress.IPv4Network:
+    try:
+        if not isinstance(value, str) or "/" not in value:
+            raise ValueError
+        found = ipaddress.IPv4Network(value)
+    except ValueError:
+        raise InputError(
+            f"{option}: {value!r} is not allowed.",
+            hint="Allowed: an IPv4 subnet with its length, such as '10.100.101.0/24', and no host bits set.",
+        ) from None
+    if not 8 <= found.prefixlen <= 29:
+        raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: a length from /8 to /29.")
+    return found
+
+
+def address_of(value: object, option: str) -> str:
+    """An IPv4 address of a host, written out."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        found = ipaddress.IPv4Address(value)
+    except ValueError:
+        raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: an IPv4 address.") from None
+    if found.is_loopback or found.is_multicast or found.is_unspecified:
+        raise InputError(f"{option}: {value} is no address at which another host can reach this one.")
+    return str(found)
+
+
+def public_key_of(value: object, option: str) -> str:
+    """A WireGuard public key: 32 bytes in base64."""
+    try:
+        if not isinstance(value, str) or len(base64.b64decode(value, validate=True)) != 32:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise InputError(f"{option}: {value!r} is no WireGuard public key.") from None
+    return value
+
+
+def settings_from(params: t.Mapping[str, t.Any]) -> Settings:
+    """Settings from the module's options; InputError names the option that is wrong."""
+    subnet = _network(params["subnet"], "subnet")
+    tunnels = _network(params["tunnel_subnet"], "tunnel_subnet")
+    if subnet.overlaps(tunnels):
+        raise InputError(f"tunnel_subnet: {tunnels} overlaps with the overlay's subnet {subnet}.")
+    gateway = params.get("gateway") or str(subnet.broadcast_address - 1)
+    if not _Pool(str(subnet), "gateway", ()).fits(address_of(gateway, "gateway")):
+        raise InputError(f"gateway: {gateway} is not allowed.", hint=f"Allowed: a host address of {subnet}.")
+    return Settings(
+        subnet=str(subnet),
+        tunnel_subnet=str(tunnels),
+        gateway=str(gateway),
+        encryption=choice(params["encryption"], "encryption", ENCRYPTIONS),
+        mtu=integer(params["mtu"], "mtu", least=LEAST_MTU, most=65000)
+        if params.get("mtu") not in (None, 0, "0")
+        else 0,
+        vni=integer(params["vni"], "vni", least=1, most=2**24 - 1),
+        vxlan_port=integer(params["vxlan_port"], "vxlan_port", least=1, most=65535),
+        masquerade=boolean(params["masquerade"], "masquerade"),
+    )
+
+
+_MEMBER_KEYS = (
+    "name",
+    "underlay",
+    "underlay_mtu",
+    "public_key",
+    "port",
+    "tunnel_address",
+    "address",
+    "overlay",
+    "taken",
+)
+
+
+def member_from(item: object, option: str) -> Member:
+    """A member from what ``state: prepared`` returned on its host."""
+    fields = known_keys(item, option, _MEMBER_KEYS)
+    return Member(
+        name=check_name(fields.get("name"), f"{option}.name"),
+        underlay=address_of(fields.get("underlay"), f"{option}.underlay"),
+        underlay_mtu=integer(fields.get("underlay_mtu"), f"{option}.underlay_mtu", least=LEAST_MTU, most=65536),
+        public_key=public_key_of(fields["public_key"], f"{option}.public_key") if fields.get("public_key") else "",
+        port=integer(fields.get("port") or 51820, f"{option}.port", least=1, most=65535),
+        tunnel=address_of(fields["tunnel_address"], f"{option}.tunnel_address") if fields.get("tunnel_address") else "",
+        address=address_of(fields["address"], f"{option}.address") if fields.get("address") else "",
+        document=fields.get("overlay") or None,
+        taken=tuple(str(one) for one in fields.get("taken") or ()),
+    )
+
+
+# -- Addresses
+
+
+class _Pool:
+    """Addresses of one subnet: who has which, and the next free one."""
+
+    def __init__(self, subnet: str, option: str, reserved: t.Iterable[str]) -> None:
+        self.subnet = ipaddress.IPv4Network(subnet)
+        self.option = option
+        self.holders: dict[str, str] = {}
+        self.reserved = set(reserved)
+
+    def fits(self, address: str) -> bool:
+        found = ipaddress.IPv4Address(address)
+        ends = (self.subnet.network_address, self.subnet.broadcast_address)
+        return found in self.subnet and found not in ends and address not in self.reserved
+
+    def wish(self, name: str, address: str) -> None:
+        if not self.fits(address):
+            raise InputError(
+                f"{self.option}: {address} of the host {name} is not allowed.",
+                hint=f"Allowed: a host address of {self.subnet} that is not the gateway and that no container has.",
+            )
+        if self.holders.setdefault(address, name) != name:
+            raise InputError(f"{self.option}: the hosts {self.holders[address]} and {name} both have {address}.")
+
+    def keep(self, name: str, address: str) -> bool:
+        return self.fits(address) and self.holders.setdefault(address, name) == name
+
+    def next(self, name: str) -> str:
+        for found in self.subnet.hosts():
+            if self.fits(str(found)) and str(found) not in self.holders:
+                self.holders[str(found)] = name
+                return str(found)
+        raise InputError(f"{self.option}: no address is left in {self.subnet} for the host {name}.")
+
+
+def _entries(document: t.Optional[Document]) -> list[dict[str, t.Any]]:
+    return [document["self"], *document.get("peers", ())] if document else []
+
+
+def known_hosts(members: t.Sequence[Member], removed: t.Collection[str]) -> dict[str, dict[str, t.Any]]:
+    """Hosts that members know and that are neither in the play nor removed: left out by a limit, they stay."""
+    names = {member.name for member in members}
+    found: dict[str, dict[str, t.Any]] = {}
+    for member in members:
+        for entry in _entries(member.document):
+            if entry["name"] not in names and entry["name"] not in removed:
+                found.setdefault(entry["name"], entry)
+    return found
+
+
+def assign(settings: Settings, members: t.Sequence[Member], removed: t.Collection[str]) -> dict[str, tuple[str, str]]:
+    """Tunnel and overlay address of each member.
+
+    First what was wished, then what a host has already, then the next free from the start: adding a host moves none.
+    """
+    others = known_hosts(members, removed)
+    taken = {address for member in members for address in member.taken}
+    pools = {
+        "tunnel": _Pool(settings.tunnel_subnet, "tunnel_address", ()),
+        "address": _Pool(settings.subnet, "address", {settings.gateway, *taken}),
+    }
+    had = {member.name: (member.document or {}).get("self", {}) for member in members}
+    found: dict[str, dict[str, str]] = {member.name: {} for member in members}
+    for key, pool in pools.items():
+        for name, entry in others.items():
+            pool.holders.setdefault(entry.get(key) or "", name)
+        if key == "tunnel" and settings.encryption == "none":
+            for member in members:
+                found[member.name][key] = member.underlay
+            continue
+        for member in members:
+            if getattr(member, key):
+                pool.wish(member.name, getattr(member, key))
+                found[member.name][key] = getattr(member, key)
+        for member in members:
+            own = had[member.name].get(key)
+            if key not in found[member.name] and own and pool.keep(member.name, own):
+                found[member.name][key] = own
+        for member in members:
+            if key not in found[member.name]:
+                found[member.name][key] = pool.next(member.name)
+    return {name: (each["tunnel"], each["address"]) for name, each in found.items()}
+
+
+# -- The document
+
+
+def mac_for(text: str) -> str:
+    """A locally administered unicast MAC that stands for ``text``."""
+    digits = hashlib.sha256(text.encode()).hexdigest()
+    return ":".join(["02", *(digits[at : at + 2] for at in range(0, 10, 2))])
+
+
+def _mtu(settings: Settings, members: t.Sequence[Member], others: t.Collection[str]) -> int:
+    """One MTU for all hosts: what fits the smallest underlay, as a container takes its own along."""
+    overhead = VXLAN_BYTES + (WIREGUARD_BYTES if settings.encryption == "wireguard" else 0)
+    least = min(member.underlay_mtu for member in members) - overhead
+    if settings.mtu:
+        if settings.mtu > least:
+            raise InputError(
+                f"mtu: {settings.mtu} is too large for the network between the hosts.",
+                hint=f"Allowed: up to {least} (its MTU less {overhead} bytes of tunnel), or 0 to have it computed.",
+            )
+        return settings.mtu
+    if others:
+        least = min([least, *(int(member.document["mtu"]) for member in members if member.document)])
+    if least < LEAST_MTU:
+        raise InputError(f"mtu: the network between the hosts leaves only {least} bytes; {LEAST_MTU} are needed.")
+    return least
+
+
+def _refuse_renumbering(settings: Settings, members: t.Sequence[Member]) -> None:
+    for member in members:
+        document = member.document or {}
+        for key, value in (("subnet", settings.subnet), ("gateway", settings.gateway)):
+            if document.get(key, value) != value:
+                raise Refused(
+                    f"{key}: the overlay of the host {member.name} has {document[key]}, not {value}: its containers "
+                    "would lose their network.",
+                    hint="Take the overlay down on all hosts first (state absent), or give the value that it has.",
+                )
+
+
+def document_for(
+    name: str, settings: Settings, members: t.Sequence[Member], removed: t.Collection[str] = ()
+) -> Document:
+    """overlay.json of the host ``name``."""
+    own = {member.name: member for member in members}
+    if len(own) != len(members):
+        raise InputError("members: a host is named twice.")
+    if name not in own:
+        raise InputError(f"members: the host {name} itself is missing.")
+    gone = sorted(set(own) & set(removed))
+    if gone:
+        raise InputError(f"removed: {gone[0]} is a member of this play.", hint="Leave it out of one of the two.")
+    _refuse_renumbering(settings, members)
+    subnets = [ipaddress.IPv4Network(settings.subnet)]
+    if settings.encryption == "wireguard":
+        subnets.append(ipaddress.IPv4Network(settings.tunnel_subnet))
+    for member in members:
+        for subnet in subnets:
+            if ipaddress.IPv4Address(member.underlay) in subnet:
+                raise InputError(
+                    f"members: {member.underlay}, at which {member.name} is reached, lies in {subnet} of the overlay.",
+                    hint="Choose another subnet, or the host's address outside the overlay.",
+                )
+    others = known_hosts(members, removed)
+    if others and any(member.document and member.document["encryption"] != settings.encryption for member in members):
+        raise Refused(
+            f"encryption: it cannot become {settings.encryption} on some hosts only; {', '.join(sorted(others))} would "
+            "be left out.",
+            hint="Run the play on all hosts, or name those that are gone in removed.",
+        )
+    places = assign(settings, members, removed)
+    entries = {
+        each.name: _entry(each, *places[each.name], encrypted=settings.encryption == "wireguard") for each in members
+    }
+    peers = [entry for peer, entry in sorted({**others, **entries}.items()) if peer != name]
+    return {
+        "schema": SCHEMA,
+        "subnet": settings.subnet,
+        "gateway": settings.gateway,
+        "gateway_mac": mac_for(f"gateway {settings.gateway}"),
+        "bridge": BRIDGE,
+        "mtu": _mtu(settings, members, others),
+        "encryption": settings.encryption,
+        "tunnel_subnet": settings.tunnel_subnet,
+        "vni": settings.vni,
+        "vxlan_port": settings.vxlan_port,
+        "masquerade": settings.masquerade,
+        "self": entries[name],
+        "peers": peers,
+    }
+
+
+def _entry(member: Member, tunnel: str, address: str, *, encrypted: bool) -> dict[str, t.Any]:
+    entry = {"name": member.name, "tunnel": tunnel, "underlay": member.underlay, "address": address}
+    if encrypted:
+        entry["endpoint"] = f"{member.underlay}:{member.port}"
+        entry["public_key"] = member.public_key
+    return entry
+
+
+def bridge_mac(document: Document) -> str:
+    """The MAC of this host's bridge: fixed, or it would change with the containers that come and go."""
+    return mac_for(f"bridge {document['self']['name']}")
+
+
+def encrypted(document: Document) -> bool:
+    """Whether the hosts talk through WireGuard."""
+    return bool(document["encryption"] == "wireguard")
+
+
+def listen_port(document: Document) -> int:
+    """The port at which this host's WireGuard listens."""
+    return int(document["self"]["endpoint"].rpartition(":")[2])
+
+
+def tunnel_mtu(document: Document) -> int:
+    """What fits into one packet between two tunnel addresses."""
+    return int(document["mtu"]) + VXLAN_BYTES
+
+
+def wireguard_conf(document: Document, private_key: str) -> str:
+    """For ``wg syncconf``. The keepalive keeps firewalls' state and the session's key fresh: a move starts at once."""
+    lines = ["[Interface]", f"PrivateKey = {private_key}", f"ListenPort = {listen_port(document)}"]
+    for peer in document["peers"]:
+        lines += [
+            "",
+            "[Peer]",
+            f"PublicKey = {peer['public_key']}",
+            f"Endpoint = {peer['endpoint']}",
+            f"AllowedIPs = {peer['tunnel']}/32",
+            f"PersistentKeepalive = {KEEPALIVE_S}",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,31 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter hands its words to the planner, and its refusals to Ansible."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.cnvm.platform.plugins.filter.guest_fleet import FilterModule
+
+HOSTS = {"host1": {"memory_mib": 2048, "guests": []}, "host2": {"memory_mib": 2048, "guests": []}}
+plan = FilterModule().filters()["guest_fleet"]
+
+
+def test_a_plan() -> None:
+    found = plan("debian:4:front:web", HOSTS, defaults={"guest": {"memory_mib": 512}}, max_per_host="2")
+    assert sorted(found["placement"].values()) == ["host1", "host1", "host2", "host2"]
+
+
+def test_words_that_are_named() -> None:
+    defaults = {"guest": {"memory_mib": 512}}
+    assert plan("debian:3", HOSTS, defaults, 0, 0, 0.5)["new"]
+    with pytest.raises(AnsibleFilterError, match="no room"):
+        plan("debian:3", HOSTS, defaults=defaults, memory_reserve_mib=1024, memory_overcommit=0.5)
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    with pytest.raises(AnsibleFilterError, match=r"guest_fleet: .*line 1.*Allowed: template:count:group:type"):
+        plan("debian", HOSTS)

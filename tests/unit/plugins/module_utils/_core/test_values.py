@@ -1,0 +1,119 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Strict decoding of what users and surveys write."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import values
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
+
+WORDS = ["", " ", "1_000", "1e3", "٣", "0x10", "1,5", "--1", "+1", "1 2", "nan", "inf"]
+NO_NUMBERS: list[object] = [True, False, None, [], {}, *WORDS]
+
+
+@pytest.mark.parametrize(("value", "number"), [(512, 512), ("512", 512), (" 7 ", 7), ("-3", -3), ("007", 7)])
+def test_integer(value: object, number: int) -> None:
+    assert values.integer(value, "x", least=-10, most=1000) == number
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 1.0, "1.0", 1001, "1001", -11])
+def test_integer_refuses(value: object) -> None:
+    with pytest.raises(InputError, match=r"^memory_mib: .* from -10 to 1000\.$"):
+        values.integer(value, "memory_mib", least=-10, most=1000)
+
+
+@given(st.integers())
+def test_integer_takes_its_own_digits(number: int) -> None:
+    assert values.integer(str(number), "x", least=number, most=number) == number
+
+
+@pytest.mark.parametrize(("value", "number"), [(2, 2.0), (1.5, 1.5), ("1.5", 1.5), ("2", 2.0)])
+def test_decimal(value: object, number: float) -> None:
+    assert values.decimal(value, "x", least=0.5, most=2) == number
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, "1.", ".5", 0.4, "2.01", float("nan"), float("inf")])
+def test_decimal_refuses(value: object) -> None:
+    with pytest.raises(InputError, match=r"^cpus: .* from 0\.5 to 2\.$"):
+        values.decimal(value, "cpus", least=0.5, most=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        *[(value, True) for value in (True, "yes", "On", " true ", 1, "1")],
+        *[(value, False) for value in (False, "no", "OFF", 0, "f")],
+    ],
+)
+def test_boolean(value: object, meant: bool) -> None:
+    assert values.boolean(value, "x") is meant
+
+
+@pytest.mark.parametrize("value", [None, "", "maybe", 2, "2", 1.0, [], "truee"])
+def test_boolean_refuses(value: object) -> None:
+    with pytest.raises(InputError, match=r"^keep: .* true or false\.$"):
+        values.boolean(value, "keep")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *[(0, 0), ("0", 0), ("10", 10), ("10B", 10), ("1K", 1024), ("1KiB", 1024), ("512M", 512 * 2**20)],
+        *[("1.5GiB", 3 * 2**29), ("2 T", 2**41), ("1MB", 2**20)],
+    ],
+)
+def test_size_bytes(value: object, number: int) -> None:
+    assert values.size_bytes(value, "x") == number
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, -1, "-1", 1.5, "1P", "M", "1 m", "1Mi B", 2**63])
+def test_size_bytes_refuses(value: object) -> None:
+    with pytest.raises(InputError, match=r"^size: .* with K, M, G or T"):
+        values.size_bytes(value, "size")
+
+
+def test_size_bytes_bounds() -> None:
+    assert values.size_bytes("4K", "x", least=4096, most=4096) == 4096
+    with pytest.raises(InputError):
+        values.size_bytes(4095, "x", least=4096)
+    with pytest.raises(InputError):
+        values.size_bytes(4097, "x", most=4096)
+
+
+def test_choice() -> None:
+    assert values.choice("runc", "runtime", ("runc", "crun")) == "runc"
+
+
+@pytest.mark.parametrize("value", ["kata", "", None, True, ["runc"], "RUNC"])
+def test_choice_refuses(value: object) -> None:
+    with pytest.raises(InputError, match=r"^runtime: .* Allowed: runc, crun\.$"):
+        values.choice(value, "runtime", ("runc", "crun"))
+
+
+def test_known_keys() -> None:
+    item = {"b": 1}
+    assert values.known_keys(item, "ports[0]", ("b", "a")) is item
+
+
+@pytest.mark.parametrize("item", [{"host": 1, "hots": 2}, {1: 2}, {None: 0}, [], "host", None])
+def test_known_keys_refuses(item: t.Any) -> None:
+    with pytest.raises(InputError, match=r"^ports\[0\]: .* Allowed keys: guest, host\.$"):
+        values.known_keys(item, "ports[0]", ("host", "guest"))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        *[(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (100 * 1024, "100 KiB")],
+        *[(2**20, "1.0 MiB"), (5 * 2**30, "5.0 GiB"), (2**42, "4096 GiB")],
+    ],
+)
+def test_human_bytes(number: float, text: str) -> None:
+    assert values.human_bytes(number) == text

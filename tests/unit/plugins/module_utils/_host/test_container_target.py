@@ -1,0 +1,137 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the target of a move does that needs no container: FIFOs, owner records, promises."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._host import container_target, files, handover
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
+
+OWNER = records.owner_record("web", "u", "S", "host1", 3)
+JOURNAL = records.journal("target", records.TARGET_PREPARED, "m1", OWNER, "host1", "S", "stop_copy", "b")
+HOST = Host(run=t.cast("t.Any", lambda *args, **kwargs: pytest.fail(f"ran {args}")))
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "WORKLOADS", f"{tmp_path}/containers")
+    monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
+    monkeypatch.setattr(paths, "HOST_FILE", f"{tmp_path}/host.json")
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    files.write_json(paths.journal_file("web"), JOURNAL)
+    files.write_json(paths.definition_file("web"), {"name": "web", "image": "a" * 64})
+    return tmp_path
+
+
+def owner() -> t.Any:
+    return files.read_json(paths.owner_file("web"))
+
+
+def test_tell_waits_for_a_reader(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    heard: list[str] = []
+
+    def listen() -> None:
+        time.sleep(0.05)
+        heard.append(fifo.read_text())
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    assert container_target._tell(str(fifo), "go") is True
+    listener.join(timeout=10)
+    assert heard == ["go\n"]
+
+
+def test_tell_nobody(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(HostError, match="Nobody reads"):
+        container_target._tell(str(fifo), "go", wait_s=0.05)
+    assert container_target._tell(str(fifo), "go", wait_s=0) is False
+    assert container_target._tell(str(tmp_path / "none"), "go", wait_s=0) is False
+
+
+def test_own_is_the_generation_that_the_source_committed() -> None:
+    handover.own("web", JOURNAL)
+    assert owner() == {**OWNER, "owner": "T", "owner_name": "host2", "generation": 4}
+    handover.own("web", JOURNAL)
+    assert owner()["generation"] == 4
+
+
+def test_a_promise_is_kept() -> None:
+    files.write_json(paths.owner_file("web"), {**OWNER, "generation": 5})
+    with pytest.raises(HostError, match="was given back to host1; this copy never runs again"):
+        container_target.activate(HOST, "web", JOURNAL, 1)
+    assert owner()["generation"] == 5
+
+
+def test_a_copy_of_an_earlier_boot_is_not_started() -> None:
+    files.write_json(paths.owner_file("web"), OWNER)
+    with pytest.raises(HostError, match="is gone"):
+        container_target.activate(HOST, "web", JOURNAL, 1)
+    assert owner() == OWNER
+
+
+def test_give_back_promises_before_it_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_json(paths.owner_file("web"), {**OWNER, "owner": "T", "generation": 4})
+
+    def kill(host: Host, name: str, move_id: str) -> None:
+        assert owner()["generation"] == 5
+        assert owner()["owner"] == "S"
+        raise HostError("does not die")
+
+    monkeypatch.setattr(container_target, "_kill", kill)
+    with pytest.raises(HostError, match="does not die"):
+        handover.give_back(HOST, "web", JOURNAL)
+    # Not over: the journal says so to whoever asks.
+    assert files.read_json(paths.journal_file("web")) == JOURNAL
+
+
+@pytest.mark.usefixtures("state")
+def test_give_back_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    for _time in range(2):
+        assert handover.give_back(HOST, "web", JOURNAL) == {"generation": 5}
+    assert os.listdir(paths.workload_dir("web")) == ["owner.json"]
+
+
+def test_give_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    container_target.give_up(HOST, "web", JOURNAL)
+    assert not os.path.exists(paths.workload_dir("web"))
+
+
+def test_give_up_never_removes_what_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    files.write_json(paths.owner_file("web"), {**OWNER, "owner": "T", "generation": 4})
+    with pytest.raises(Refused, match="owned by this host since generation 4"):
+        container_target.give_up(HOST, "web", JOURNAL)
+    assert os.path.exists(paths.definition_file("web"))
+
+
+def test_arrived_is_for_the_move_that_is_under_way() -> None:
+    with pytest.raises(Refused, match="knows nothing of the move m2"):
+        container_target.arrived("web", "m2")
+    assert container_target.arrived("web", "m1")["state"] == records.TARGET_PREPARED
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0\n", True), ("1\n", False), ("", False)])
+def test_drained_by_the_daemons_code(code: str, expected: bool) -> None:
+    directory = Path(paths.move_dir("m1"))
+    directory.mkdir(parents=True)
+    assert container_target.drained(JOURNAL, 0) == {"ended": False, "drained": False}
+    (directory / "lazy.rc").write_text(code)
+    assert container_target.drained(JOURNAL, 0) == {"ended": True, "drained": expected}

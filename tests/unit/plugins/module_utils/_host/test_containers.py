@@ -1,0 +1,244 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small parts of a container's life on a host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CommandError, HostError, InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import containers, supervise
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
+
+SHOWN = """Id=cnvm-container@a.service
+ActiveState=active
+SubState=running
+Result=success
+MainPID=12
+NRestarts=3
+ActiveEnterTimestamp=@1700000000
+ExecMainStatus=0
+
+Id=cnvm-container@b.service
+ActiveState=inactive
+SubState=dead
+Result=success
+MainPID=0
+NRestarts=0
+ActiveEnterTimestamp=
+ExecMainStatus=5
+"""
+
+
+def host_that_says(text: str) -> tuple[Host, list[tuple[str, ...]]]:
+    ran: list[tuple[str, ...]] = []
+
+    def run(argv: t.Sequence[str], **kwargs: t.Any) -> CommandResult:
+        ran.append(tuple(argv))
+        return CommandResult(tuple(argv), 0, stdout=text)
+
+    return Host(run=run), ran
+
+
+def test_all_units_with_one_question() -> None:
+    host, ran = host_that_says(SHOWN)
+    found = containers.unit_states(host, ["a", "b", "c"])
+    assert len(ran) == 1
+    assert (found["a"]["ActiveState"], found["b"]["ExecMainStatus"], found["c"]) == ("active", "5", {})
+
+
+def test_no_unit_is_no_question() -> None:
+    host, ran = host_that_says("")
+    assert containers.unit_states(host, []) == {}
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, ""),
+        ({"restart": "always", "stop_timeout_s": 30}, ""),
+        ({"restart": "on_failure"}, "[Service]\nRestart=on-failure\n"),
+        ({"restart": "never", "stop_timeout_s": 31}, "[Service]\nRestart=no\nTimeoutStopSec=41s\n"),
+    ],
+)
+def test_unit_policy(values: dict[str, t.Any], text: str) -> None:
+    assert containers.unit_policy({"name": "web", **values}) == text
+
+
+def test_name_servers_that_a_container_can_reach() -> None:
+    text = "# x\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch a\nnameserver ::1\nnameserver 2001:db8::1\n"
+    assert containers.name_servers(text) == ["192.0.2.1", "2001:db8::1"]
+
+
+@pytest.mark.parametrize(("key", "controller"), [("memory_mib", "memory"), ("cpus", "cpu"), ("pids_limit", "pids")])
+def test_limits_need_their_controllers(key: str, controller: str) -> None:
+    item = normalise({"name": "web", "image": "x", key: 64})
+    with pytest.raises(InputError, match=f"{key} needs the cgroup controller '{controller}'"):
+        containers.check_limits(item, ["io"])
+    containers.check_limits(item, [controller])
+
+
+def test_what_is_mounted_must_be_there(tmp_path: Path) -> None:
+    mounts = [{"source": str(tmp_path), "destination": "/x"}]
+    containers.check_mounts(normalise({"name": "web", "image": "x", "mounts": mounts}))
+    mounts[0]["source"] += "/none"
+    with pytest.raises(InputError, match="none"):
+        containers.check_mounts(normalise({"name": "web", "image": "x", "mounts": mounts}))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "containers"))
+    monkeypatch.setattr(paths, "IMAGES", str(tmp_path / "images"))
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    return tmp_path
+
+
+def test_mounting_needs_the_image(home: Path) -> None:
+    host, ran = host_that_says("")
+    definition = {"name": "web", "image": "a" * 64, "image_name": "cnvm"}
+    with pytest.raises(HostError, match=r"\(cnvm\) is not here"):
+        supervise.mount_layers(host, definition)
+    (home / "images/sha256" / ("a" * 64) / "rootfs").mkdir(parents=True)
+    supervise.mount_layers(host, definition)
+    assert ran[-1][:4] == ("mount", "-t", "overlay", "cnvm-web")
+    assert f"upperdir={home}/containers/web/upper" in ran[-1][-2]
+    assert {"redirect_dir=off", "metacopy=off", "index=off"} <= set(ran[-1][-2].split(","))
+    assert oct(os.stat(home / "containers/web/upper").st_mode)[-3:] == "755"
+
+
+def test_a_busy_mount_is_detached(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "layers_mounted", lambda name: True)
+    ran = []
+
+    def run(argv: t.Sequence[str], *, check: bool = True, **kwargs: t.Any) -> CommandResult:
+        ran.append(list(argv[:-1]))
+        return CommandResult(tuple(argv), 32 if argv[1] != "-l" else 0)
+
+    assert supervise.unmount_layers(Host(run=run), "web")
+    assert ran == [["umount"], ["umount", "-l"]]
+
+
+def test_a_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(HostError, match="crun is not installed"):
+        supervise.runtime_command({"runtime": "crun"})
+
+
+def test_a_process_of_somebody_else_is_no_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded number may have been given to another process since."""
+    definition = {"name": "web", "runtime": "runc"}
+    monkeypatch.setattr(supervise, "runtime_state", lambda definition: {"pid": os.getpid(), "path": "x"})
+    assert supervise.init_pid(definition) == 0
+
+
+@pytest.mark.parametrize("args", [[], ["run"], ["fly", "web"], ["run", "web", "now"], ["run", "../web"], ["run", "-x"]])
+def test_words_of_the_helper(args: list[str]) -> None:
+    host, ran = host_that_says("")
+    with pytest.raises(InputError):
+        supervise.container(args, host)
+    assert ran == []
+
+
+def test_cleaning_goes_on_after_a_step_that_failed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: t.Any) -> t.NoReturn:
+        raise CommandError("the network stays")
+
+    done = []
+    monkeypatch.setattr(supervise, "network_down", fail)
+    monkeypatch.setattr(supervise, "unmount_layers", lambda host, name: done.append(name))
+    (home / "run/containers/web").mkdir(parents=True)
+    host, _ran = host_that_says("")
+    assert supervise.container(["clean", "web"], host) == 1
+    assert done == ["web"]
+    assert not (home / "run/containers/web").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_files_go_into_the_tree_and_nowhere_else(tmp_path: Path) -> None:
+    """A container's root may have put links where we write."""
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (tmp_path / "canary").write_text("alive")
+    (root / "etc/hostname").symlink_to("../../canary")
+    (root / "etc/hosts.cnvm-new").symlink_to("../../canary")
+    (root / "home").symlink_to("../..")
+    wanted = [("/etc/", "", 0o755, 0, 0), ("/etc/hostname", "web\n", 0o640, 5, 6), ("/etc/hosts", "x\n", 0o644, 0, 0)]
+    containers.write_inside(str(root), wanted, "Writing")
+    assert (tmp_path / "canary").read_text() == "alive"
+    assert not (root / "etc/hostname").is_symlink()
+    assert (root / "etc/hostname").read_text() == "web\n"
+    status = os.stat(root / "etc/hostname")
+    assert (status.st_uid, status.st_gid, oct(status.st_mode)[-3:]) == (5, 6, "640")
+    assert sorted(os.listdir(root / "etc")) == ["hostname", "hosts"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_files_are_read_from_the_tree_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the host's")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "passwd").symlink_to("../secret")
+    os.mkfifo(root / "pipe")
+    (root / "good").write_text("text")
+    found = supervise.read_inside(str(root), ["/passwd", "/pipe", "/none", "/good", "/"])
+    assert found == ["", "", "", "text", ""]
+
+
+# -- Seeing that it is up ---------------------------------------------------------------------------------------------
+def unit(active: str, sub: str, result: str = "success") -> str:
+    return f"Id={paths.unit_name('web')}\nActiveState={active}\nSubState={sub}\nResult={result}\n"
+
+
+@pytest.fixture
+def without_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "init_pid", lambda definition: 0)
+
+
+def batch(text: str) -> containers.Batch:
+    host, _ran = host_that_says(text)
+    return containers.Batch(host, [], t.cast("t.Any", _Nobody), restart_on_change=True, image_change=False)
+
+
+class _Nobody:
+    warnings: t.ClassVar[list[str]] = []
+
+
+@pytest.mark.usefixtures("without_init")
+@pytest.mark.parametrize(
+    ("restart", "state", "settled"),
+    [
+        ("on_failure", unit("inactive", "dead"), True),
+        ("never", unit("inactive", "dead"), True),
+        ("on_failure", unit("deactivating", "stop-post"), False),
+        ("always", unit("active", "running"), False),
+        ("always", unit("activating", "start"), False),
+    ],
+)
+def test_what_is_being_cleared_away_has_not_told_yet_how_it_ended(restart: str, state: str, settled: bool) -> None:
+    assert batch(state).settled({"name": "web", "restart": restart}) is settled
+
+
+@pytest.mark.usefixtures("without_init")
+@pytest.mark.parametrize(
+    ("restart", "state"),
+    [
+        ("always", unit("inactive", "dead")),
+        ("always", unit("activating", "auto-restart")),
+        ("on_failure", unit("activating", "auto-restart-queued", "exit-code")),
+        ("never", unit("failed", "failed", "exit-code")),
+    ],
+)
+def test_what_ended_at_once_is_not_up(restart: str, state: str) -> None:
+    with pytest.raises(HostError, match="ended at once"):
+        batch(state).settled({"name": "web", "restart": restart})

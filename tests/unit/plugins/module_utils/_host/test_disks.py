@@ -1,0 +1,609 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Disk images of a host, with real files and a stand-in for qemu-img that can be cut off at any place."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    CnvmError,
+    HostError,
+    InputError,
+    Refused,
+)
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import disks, files
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._image.chain import MOST_DEPTH
+from ansible_collections.cnvm.platform.plugins.module_utils._image.commands import Making
+from ansible_collections.cnvm.platform.tests.support import images
+from ansible_collections.cnvm.platform.tests.support.images import MIB
+
+from .fake_qemu import Killed, Qemu
+
+Items = list[dict[str, t.Any]]
+
+
+@pytest.fixture
+def qemu() -> Qemu:
+    return Qemu()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for images; everything else that the code writes is in another one."""
+    for name, value in (("RUN", "run"), ("WORKLOADS", "workloads"), ("TEMPLATES", "templates"), ("KEPT_DISKS", "kept")):
+        monkeypatch.setattr(paths, name, str(tmp_path / value))
+    monkeypatch.setattr(disks, "RECORDS", str(tmp_path / "records"))
+    (tmp_path / "d").mkdir()
+    return tmp_path / "d"
+
+
+def bring(qemu: Qemu, items: Items, **words: t.Any) -> dict[str, t.Any]:
+    return disks.bring_to(Host(run=qemu), items, **words)
+
+
+def twice(qemu: Qemu, items: Items, actions: list[list[str]], **words: t.Any) -> list[dict[str, t.Any]]:
+    """In check mode, for real, and again: what is said is done, and done once."""
+    before = snapshot(items)
+    would = bring(qemu, items, check_mode=True, **words)
+    assert snapshot(items) == before
+    assert [one["actions"] for one in would["images"]] == actions
+    done = bring(qemu, items, **words)
+    assert [one["actions"] for one in done["images"]] == actions
+    assert done["changed"] == any(actions)
+    assert would["diff"] == done["diff"]
+    calls = len(qemu.calls)
+    again = bring(qemu, items, **words)
+    assert not again["changed"]
+    assert [one["actions"] for one in again["images"]] == [[] for _one in items]
+    assert again["diff"]["before"] == again["diff"]["after"]
+    assert set(qemu.verbs[calls:]) <= {"check"}
+    return t.cast("list[dict[str, t.Any]]", done["images"])
+
+
+def snapshot(items: Items) -> dict[str, tuple[t.Any, ...]]:
+    found = {}
+    for directory in {os.path.dirname(item["path"]) for item in items}:
+        for name in os.listdir(directory):
+            status = os.lstat(os.path.join(directory, name))
+            found[name] = (status.st_ino, status.st_size, status.st_mode, status.st_mtime_ns)
+    return found
+
+
+# -- Making
+
+
+def test_empty_images_of_all_formats(place: Path, qemu: Qemu) -> None:
+    items: Items = [
+        {"path": f"{place}/a.{kind}", "size": "64M"} for kind in ("raw", "qcow2", "vdi", "vhd", "vmdk", "vhdx")
+    ]
+    made = twice(qemu, items, [["create"]] * len(items))
+    assert {one["virtual_bytes"] for one in made} == {64 * MIB}
+    assert [one["format"] for one in made] == ["raw", "qcow2", "vdi", "vhd", "vmdk", "vhdx"]
+    assert {one["mode"] for one in made} == {"0600"}
+    assert sorted(os.listdir(place)) == sorted(f"a.{one['format']}" for one in made)
+
+
+def test_a_base_and_an_overlay_in_one_call(place: Path, qemu: Qemu) -> None:
+    items: Items = [
+        {"path": f"{place}/base.qcow2", "size": "64M", "mode": "0444"},
+        {"path": f"{place}/one", "backing": f"{place}/base.qcow2"},
+        {"path": f"{place}/two", "backing": f"{place}/base.qcow2", "size": "128M"},
+    ]
+    made = twice(qemu, items, [["create"]] * 3)
+    assert [one["virtual_bytes"] // MIB for one in made] == [64, 64, 128]
+    assert made[1]["backing"] == f"{place}/base.qcow2"
+    assert made[1]["backing_format"] == "qcow2"
+    assert stat.S_IMODE(os.stat(place / "base.qcow2").st_mode) == 0o444
+    assert disks.dependants(str(place), f"{place}/base.qcow2") == [f"{place}/one", f"{place}/two"]
+
+
+def test_a_source_is_converted_under_limits(place: Path, qemu: Qemu) -> None:
+    source = images.vmdk(grains=(128,)).write(place / "source.vmdk")
+    checksum = "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest()
+    item = {"path": f"{place}/a", "source": {"path": str(source), "checksum": checksum}, "size": "100M"}
+    made = twice(qemu, [item], [["convert"]])
+    assert (made[0]["format"], made[0]["virtual_bytes"]) == ("qcow2", 100 * MIB)
+    convert = next(words for words in qemu.calls if "convert" in words)
+    assert convert[0] == "prlimit"
+    assert convert[convert.index("-f") + 1] == "vmdk"
+    assert any(word.startswith("--fsize=") for word in convert)
+
+
+def test_a_larger_copy_in_a_format_that_cannot_grow(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "s.qcow2")
+    twice(qemu, [{"path": f"{place}/a.vdi", "source": {"path": f"{place}/s.qcow2"}, "size": "100M"}], [["convert"]])
+    assert [verb for verb in qemu.verbs if verb in ("create", "convert", "resize")] == ["create", "convert"]
+
+
+def test_the_source_may_be_gone_once_the_image_is_made(place: Path, qemu: Qemu) -> None:
+    source = images.qcow2().write(place / "s.qcow2")
+    item = {"path": f"{place}/a", "source": {"path": str(source)}}
+    bring(qemu, [item])
+    source.unlink()
+    assert not bring(qemu, [item])["changed"]
+
+
+@pytest.mark.parametrize("with_checksum", [False, True])
+def test_replace_follows_the_source(place: Path, qemu: Qemu, with_checksum: bool) -> None:
+    source = images.qcow2().write(place / "s.qcow2")
+
+    def item(**more: t.Any) -> Items:
+        given: dict[str, t.Any] = {"path": str(source)}
+        if with_checksum:
+            given["checksum"] = "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest()
+        return [{"path": f"{place}/a", "source": given, "replace": True, "mode": "0640", **more}]
+
+    twice(qemu, item(), [["convert"]])
+    images.qcow2(128 * MIB).write(source)
+    made = twice(qemu, item(), [["replace"]])
+    assert (made[0]["virtual_bytes"], made[0]["mode"]) == (128 * MIB, "0640")
+    twice(qemu, item(compression="zstd"), [["replace"]])
+    # Another file in its place was not made of anything that we know.
+    images.qcow2(128 * MIB).write(place / "other")
+    os.replace(place / "other", place / "a")
+    twice(qemu, item(compression="zstd"), [["replace"]])
+
+
+def test_without_replace_an_image_is_never_made_anew(place: Path, qemu: Qemu) -> None:
+    source = images.qcow2().write(place / "s.qcow2")
+    item = {"path": f"{place}/a", "source": {"path": str(source)}}
+    bring(qemu, [item])
+    images.qcow2(128 * MIB).write(source)
+    assert not bring(qemu, [item])["changed"]
+
+
+# -- Changing
+
+
+def test_growing_in_place_and_on_a_copy(place: Path, qemu: Qemu) -> None:
+    items: Items = [{"path": f"{place}/a.{kind}", "size": "64M", "mode": "0644"} for kind in ("raw", "qcow2", "vdi")]
+    bring(qemu, items)
+    inodes = [os.stat(item["path"]).st_ino for item in items]
+    larger = [{**item, "size": "128M"} for item in items]
+    twice(qemu, larger, [["resize"]] * 3)
+    now = [os.stat(item["path"]) for item in items]
+    assert [one.st_ino == before for one, before in zip(now, inodes)] == [True, True, False]
+    assert {stat.S_IMODE(one.st_mode) for one in now} == {0o644}
+    with pytest.raises(Refused, match="only grow"):
+        bring(qemu, items)
+
+
+def test_flatten_and_rebase(place: Path, qemu: Qemu) -> None:
+    base: Items = [{"path": f"{place}/{name}.qcow2", "size": "64M"} for name in ("b1", "b2")]
+    bring(qemu, [*base, {"path": f"{place}/o", "backing": f"{place}/b1.qcow2"}])
+    twice(qemu, [{"path": f"{place}/o", "backing": f"{place}/b2.qcow2"}], [["rebase"]])
+    rebase = next(words for words in qemu.calls if "rebase" in words)
+    assert "-u" not in rebase
+    assert rebase[-1] == disks.temporary(f"{place}/o")
+    twice(qemu, [{"path": f"{place}/o", "flatten": True, "compression": "zlib"}], [["flatten"]])
+    assert disks.inspect(f"{place}/o").header.backing == ""
+
+
+def test_a_base_that_was_moved(place: Path, qemu: Qemu) -> None:
+    bring(qemu, [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/o", "backing": f"{place}/b.qcow2"}])
+    os.rename(place / "b.qcow2", place / "c.qcow2")
+    item = {"path": f"{place}/o", "backing": f"{place}/c.qcow2", "rebase": "unsafe"}
+    with pytest.raises(InputError, match=r"b\.qcow2"):
+        bring(qemu, [{**item, "rebase": "safe"}])
+    twice(qemu, [item], [["rebase"]])
+    assert "-u" in next(words for words in qemu.calls if "rebase" in words)
+
+
+def test_a_backing_format_that_was_not_written(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "b.qcow2")
+    images.qcow2(backing=b"b.qcow2").write(place / "o")
+    twice(qemu, [{"path": f"{place}/o", "backing": f"{place}/b.qcow2"}], [["name the backing format"]])
+
+
+def test_repair(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "a")
+    item: dict[str, t.Any] = {"path": f"{place}/a", "check": True}
+    leaks = (3, '{"check-errors": 0, "leaks": 2}')
+    damage = (2, '{"check-errors": 0, "corruptions": 1}')
+    qemu.checks = [leaks]
+    result = bring(qemu, [item])
+    assert not result["changed"]
+    assert "2 clusters" in result["warnings"][0]
+    qemu.checks = [leaks, (0, '{"check-errors": 0, "leaks-fixed": 2}')]
+    result = bring(qemu, [{**item, "repair": "leaks"}])
+    assert result["images"][0]["actions"] == ["repair"]
+    assert result["images"][0]["check"]["leaks_fixed"] == 2
+    qemu.checks = [damage]
+    with pytest.raises(HostError, match="damaged"):
+        bring(qemu, [{**item, "repair": "leaks"}])
+    # What cannot be repaired is left as it was.
+    before = snapshot([item])
+    qemu.checks = [damage, damage]
+    with pytest.raises(HostError, match="could not be repaired"):
+        bring(qemu, [{**item, "repair": "all"}])
+    assert snapshot([item]) == before
+
+
+def test_owner_and_mode(place: Path, qemu: Qemu) -> None:
+    item = {"path": f"{place}/a.raw", "size": "1M"}
+    bring(qemu, [item])
+    twice(qemu, [{**item, "mode": "0440"}], [["change mode"]])
+    if os.geteuid() == 0:
+        twice(qemu, [{**item, "owner": 12345, "group": "daemon"}], [["change owner", "change group"]])
+        bring(qemu, [{**item, "size": "2M"}])
+        assert os.stat(item["path"]).st_uid == 12345
+    with pytest.raises(InputError, match="there is no 'nobody-of-that-name'"):
+        bring(qemu, [{**item, "owner": "nobody-of-that-name"}])
+
+
+def test_absent(place: Path, qemu: Qemu) -> None:
+    items: Items = [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/o", "backing": f"{place}/b.qcow2"}]
+    bring(qemu, items)
+    gone = [{"path": item["path"], "state": "absent"} for item in items]
+    with pytest.raises(Refused, match="/o rests on it"):
+        bring(qemu, gone)
+    larger = {"path": items[0]["path"], "size": "128M"}
+    with pytest.raises(Refused, match="/o rests on it"):
+        bring(qemu, [{"path": f"{place}/o", "check": True}, larger], check_mode=True)
+    twice(qemu, [{"path": f"{place}/o", "flatten": True}, larger], [["flatten"], ["resize"]])
+    bring(qemu, [{"path": f"{place}/p", "backing": items[0]["path"]}])
+    twice(qemu, [{"path": f"{place}/p", "state": "absent"}, *gone[::-1]], [["remove"]] * 3)
+    assert os.listdir(place) == []
+    assert os.listdir(disks.RECORDS) == []
+
+
+# -- What is not touched
+
+
+def test_a_base_of_others_is_not_changed(place: Path, qemu: Qemu, tmp_path: Path) -> None:
+    base = {"path": f"{place}/b.qcow2", "size": "64M"}
+    bring(qemu, [base])
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    images.qcow2(backing=base["path"].encode()).write(tmp_path / "elsewhere/deep/o")
+    larger = [{**base, "size": "128M"}]
+    with pytest.raises(Refused, match="elsewhere/deep/o rests on it"):
+        bring(qemu, larger, places=[str(tmp_path / "elsewhere")])
+    (tmp_path / "workloads").mkdir()
+    os.rename(tmp_path / "elsewhere/deep", tmp_path / "workloads/web")
+    with pytest.raises(Refused, match="workloads/web/o rests on it"):
+        bring(qemu, larger)
+
+
+HOLDER = """
+import fcntl, struct, sys, time
+file = open(sys.argv[1], "r+b")
+fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 100, 1, 0))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_image_that_a_guest_has_open_is_not_changed(place: Path, qemu: Qemu) -> None:
+    item = {"path": f"{place}/a.qcow2", "size": "64M"}
+    bring(qemu, [item])
+    assert not disks.in_use(item["path"])
+    argv = [sys.executable, "-c", HOLDER, item["path"]]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        holder.stdout.readline()
+        assert disks.in_use(item["path"])
+        for change in ({"size": "128M"}, {"state": "absent"}):
+            with pytest.raises(Refused, match="in use"):
+                bring(qemu, [{**item, **change}])
+        assert not bring(qemu, [item])["changed"]
+        holder.stdin.close()
+    assert not disks.in_use(item["path"])
+
+
+def test_what_is_no_plain_file(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "real")
+    (place / "link").symlink_to("real")
+    (place / "directory").mkdir()
+    os.mkfifo(place / "fifo")
+    for name in ("link", "directory", "fifo"):
+        with pytest.raises(Refused, match="no plain file"):
+            bring(qemu, [{"path": f"{place}/{name}", "size": "1M"}])
+    for name in ("directory", "fifo"):
+        with pytest.raises(InputError, match="no plain file"):
+            bring(qemu, [{"path": f"{place}/new", "source": {"path": f"{place}/{name}", "format": "raw"}}])
+    with pytest.raises(InputError, match="no directory"):
+        bring(qemu, [{"path": f"{place}/none/new", "size": "1M"}])
+    with pytest.raises(InputError, match=r"source: There is no file"):
+        bring(qemu, [{"path": f"{place}/new", "source": {"path": f"{place}/none.raw"}}])
+
+
+def test_another_format_is_never_overwritten(place: Path, qemu: Qemu) -> None:
+    images.vmdk().write(place / "a")
+    (place / "text").write_text("not an image at all")
+    before = snapshot([{"path": f"{place}/a"}])
+    for name, words in (("a", "is vmdk, not qcow2"), ("text", "is no image, not qcow2")):
+        with pytest.raises(Refused, match=words):
+            bring(qemu, [{"path": f"{place}/{name}", "size": "64M"}])
+    assert snapshot([{"path": f"{place}/a"}]) == before
+
+
+def test_a_guest_that_writes_a_header_into_its_raw_disk(place: Path, qemu: Qemu) -> None:
+    item = {"path": f"{place}/a.raw", "size": "64M"}
+    bring(qemu, [item])
+    with open(item["path"], "r+b") as file:
+        file.write(images.qcow2(backing=b"/etc/shadow").read(0, 1000))
+    assert not bring(qemu, [item])["changed"]
+    told = disks.report([item["path"]])[0]
+    assert (told["format"], told["chain"][0]["backing"], told["problem"]) == ("raw", None, None)
+    with pytest.raises(Refused, match="qcow2"):
+        bring(qemu, [{**item, "size": "128M"}])
+    assert "qcow2" not in [word for words in qemu.calls for word in words]
+
+
+# -- Sources from outside
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        images.qcow2(backing=b"/etc/passwd"),
+        images.qcow2(incompatible=4, data_file=b"/etc/passwd"),
+        images.qcow2(virtual=2 * 2**40),
+        images.qcow2(clusters=(5,)).cut(200_000),
+        images.vmdk(),
+    ],
+)
+def test_a_hostile_source_is_never_opened_by_qemu(place: Path, qemu: Qemu, image: images.Bytes) -> None:
+    image.write(place / "s.qcow2")
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=r"s\.qcow2"):
+            bring(qemu, [{"path": f"{place}/a", "source": {"path": f"{place}/s.qcow2"}}], check_mode=check_mode)
+    assert qemu.calls == []
+    assert os.listdir(place) == ["s.qcow2"]
+
+
+def test_a_damaged_source(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "s.qcow2")
+    qemu.checks = [(2, '{"check-errors": 0, "corruptions": 3}')]
+    with pytest.raises(Refused, match="damaged"):
+        bring(qemu, [{"path": f"{place}/a", "source": {"path": f"{place}/s.qcow2"}}])
+    assert qemu.verbs == ["check"]
+
+
+def test_check_mode_before_anything_was_brought_to_the_host(place: Path, qemu: Qemu) -> None:
+    source = {"path": f"{place}/later.vmdk"}
+    items: Items = [
+        {"path": f"{place}/a", "source": source},
+        {"path": f"{place}/b", "source": source, "size": "10M"},
+        {"path": f"{place}/c", "backing": f"{place}/later.qcow2"},
+    ]
+    would = bring(qemu, items, check_mode=True)
+    assert [one["actions"] for one in would["images"]] == [["convert"], ["convert"], ["create"]]
+    assert [one["virtual_bytes"] for one in would["images"]] == [None, 10 * MIB, None]
+    with pytest.raises(InputError, match=r"later\.vmdk"):
+        bring(qemu, items)
+
+
+def test_a_wrong_checksum(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "s.qcow2")
+    source = {"path": f"{place}/s.qcow2", "checksum": "sha256:" + "0" * 64}
+    with pytest.raises(Refused, match="has the sha256"):
+        bring(qemu, [{"path": f"{place}/a", "source": source}])
+    assert qemu.calls == []
+
+
+def test_a_source_that_is_swapped_while_it_is_read(place: Path, qemu: Qemu) -> None:
+    source = images.qcow2().write(place / "s.qcow2")
+
+    def swap(target: str) -> CommandResult:
+        with open(source, "ab") as file:
+            file.write(b"more")
+        return CommandResult(("qemu-img",), 0)
+
+    qemu.fail["convert"] = swap
+    with pytest.raises(Refused, match="changed while it was read"):
+        bring(qemu, [{"path": f"{place}/a", "source": {"path": str(source)}}])
+    assert os.listdir(place) == ["s.qcow2"]
+
+
+def test_a_trusted_source_may_rest_on_others_but_not_without_end(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "b.qcow2")
+    images.qcow2(backing=b"b.qcow2").write(place / "s.qcow2")
+    source = {"path": f"{place}/s.qcow2", "trusted": True}
+    bring(qemu, [{"path": f"{place}/a", "source": source}])
+    assert all("prlimit" not in words for words in qemu.calls)
+    images.qcow2(backing=b"s.qcow2").write(place / "b.qcow2")
+    calls = len(qemu.calls)
+    with pytest.raises(Refused, match="comes back"):
+        bring(qemu, [{"path": f"{place}/c", "source": source}])
+    images.qcow2(backing=b"nbd://192.0.2.1/x").write(place / "b.qcow2")
+    with pytest.raises(Refused, match="no plain file"):
+        bring(qemu, [{"path": f"{place}/c", "source": source}])
+    assert len(qemu.calls) == calls
+
+
+# -- Runs that are cut off
+
+
+def killed(path: str) -> CommandResult:
+    raise Killed
+
+
+def full(path: str) -> CommandResult:
+    return CommandResult(("qemu-img", "convert", path), 1, "", "qemu-img: error while writing: No space left on device")
+
+
+CHANGES: dict[str, tuple[str, dict[str, t.Any]]] = {
+    "replace": ("convert", {"source": {"path": "s.qcow2"}, "replace": True}),
+    "flatten": ("convert", {"flatten": True}),
+    "rebase": ("rebase", {"backing": "c.qcow2"}),
+    "repair": ("check", {"repair": "leaks"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("how", [killed, full])
+def test_a_run_that_is_cut_off_leaves_what_was_there(
+    place: Path, qemu: Qemu, change: str, how: t.Callable[[str], CommandResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("b.qcow2", "c.qcow2", "s.qcow2"):
+        images.qcow2().write(place / name)
+    bring(qemu, [{"path": f"{place}/a", "backing": f"{place}/b.qcow2"}])
+    verb, words = CHANGES[change]
+    words = {
+        key: f"{place}/{value}"
+        if key == "backing"
+        else {"path": f"{place}/{value['path']}"}
+        if key == "source"
+        else value
+        for key, value in words.items()
+    }
+    item = {"path": f"{place}/a", **words}
+    before = (place / "a").read_bytes(), os.stat(place / "a").st_ino
+    leaks = (3, '{"check-errors": 0, "leaks": 2}')
+    if change == "repair":
+        real, seen = qemu.check, []
+
+        def second(given: list[str]) -> CommandResult:
+            seen.append(given)
+            return how(given[-1]) if len(seen) == 2 else real(given)
+
+        qemu.checks = [leaks]
+        monkeypatch.setattr(qemu, "check", second)
+    else:
+        qemu.fail[verb] = how
+    if how is killed:
+        # Nothing is cleared away then.
+        monkeypatch.setattr(files, "remove_file", lambda path, durable=False: None)
+    with pytest.raises((Killed, CnvmError)) as caught:
+        bring(qemu, [item])
+    assert how is killed or "no room" in str(caught.value) or change == "repair"
+    assert ((place / "a").read_bytes(), os.stat(place / "a").st_ino) == before
+    assert os.path.exists(disks.temporary(f"{place}/a")) == (how is killed)
+    monkeypatch.undo()
+    monkeypatch.setattr(paths, "RUN", str(place.parent / "run"))
+    monkeypatch.setattr(disks, "RECORDS", str(place.parent / "records"))
+    qemu.fail.clear()
+    qemu.checks = [leaks] if change == "repair" else []
+    assert bring(qemu, [item])["images"][0]["actions"] == [change]
+    assert not os.path.exists(disks.temporary(f"{place}/a"))
+
+
+def test_what_a_killed_run_left_goes_even_when_there_is_nothing_to_do(place: Path, qemu: Qemu) -> None:
+    item = {"path": f"{place}/a.raw", "size": "1M"}
+    bring(qemu, [item])
+    Path(disks.temporary(item["path"])).write_bytes(b"half")
+    assert bring(qemu, [item], check_mode=True)["changed"] is False
+    assert len(os.listdir(place)) == 2
+    assert not bring(qemu, [item])["changed"]
+    assert os.listdir(place) == ["a.raw"]
+
+
+def test_no_room_is_said_before_it_begins(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "s.qcow2")
+    qemu.required = 2**60
+    with pytest.raises(HostError, match="There is no room for"):
+        bring(qemu, [{"path": f"{place}/a", "source": {"path": f"{place}/s.qcow2"}}])
+    assert "convert" not in qemu.verbs
+
+
+def test_two_at_once(place: Path, qemu: Qemu) -> None:
+    item = {"path": f"{place}/a.raw", "size": "1M"}
+    with disks.at_work_on(item["path"]), pytest.raises(Refused, match="is at work on it"):
+        bring(qemu, [item])
+    assert bring(qemu, [item])["changed"]
+
+
+# -- The functions for others
+
+
+def test_an_overlay_cannot_make_a_circle_or_too_long_a_chain(place: Path, qemu: Qemu) -> None:
+    host = Host(run=qemu)
+    images.qcow2().write(place / "0")
+    for number in range(MOST_DEPTH - 1):
+        disks.create_overlay(host, f"{place}/{number}", "qcow2", f"{place}/{number + 1}")
+    last = MOST_DEPTH - 1
+    assert len(disks.chain(f"{place}/{last}")) == MOST_DEPTH
+    with pytest.raises(Refused, match="as long as it may be"):
+        disks.create_overlay(host, f"{place}/{last}", "qcow2", f"{place}/x")
+    with pytest.raises(Refused, match="is below"):
+        disks.create_overlay(host, f"{place}/3", "qcow2", f"{place}/1")
+    with pytest.raises(Refused, match="only grow"):
+        disks.create_overlay(host, f"{place}/3", "qcow2", f"{place}/y", 512)
+    with pytest.raises(Refused, match="no VMware"):
+        disks.create_overlay(host, f"{place}/3", "vmdk", f"{place}/y")
+
+
+def test_a_rebase_cannot_make_a_circle(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "a")
+    images.qcow2(backing=b"a", backing_format=b"qcow2").write(place / "b.qcow2")
+    item = {"path": f"{place}/a", "backing": f"{place}/b.qcow2"}
+    for how in ("safe", "unsafe"):
+        with pytest.raises(Refused):
+            bring(qemu, [{**item, "rebase": how}])
+    assert "rebase" not in qemu.verbs
+
+
+def test_convert_keeps_the_image_where_the_size_cannot_be_had(place: Path, qemu: Qemu) -> None:
+    images.qcow2(10 * MIB).write(place / "s.qcow2")
+    (place / "a").write_text("before")
+    qemu.fail["convert"] = lambda path: (images.qcow2(5 * MIB).write(Path(path)), CommandResult((), 0))[1]
+    with pytest.raises(HostError, match="got 5242880 bytes"):
+        disks.convert(Host(run=qemu), f"{place}/s.qcow2", "qcow2", f"{place}/a", Making("qcow2"))
+    assert (place / "a").read_text() == "before"
+
+
+def test_device_numbers_and_times_make_a_fingerprint(place: Path) -> None:
+    (place / "a").write_bytes(b"12345")
+    with disks.File(f"{place}/a") as file:
+        before = file.fingerprint()
+        assert file.digest() == hashlib.sha256(b"12345").hexdigest()
+        assert (file.read(1, 3), file.read(4, 100), file.read(99, 1)) == (b"234", b"5", b"")
+        os.utime(place / "a", (1, 1))
+        assert file.fingerprint() != before
+
+
+# -- Telling
+
+
+def test_a_report_names_all_that_is_below_and_above(place: Path, qemu: Qemu) -> None:
+    bring(qemu, [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/o", "backing": f"{place}/b.qcow2"}])
+    top, base, none = disks.report([f"{place}/o", f"{place}/b.qcow2", f"{place}/none"], with_digest=True)
+    assert [one["path"] for one in top["chain"]] == [f"{place}/o", f"{place}/b.qcow2"]
+    assert (top["backing"], top["dependants"], base["dependants"]) == (f"{place}/b.qcow2", [], [f"{place}/o"])
+    assert base["digest"] == hashlib.sha256((place / "b.qcow2").read_bytes()).hexdigest()
+    assert none == {"path": f"{place}/none", "exists": False, "problem": None, "chain": []}
+
+
+def test_a_report_says_what_is_wrong(place: Path) -> None:
+    images.qcow2(backing=b"gone").write(place / "a")
+    images.qcow2(backing=b"b").write(place / "b")
+    images.qcow2(version=9).write(place / "c")
+    images.vmdk(descriptor=images.DESCRIPTOR + b'RW 5 FLAT "/etc/shadow" 0\n').write(place / "d")
+    images.Bytes(4096, {0: b"LUKS\xba\xbe"}).write(place / "e")
+    os.mkfifo(place / "f")
+    problems = {one["path"][-1]: one["problem"] for one in disks.report([f"{place}/{name}" for name in "abcdef"])}
+    for name, words in zip("abcdef", ("gone", "comes back", "version is 9", "/etc/shadow", "luks", "no plain file")):
+        assert words in problems[name]
+
+
+def test_scanning_survives_what_lies_around(place: Path) -> None:
+    images.qcow2(version=9).write(place / "broken")
+    os.mkfifo(place / "fifo")
+    (place / "loop").symlink_to("loop")
+    images.qcow2(backing=b"../d/./base").write(place / "o")
+    (place / "base").write_bytes(b"raw")
+    (place / "other").symlink_to("base")
+    assert disks.dependants([str(place), "/does/not/exist"], f"{place}/other") == [f"{place}/o"]
+
+
+def test_locks_of_others_do_not_hinder(place: Path) -> None:
+    (place / "a").write_bytes(b"x")
+    with open(place / "a", "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not disks.in_use(f"{place}/a")

@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading and writing the files of a cgroup, and of /proc."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
+from ansible_collections.cnvm.platform.plugins.module_utils._host import freezer
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that looks like a cgroup."""
+    monkeypatch.setattr(freezer, "_ROOT", str(tmp_path))
+    directory = tmp_path / "x"
+    directory.mkdir()
+    (directory / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    (directory / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    return directory
+
+
+def test_events(group: Path) -> None:
+    assert freezer.populated("/x")
+    assert not freezer.is_frozen("/x")
+    (group / "cgroup.events").write_text("populated 0\nfrozen 1\n")
+    assert not freezer.populated("/x")
+    assert freezer.is_frozen("/x")
+
+
+def test_a_cgroup_that_is_not_there(group: Path) -> None:
+    assert not freezer.populated("/none")
+    assert freezer.processes("/none") == []
+    assert freezer.kill("/none")
+    freezer.thaw("/none")
+    assert not freezer.all_run("/none")
+
+
+def test_freeze_waits_until_all_stand_still(group: Path) -> None:
+    (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    freezer.freeze("/x", 5)
+    assert (group / "cgroup.freeze").read_text() == "1"
+
+
+def test_freeze_that_does_not_succeed_is_undone(group: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(HostError, match=r"did not stand still within 0.05 s"):
+        freezer.freeze("/x", 0.05)
+    assert time.monotonic() - start < 5
+    assert (group / "cgroup.freeze").read_text() == "0"
+
+
+def test_kill_says_when_something_lives_on(group: Path) -> None:
+    assert freezer.kill("/x", 0.05) is False
+    assert (group / "cgroup.kill").read_text() == "1"
+    (group / "cgroup.events").write_text("populated 0\nfrozen 0\n")
+    assert freezer.kill("/x", 0.05) is True
+
+
+def test_processes_below_count(group: Path) -> None:
+    (group / "payload").mkdir()
+    (group / "payload/cgroup.procs").write_text("1\n2\n")
+    assert sorted(freezer.processes("/x")) == sorted([os.getpid(), 1, 2])
+
+
+def test_status_field() -> None:
+    assert freezer.status_field(os.getpid(), "Pid") == str(os.getpid())
+    assert freezer.status_field(os.getpid(), "No") == ""
+    assert freezer.status_field(2**22 + 5, "Pid") == ""
+
+
+def test_memory_is_what_a_dump_would_write(group: Path) -> None:
+    before = freezer.memory_bytes("/x")
+    block = bytearray(os.urandom(64 << 20))
+    assert freezer.memory_bytes("/x") - before > 48 << 20
+    assert block
+
+
+def test_all_run(group: Path) -> None:
+    assert freezer.all_run("/x")
+    (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    assert not freezer.all_run("/x")

@@ -1,0 +1,799 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guests on a host, with a stand-in for libvirt; the scenario of the guests uses the real one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    HostError,
+    InputError,
+    PeerError,
+    Refused,
+)
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    guest_disks,
+    guest_snapshots,
+    guest_start,
+    guest_watch,
+    guests,
+    kvm,
+    libvirt,
+    placement,
+    seeds,
+    supervise,
+)
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors
+
+from . import fake_domains
+from .fake_domains import FakeConnection, FakeError
+
+DIGEST = "ab" * 32
+WEB = {"name": "web", "memory_mib": 256, "disks": [{"size_mib": 1}], "networks": [{}]}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host of its own below a directory."""
+    for name in ("WORKLOADS", "KEPT_DISKS", "LOGS", "RUN", "TEMPLATES"):
+        monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
+    monkeypatch.setattr(guest_disks, "_OURS", (str(tmp_path / "templates"), str(tmp_path / "workloads")))
+    monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "overlay.json"))
+    (tmp_path / "host.json").write_text(json.dumps({"host_id": "me", "name": "host1"}))
+    (tmp_path / "workloads").mkdir()
+    monkeypatch.setattr(kvm, "probe", lambda: {"usable": False, "reason": "there is no /dev/kvm"})
+    monkeypatch.setattr(os, "fchown", lambda *args: None)
+    monkeypatch.setattr(guests, "_POLL_S", 0.001)
+    monkeypatch.setattr(guests, "_UNPLUG_S", 0.01)
+    monkeypatch.setattr(guests, "_BALLOON_S", 0.01)
+    monkeypatch.setattr(seeds, "PROGRAMS", (("xorriso", "-as", "mkisofs"),))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def connection(monkeypatch: pytest.MonkeyPatch) -> FakeConnection:
+    made = FakeConnection()
+    library = fake_domains.library()
+    monkeypatch.setattr(libvirt, "library", lambda: library)
+    monkeypatch.setattr(libvirt, "_code_names", dict)
+
+    @contextlib.contextmanager
+    def connect(uri: str = "", **kwargs: t.Any) -> t.Iterator[FakeConnection]:
+        yield made
+
+    monkeypatch.setattr(libvirt, "connect", connect)
+    return made
+
+
+def bring(*items: dict[str, t.Any], **more: t.Any) -> dict[str, t.Any]:
+    return guests.bring_to(Host(run=fake_domains.run), list(items), **more)
+
+
+def one(*items: dict[str, t.Any], **more: t.Any) -> dict[str, t.Any]:
+    return t.cast("dict[str, t.Any]", bring(*items, **more)["guests"][0])
+
+
+def template(place: Path, size: int = 2**21, name: str = "debian", digest: str = DIGEST) -> None:
+    disk = place / f"templates/sha256/{digest}/disk.qcow2"
+    disk.parent.mkdir(parents=True, exist_ok=True)
+    fake_domains.qcow2(disk, size)
+    status = disk.stat()
+    seen = {"inode": status.st_ino, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    disk.with_name("template.json").write_text(json.dumps({"seen": seen}))
+    names = place / "templates/names"
+    names.mkdir(exist_ok=True)
+    (names / name).write_text(f"{digest}\n")
+
+
+# -- A guest's life
+def test_a_new_guest_runs_and_a_second_call_changes_nothing(connection: FakeConnection, place: Path) -> None:
+    result = bring(WEB)
+    found = result["guests"][0]
+    assert result["changed"]
+    assert found["actions"] == ["create", "start with the host", "start"]
+    assert (found["state"], found["placement"], found["managed"]) == ("running", "host1", True)
+    assert any("emulated" in warning for warning in result["warnings"])
+    assert json.loads((place / "workloads/web/owner.json").read_text())["kind"] == "guest"
+    assert (place / "workloads/web/disks/vda.qcow2").exists()
+    assert oct((place / "workloads/web/disks").stat().st_mode)[-3:] == "711"
+    connection.calls.clear()
+    again = bring(WEB)
+    assert (again["changed"], connection.calls, again["diff"]) == (False, [], {"before": {}, "after": {}})
+    assert again["warnings"] == []
+
+
+def test_check_mode_changes_nothing(connection: FakeConnection, place: Path) -> None:
+    result = bring(WEB, check_mode=True)
+    assert result["changed"]
+    assert result["guests"][0]["actions"] == ["create", "start with the host", "start"]
+    assert result["diff"]["after"]["web"]["memory_mib"] == 256
+    assert connection.calls == []
+    assert os.listdir(place / "workloads") == []
+
+
+def test_many_unchanged_guests_are_few_questions_and_no_command(connection: FakeConnection) -> None:
+    items = [{**WEB, "name": f"web{number}"} for number in range(20)]
+    bring(*items)
+    connection.questions = 0
+    ran: list[t.Any] = []
+
+    def run(argv: t.Sequence[str], **kwargs: t.Any) -> t.Any:
+        ran.append(argv)
+        return fake_domains.run(argv, **kwargs)
+
+    assert not guests.bring_to(Host(run=run), items)["changed"]
+    assert ran == []
+    assert connection.questions <= 10
+
+
+def test_states(connection: FakeConnection) -> None:
+    bring(WEB)
+    state = {"name": "web"}
+    assert one({**state, "state": "paused"})["actions"] == ["pause"]
+    assert one({**state, "state": "running"})["actions"] == ["resume"]
+    assert one({**state, "state": "stopped"})["actions"] == ["stop", "do not start with the host"]
+    assert not bring({**state, "state": "stopped"})["changed"]
+    assert one({**state, "state": "present"})["state"] == "stopped"
+    started = one({**state, "state": "paused"})
+    assert (started["actions"], started["state"]) == (["start", "pause"], "paused")
+
+
+def test_stop_waits_and_then_forces_only_when_it_may(connection: FakeConnection) -> None:
+    bring(WEB)
+    connection.domains["web"].obeys = False
+    with pytest.raises(HostError, match="did not stop within 0 s"):
+        bring({"name": "web", "state": "stopped", "stop_timeout_s": 0})
+    assert connection.domains["web"].live is not None
+    result = bring({"name": "web", "state": "stopped", "stop_timeout_s": 0, "force_stop": True})
+    assert result["guests"][0]["state"] == "stopped"
+    assert any("turned off" in warning for warning in result["warnings"])
+
+
+def test_one_that_does_not_stop_does_not_keep_the_others_up(connection: FakeConnection) -> None:
+    bring(WEB, {**WEB, "name": "db"})
+    connection.domains["web"].obeys = False
+    with pytest.raises(HostError, match="web"):
+        bring(*[{"name": name, "state": "stopped", "stop_timeout_s": 1} for name in ("web", "db")])
+    assert connection.domains["db"].live is None
+
+
+def test_removal_keeps_the_disks_unless_they_are_to_go(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    found = one({"name": "web", "state": "absent"})
+    assert (found["state"], found["placement"]) == ("absent", None)
+    assert found["kept_disks"] == [str(place / "kept_disks/web/vda.qcow2")]
+    assert (place / "kept_disks/web/vda.qcow2").exists()
+    assert connection.domains == {}
+    assert os.listdir(place / "workloads") == []
+    assert "undefine web 23" in connection.calls
+    assert not bring({"name": "web", "state": "absent"})["changed"]
+    bring(WEB)
+    assert one({"name": "web", "state": "absent"})["kept_disks"] == [str(place / "kept_disks/web-2/vda.qcow2")]
+    bring(WEB)
+    connection.domains["web"].obeys = False
+    assert one({"name": "web", "state": "absent", "delete_disks": True})["kept_disks"] == []
+    assert sorted(os.listdir(place / "kept_disks")) == ["web", "web-2"]
+
+
+def test_what_was_there_before_is_never_deleted(place: Path) -> None:
+    mine, made = place / "mine.qcow2", place / "made.qcow2"
+    fake_domains.qcow2(mine, 2**20)
+    bring({**WEB, "disks": [{"path": str(mine)}, {"path": str(made), "size_mib": 1}]})
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert mine.exists()
+    assert not made.exists()
+
+
+# -- Changes
+def test_a_running_guest_takes_over_what_it_can(connection: FakeConnection) -> None:
+    bring({**WEB, "max_memory_mib": 512, "max_vcpus": 4})
+    wanted = {
+        **WEB, "memory_mib": 512, "vcpus": 3, "max_vcpus": 4, "description": "x", "tags": {"a": "<b>"},
+        "disks": [{"size_mib": 1}, {"size_mib": 1}], "networks": [{}, {}],
+    }  # fmt: skip
+    found = one(wanted)
+    assert found["restart_required"] is False
+    assert found["restart_reasons"] == []
+    each = connection.domains["web"]
+    live, stored = domain.parse(t.cast("t.Any", each.live)), domain.parse(t.cast("t.Any", each.stored))
+    for model in (live, stored):
+        assert (model["memory_mib"], model["vcpus"], model["description"]) == (512, 3, "x")
+        assert (len(model["disks"]), len(model["networks"])) == (2, 2)
+        assert model["marks"]["tags"] == {"a": "<b>"}
+    assert not bring(wanted)["changed"]
+
+
+def test_what_it_cannot_take_over_is_stored_and_told_until_it_was_restarted(connection: FakeConnection) -> None:
+    bring(WEB)
+    wanted = {**WEB, "machine": "pc", "memory_mib": 1024}
+    found = one(wanted)
+    assert found["restart_required"]
+    assert [each["option"] for each in found["restart_reasons"]] == ["machine", "memory_mib"]
+    assert domain.parse(t.cast("t.Any", connection.domains["web"].stored))["machine"] == "pc"
+    again = bring(wanted)
+    assert not again["changed"]
+    assert again["guests"][0]["restart_required"]
+    restarted = one(wanted, restart_on_change=True)
+    assert (restarted["actions"], restarted["restarted"]) == (["stop", "start"], True)
+    assert not restarted["restart_required"]
+    assert not bring(wanted)["changed"]
+
+
+def test_a_refusal_of_libvirt_becomes_a_reason(connection: FakeConnection) -> None:
+    bring(WEB)
+    connection.domains["web"].refuses["attach"] = FakeError(errors.OPERATION_FAILED, "No more available PCI slots")
+    found = one({**WEB, "networks": [{}, {}]})
+    assert found["restart_required"]
+    assert "No more available PCI slots" in found["restart_reasons"][0]["reason"]
+
+
+def test_other_errors_of_libvirt_are_errors(connection: FakeConnection) -> None:
+    bring(WEB)
+    connection.domains["web"].refuses["attach"] = FakeError(errors.RPC, "Cannot recv data")
+    with pytest.raises(HostError, match="Cannot recv data"):
+        bring({**WEB, "networks": [{}, {}]})
+
+
+def test_a_guest_that_does_not_let_go_is_to_be_restarted(connection: FakeConnection) -> None:
+    bring({**WEB, "networks": [{}, {}], "max_memory_mib": 512})
+    connection.domains["web"].releases = False
+    found = one({**WEB, "memory_mib": 300, "max_memory_mib": 512})
+    reasons = {each["option"].partition(".")[0]: each["reason"] for each in found["restart_reasons"]}
+    assert "let go" in reasons["networks"]
+    assert "balloon" in reasons["memory_mib"]
+
+
+def test_disks_grow_and_never_shrink(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    assert one({**WEB, "disks": [{"size_mib": 2}]})["actions"] == ["grow disk vda"]
+    assert connection.domains["web"].sizes == {"vda": 2 * 2**20}
+    bring({"name": "web", "state": "stopped"})
+    fake_domains.qcow2(place / "workloads/web/disks/vda.qcow2", 2 * 2**20)
+    bring({**WEB, "disks": [{"size_mib": 3}], "state": "stopped"})
+    with pytest.raises(Refused, match="more than 1"):
+        bring({**WEB, "state": "stopped"})
+
+
+def test_a_disk_that_is_taken_away_is_kept(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+    result = bring(WEB)
+    assert any("vdb" in warning and "kept" in warning for warning in result["warnings"])
+    assert (place / "workloads/web/disks/vdb.qcow2").exists()
+    with pytest.raises(Refused, match="there already"):
+        bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+
+
+def test_identity_is_kept(connection: FakeConnection) -> None:
+    bring(WEB)
+    before = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
+    bring({**WEB, "memory_mib": 512})
+    after = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
+    assert (after["uuid"], list(after["networks"])) == (before["uuid"], list(before["networks"]))
+    with pytest.raises(Refused, match="keeps its UUID"):
+        bring({**WEB, "uuid": "9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11"})
+
+
+# -- Templates
+def test_a_linked_disk_rests_on_the_template(connection: FakeConnection, place: Path) -> None:
+    template(place)
+    bring({**WEB, "disks": [{"template": "debian", "size_mib": 4}]})
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
+    below = found["disks"]["vda"]["backing"]
+    assert below == [{"path": f"{place}/templates/sha256/{DIGEST}/disk.qcow2", "format": "qcow2", "read_only": True}]
+    assert found["marks"]["templates"] == {"vda": DIGEST}
+    assert not bring({**WEB, "disks": [{"template": "debian", "size_mib": 4}]})["changed"]
+
+
+def test_a_guest_stays_with_its_template(place: Path) -> None:
+    template(place)
+    wanted = {**WEB, "disks": [{"template": "debian"}]}
+    bring(wanted)
+    other = "cd" * 32
+    template(place, digest=other)
+    result = bring(wanted)
+    assert not result["changed"]
+    assert any("stays with the template" in warning for warning in result["warnings"])
+    (place / "templates/names/fedora").write_text(other)
+    with pytest.raises(Refused, match="was made of the template debian"):
+        bring({**WEB, "disks": [{"template": "fedora"}]})
+    assert not bring({**WEB, "disks": [{"template": DIGEST}]})["guests"][0]["restart_required"]
+
+
+def test_a_template_that_is_not_here(place: Path) -> None:
+    with pytest.raises(InputError, match="no template"):
+        bring({**WEB, "disks": [{"template": "debian"}]})
+    template(place)
+    with pytest.raises(Refused, match="more than 1"):
+        bring({**WEB, "disks": [{"template": "debian", "size_mib": 1}]})
+
+
+def test_an_image_that_rests_on_a_file_from_elsewhere_is_refused(place: Path) -> None:
+    (place / "secret").write_bytes(bytes(1024))
+    image = place / "image.qcow2"
+    fake_domains.qcow2(image, 2**20, str(place / "secret"), "raw")
+    with pytest.raises(Refused, match="rests on"):
+        bring({**WEB, "disks": [{"path": str(image)}]})
+    (place / "image.qcow2").write_bytes(b"no image")
+    with pytest.raises(Refused):
+        bring({**WEB, "disks": [{"path": str(image)}]})
+    with pytest.raises(InputError, match="no file"):
+        bring({**WEB, "disks": [{"path": str(place / "absent")}]})
+
+
+# -- Others
+def foreign(connection: FakeConnection, text: str = "") -> None:
+    connection.defineXML(
+        "<domain type='qemu'><name>old</name><uuid>9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11</uuid>"
+        "<memory unit='MiB'>256</memory><vcpu>1</vcpu><os><type machine='pc-i440fx-9.2' arch='x86_64'>hvm</type></os>"
+        "<devices><interface type='network'><mac address='52:54:00:00:00:77'/><source network='default'/>"
+        f"<model type='virtio'/></interface>{text}</devices></domain>"
+    )
+    connection.calls.clear()
+
+
+def test_a_foreign_domain_is_shown_and_not_touched(connection: FakeConnection) -> None:
+    foreign(connection)
+    (shown,) = guests.report(t.cast("t.Any", connection))
+    assert (shown["name"], shown["managed"], shown["placement"], shown["state"]) == ("old", False, None, "stopped")
+    for state in ("running", "stopped", "absent"):
+        with pytest.raises(Refused, match="not made by"):
+            bring({"name": "old", "memory_mib": 64, "state": state})
+    assert connection.calls == []
+
+
+def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
+    foreign(connection)
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
+    assert one(wanted, adopt=True)["actions"][0] == "adopt"
+    found = domain.parse(t.cast("t.Any", connection.domains["old"].stored))
+    assert found["uuid"] == "9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11"
+    assert list(found["networks"]) == ["52:54:00:00:00:77"]
+    assert found["machine"] == "pc-i440fx-9.2"
+    again = bring(wanted)
+    assert not again["changed"]
+    assert again["guests"][0]["managed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "said"),
+    [
+        ("", {"networks": [{"mac": "52:54:00:00:00:77"}]}, "MAC"),
+        ("", {"uuid": "9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11"}, "UUID"),
+        ("<disk type='file'><source file='{place}/d.qcow2'/><target dev='vda'/></disk>", {}, "disk"),
+    ],
+)
+def test_what_another_domain_has_is_refused(
+    connection: FakeConnection, place: Path, text: str, given: dict[str, t.Any], said: str
+) -> None:
+    fake_domains.qcow2(place / "d.qcow2", 2**20)
+    foreign(connection, text.format(place=place))
+    with pytest.raises(Refused, match=said):
+        bring({**WEB, "disks": [{"path": str(place / "d.qcow2")}] if text else [], **given})
+    assert connection.calls == []
+
+
+def test_another_network_is_not_there(connection: FakeConnection) -> None:
+    with pytest.raises(InputError, match="no network 'lan'"):
+        bring({**WEB, "networks": [{"source": "lan"}]})
+    with pytest.raises(InputError, match="no bridge 'br9'"):
+        bring({**WEB, "networks": [{"type": "bridge", "source": "br9"}]})
+
+
+# -- Exactly one
+def test_a_guest_that_was_moved_is_left_alone(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    owner = json.loads((place / "workloads/web/owner.json").read_text())
+    (place / "workloads/web/owner.json").write_text(
+        json.dumps({**owner, "owner": "other", "owner_name": "host2", "generation": 2})
+    )
+    connection.calls.clear()
+    for item in (WEB, {"name": "web", "state": "stopped"}, {"name": "web", "state": "absent"}):
+        result = bring(item)
+        assert not result["changed"]
+        assert result["guests"][0]["placement"] == "host2"
+        assert result["guests"][0]["state"] == "moved"
+    assert connection.calls == []
+
+
+def test_a_guest_in_a_move_is_refused(place: Path) -> None:
+    bring(WEB)
+    (place / "workloads/web/move.json").write_text("{}")
+    with pytest.raises(Refused, match="not finished"):
+        bring({"name": "web", "state": "stopped"})
+
+
+def overlay(place: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, t.Any]) -> None:
+    (place / "overlay.json").write_text(
+        json.dumps(
+            {
+                "subnet": "10.100.101.0/24",
+                "gateway": "10.100.101.1",
+                "bridge": "lo",
+                "mtu": 1370,
+                "self": {"name": "host1", "address": "10.100.101.2"},
+                "peers": [{"name": "host2", "address": "10.100.101.3"}],
+            }
+        )
+    )
+    monkeypatch.setattr(placement, "ask_through_helper", lambda host, **kwargs: answers)
+    monkeypatch.setattr(os.path, "isdir", lambda path, real=os.path.isdir: path.endswith("/bridge") or real(path))
+
+
+def test_a_name_or_an_address_at_a_peer(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {"db": {"here": True, "kind": "guest", "address": "10.100.101.30"}}
+    overlay(place, monkeypatch, {"host2": {"ok": True, "workloads": theirs}})
+    found = one({**WEB, "name": "db"})
+    assert (found["placement"], found["state"], found["changed"]) == ("host2", "moved", False)
+    card = {"type": "overlay", "address": "10.100.101.30"}
+    with pytest.raises(Refused, match="belongs to guest 'db' at host2"):
+        bring({**WEB, "networks": [card]})
+    assert connection.calls == []
+    made = one({**WEB, "networks": [{**card, "address": "10.100.101.31"}], "cloud_init": {"user_data": {}}})
+    assert made["overlay_address"] == "10.100.101.31"
+    overlay(place, monkeypatch, {"host2": {"ok": False, "error": "no route"}})
+    with pytest.raises(PeerError, match="no route"):
+        bring({**WEB, "name": "mail"})
+    assert not os.path.exists(place / "workloads/mail")
+
+
+# -- Failures
+def test_a_creation_that_fails_leaves_nothing(connection: FakeConnection, place: Path) -> None:
+    made = place / "made.qcow2"
+    connection.fails["web"] = FakeError(errors.XML_ERROR, "XML error: no")
+    with pytest.raises(HostError, match="XML error"):
+        bring({**WEB, "disks": [{"size_mib": 1}, {"path": str(made), "size_mib": 1}]})
+    assert os.listdir(place / "workloads") == []
+    assert not made.exists()
+    assert connection.domains == {}
+    del connection.fails["web"]
+    assert one(WEB)["state"] == "running"
+
+
+def test_a_creation_that_was_cut_off_is_made_again(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    owner = json.loads((place / "workloads/web/owner.json").read_text())
+    (place / "workloads/web/owner.json").write_text(json.dumps({**owner, "claim": True}))
+    found = one(WEB)
+    assert found["actions"] == ["create", "start with the host", "start"]
+    assert found["state"] == "running"
+    assert "claim" not in json.loads((place / "workloads/web/owner.json").read_text())
+
+
+def test_a_guest_that_somebody_changes_meanwhile_is_left_alone(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = guests.Batch.decide
+
+    def meanwhile(other: t.Callable[[], None]) -> None:
+        def decide_slowly(self: guests.Batch) -> list[guests.Job]:
+            jobs = decide(self)
+            other()
+            return jobs
+
+        monkeypatch.setattr(guests.Batch, "decide", decide_slowly)
+
+    def appears() -> None:
+        connection.defineXML("<domain><name>web</name><memory>1024</memory></domain>")
+
+    meanwhile(appears)
+    with pytest.raises(Refused, match="a moment ago"):
+        bring(WEB)
+    assert not (place / "workloads/web").exists()
+    connection.domains.clear()
+    monkeypatch.setattr(guests.Batch, "decide", decide)
+    bring(WEB)
+
+    def edited() -> None:
+        each = connection.domains["web"]
+        root = t.cast("t.Any", each.stored)
+        each.stored = domain.patch(root, {**domain.parse(root), "description": "edited"})
+
+    meanwhile(edited)
+    with pytest.raises(Refused, match="a moment ago"):
+        bring({**WEB, "memory_mib": 128})
+
+
+def test_saved_memory_goes_on_with_what_it_was(connection: FakeConnection) -> None:
+    bring(WEB)
+    each = connection.domains["web"]
+    saved = each.live
+    bring({"name": "web", "state": "stopped"})
+
+    def restore(flags: int) -> None:
+        each.live, each.number = saved, fake_domains.RUNNING
+
+    each.createWithFlags = restore  # type: ignore[method-assign]
+    found = one({**WEB, "machine": "pc"})
+    assert [reason["option"] for reason in found["restart_reasons"]] == ["machine"]
+
+
+def test_a_start_that_fails_leaves_the_guest_defined(connection: FakeConnection) -> None:
+    bring({**WEB, "state": "stopped"})
+    connection.domains["web"].refuses["start"] = FakeError(errors.INTERNAL_ERROR, "process exited")
+    with pytest.raises(HostError, match="process exited"):
+        bring(WEB)
+    del connection.domains["web"].refuses["start"]
+    assert one(WEB)["actions"] == ["start"]
+
+
+def test_a_domain_that_is_gone_is_made_again_with_its_disk(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    before = (place / "workloads/web/disks/vda.qcow2").stat().st_ino
+    connection.domains.clear()
+    (shown,) = guests.report(t.cast("t.Any", connection))
+    assert shown["state"] == "missing"
+    assert one(WEB)["actions"] == ["create", "start with the host", "start"]
+    assert (place / "workloads/web/disks/vda.qcow2").stat().st_ino == before
+
+
+# -- cloud-init
+def test_a_seed_is_made_and_made_again_when_the_data_change(connection: FakeConnection, place: Path) -> None:
+    wanted = {**WEB, "cloud_init": {"user_data": {"packages": ["vim"]}}}
+    bring(wanted)
+    seed = place / "workloads/web/seed.iso"
+    assert seed.exists()
+    model = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
+    assert model["cdroms"] == {"sdb": {"path": str(seed), "bus": "scsi"}}
+    assert not bring(wanted)["changed"]
+    changed = {**wanted, "cloud_init": {"user_data": {"packages": ["emacs"]}}}
+    found = one(changed)
+    assert "write seed" in found["actions"]
+    assert [each["option"] for each in found["restart_reasons"]] == ["cloud_init"]
+    again = bring(changed)
+    assert (again["changed"], again["guests"][0]["restart_required"]) == (False, True)
+    assert "packages" not in (place / "workloads/web/definition.json").read_text()
+    with pytest.raises(InputError, match="cloud_init"):
+        bring({**wanted, "cloud_init": {"user_data": "#cloud-config\npackages: ["}})
+
+
+def test_a_seed_that_is_not_wanted_goes_when_nothing_reads_it(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "cloud_init": {"user_data": {}}})
+    found = one(WEB)
+    assert "cloud_init" in [each["option"] for each in found["restart_reasons"]]
+    assert (place / "workloads/web/seed.iso").exists()
+    bring({"name": "web", "state": "stopped"})
+    assert "remove seed" in one({**WEB, "state": "stopped"})["actions"]
+    assert not (place / "workloads/web/seed.iso").exists()
+    assert not bring({**WEB, "state": "stopped"})["changed"]
+
+
+# -- Screens, KVM
+def test_vnc_for_everybody_is_said(connection: FakeConnection) -> None:
+    result = bring({**WEB, "graphics": {"type": "vnc", "listen": "0.0.0.0"}})
+    assert len([warning for warning in result["warnings"] if "0.0.0.0" in warning]) == 2
+    assert not any("screen" in warning for warning in bring({**WEB, "name": "db", "graphics": "vnc"})["warnings"])
+
+
+def test_kvm_is_used_where_it_works(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HostError, match="no /dev/kvm"):
+        bring({**WEB, "accelerator": "kvm"})
+    bring({**WEB, "state": "stopped"})
+    monkeypatch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
+    assert not bring({**WEB, "state": "stopped"})["changed"], "a guest that does not start stays as it is"
+    found = one(WEB)
+    assert found["type"] == "kvm"
+    assert "change cpu" in found["actions"]
+    assert one({**WEB, "name": "slow", "accelerator": "tcg"})["type"] == "tcg"
+
+
+# -- The helper
+def record(place: Path, **more: t.Any) -> None:
+    directory = place / "workloads/web"
+    directory.mkdir(exist_ok=True)
+    (directory / "owner.json").write_text(
+        json.dumps({"kind": "guest", "owner": "me", "owner_name": "host1", "generation": 1, **more})
+    )
+
+
+def test_what_may_start(place: Path) -> None:
+    guest_start.check_start("web")
+    guest_start.check_start("no name of ours/../x")
+    record(place)
+    guest_start.check_start("web")
+    record(place, claim=True)
+    guest_start.check_start("web")
+    record(place, owner="other", owner_name="host2")
+    with pytest.raises(Refused, match="is at host2"):
+        guest_start.check_start("web")
+    record(place, owner="other", kind="container")
+    guest_start.check_start("web")
+
+
+def test_what_may_not_start_in_a_move(place: Path) -> None:
+    record(place)
+    journal = place / "workloads/web/move.json"
+    journal.write_text(json.dumps({"role": "source"}))
+    with pytest.raises(Refused, match="not finished"):
+        guest_start.check_start("web")
+    journal.write_text(json.dumps({"role": "source", "state": "begun"}))
+    guest_start.check_start("web")
+    (place / "workloads/web/owner.json").write_text("{")
+    journal.unlink()
+    with pytest.raises(HostError):
+        guest_start.check_start("web")
+
+
+def test_what_arrives_starts_once(place: Path) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    record(place, owner="other")
+    owner, journal = place / "workloads/web/owner.json", place / "workloads/web/move.json"
+    arriving = {"role": "target", "kind": "guest", "state": "receiving", "boot_id": boot, "peer": "host1"}
+    for before in (True, False):
+        if not before:
+            owner.unlink()
+        journal.write_text(json.dumps(arriving))
+        guest_start.check_start("web")
+        for more in ({"state": "prepared"}, {"boot_id": "before"}):
+            journal.write_text(json.dumps({**arriving, **more}))
+            with pytest.raises(Refused, match="is at host1" if not before else "not started here"):
+                guest_start.check_start("web")
+
+
+def test_the_command(place: Path) -> None:
+    record(place, owner="other", owner_name="host2")
+    command = guest_start.commands()["guest"]
+    host = Host(run=fake_domains.run)
+    with pytest.raises(Refused):
+        command(["may-start", "web"], host)
+    assert command(["may-start", "db"], host) == 0
+    for words in ([], ["may-start"], ["stop", "web"]):
+        with pytest.raises(InputError, match="Usage"):
+            command(words, host)
+
+
+# -- Snapshots
+def snap(name: str, state: str = "present", **more: t.Any) -> dict[str, t.Any]:
+    host = Host(run=fake_domains.run)
+    return t.cast("dict[str, t.Any]", guest_snapshots.bring_to(host, ["web"], name, state, **more)["guests"][0])
+
+
+def top(connection: FakeConnection) -> str:
+    return str(domain.parse(t.cast("t.Any", connection.domains["web"].stored))["disks"]["vda"]["path"])
+
+
+def test_a_snapshot_of_a_running_guest(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    assert snap("one", check_mode=True)["snapshots"] == []
+    made = snap("one", description="before")
+    assert made["actions"] == ["create one"]
+    assert [(each["name"], each["current"], each["description"]) for each in made["snapshots"]] == [
+        ("one", True, "before")
+    ]
+    assert top(connection) == f"{place}/workloads/web/disks/vda-1.qcow2"
+    assert not snap("one")["changed"]
+    again = bring(WEB)
+    assert not again["changed"], "above a snapshot a guest is as it was described"
+    assert again["guests"][0]["snapshots"] == ["one"]
+
+
+def test_a_snapshot_of_a_stopped_guest_and_back(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    snap("two")
+    assert top(connection).endswith("vda-2.qcow2")
+    snap("one", "reverted")
+    assert top(connection).endswith("vda-3.qcow2")
+    assert sorted(os.listdir(place / "workloads/web/disks")) == [
+        "vda-1.qcow2", "vda-3.qcow2", "vda.qcow2",
+    ]  # fmt: skip
+    with pytest.raises(Refused, match="part"):
+        snap("one", "absent", check_mode=True)
+    snap("two", "absent")
+    snap("one", "absent")
+    assert top(connection).endswith("vda.qcow2")
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+    assert not (place / "workloads/web/snapshots.json").exists()
+    assert not snap("one", "absent")["changed"]
+    assert not bring({**WEB, "state": "stopped"})["changed"]
+
+
+def test_going_back_starts_a_running_guest_again(connection: FakeConnection) -> None:
+    bring(WEB)
+    snap("one")
+    connection.calls.clear()
+    snap("one", "reverted")
+    assert [call.split()[0] for call in connection.calls] == ["destroy", "define", "start"]
+
+
+def test_what_a_run_that_was_cut_off_has_left_is_settled(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring({**WEB, "state": "stopped"})
+
+    class Cut(BaseException):
+        pass
+
+    def cut(*args: t.Any) -> None:
+        raise Cut
+
+    for method in ("_define", "_keep"):
+        with monkeypatch.context() as patch:
+            patch.setattr(guest_snapshots.Work, method, cut)
+            patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
+            with pytest.raises(Cut):
+                snap(f"after{method}")
+        assert not bring({**WEB, "state": "stopped"})["changed"]
+    # The XML of the second was written: it is there, and the next one is above it.
+    assert top(connection).endswith("vda-1.qcow2")
+    assert [each["name"] for each in snap("three")["snapshots"]] == ["after_keep", "three"]
+
+
+def test_a_snapshot_that_fails_leaves_nothing(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    connection.domains["web"].refuses["snapshot"] = FakeError(errors.OPERATION_FAILED, "no")
+    with pytest.raises(HostError):
+        snap("one")
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+    assert not (place / "workloads/web/snapshots.json").exists()
+
+
+def test_snapshots_that_cannot_be_had(connection: FakeConnection, place: Path) -> None:
+    with pytest.raises(InputError, match="no guest"):
+        snap("one")
+    foreign(connection)
+    with pytest.raises(InputError, match="no guest"):
+        guest_snapshots.bring_to(Host(run=fake_domains.run), ["old"], "one", "present")
+    bring({**WEB, "state": "stopped"})
+    with pytest.raises(InputError, match="has no snapshot"):
+        snap("one", "reverted")
+    for option in ("quiesce", "memory"):
+        with pytest.raises(InputError, match=f"{option}: guest 'web' does not run"):
+            snap("one", quiesce=option == "quiesce", memory=option == "memory")
+    bring(WEB)
+    with pytest.raises(HostError, match="agent"):
+        snap("one", quiesce=True)
+    for bad in ("../x", 7, "", "a b"):
+        with pytest.raises(InputError, match="name"):
+            snap(bad)  # type: ignore[arg-type]
+
+
+# -- Waiting
+def test_waiting_ends_with_a_reason(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_watch, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(guest_watch, "_arp", dict)
+    with pytest.raises(HostError, match="no address of it was seen after 1 s"):
+        bring({**WEB, "wait_for": {"address": True, "timeout_s": 1}})
+    mac = next(iter(domain.parse(t.cast("t.Any", connection.domains["web"].stored))["networks"]))
+    monkeypatch.setattr(guest_watch, "_arp", lambda: {mac: ["192.0.2.9"]})
+    found = one({**WEB, "wait_for": {"address": True, "timeout_s": 1}})
+    assert (found["address"], found["address_source"], found["changed"]) == ("192.0.2.9", "arp", False)
+    monkeypatch.setattr(guest_watch, "speaks_ssh", lambda address: False)
+    with pytest.raises(HostError, match="no SSH server greets at"):
+        bring({**WEB, "wait_for": {"ssh": True, "timeout_s": 1}})
+
+
+def test_cloud_init_is_done_by_what_the_console_says(place: Path, connection: FakeConnection) -> None:
+    bring({**WEB, "serial": "log"})
+    each = connection.domains["web"]
+    subject = guest_watch.Subject("web", each, t.cast("t.Any", each.live))
+    log = Path(paths.guest_log("web"))
+    assert guest_watch.cloud_init_done(subject) is None
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("[   3.1] cloud-init[500]: Cloud-init v. 24.4 running 'modules:final'\n")
+    assert guest_watch.cloud_init_done(subject) is None
+    log.write_text("x\nCloud-init v. 24.4 finished at Sat, 21 Nov 2026 10:00:00 +0000. Datasource DataSourceNoCloud.\n")
+    assert guest_watch.cloud_init_done(subject) == []
+    guest_watch.mark_log("web")
+    assert guest_watch.cloud_init_done(subject) is None, "what an earlier run has said is no news"
+    assert guest_watch.last_words("web") == [
+        "x", "Cloud-init v. 24.4 finished at Sat, 21 Nov 2026 10:00:00 +0000. Datasource DataSourceNoCloud.",
+    ]  # fmt: skip
+
+
+def test_supervise_tells_who_we_are() -> None:
+    assert supervise.host_identity()["name"] == "host1"

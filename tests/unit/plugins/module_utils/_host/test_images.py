@@ -1,0 +1,231 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The image store: digests of content, names, and what may be removed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles, images
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
+
+PROCESS = {"args": ["/init"]}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store."""
+    monkeypatch.setattr(paths, "IMAGES", str(tmp_path / "images"))
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "containers"))
+    return tmp_path
+
+
+def fill(root: Path, order: t.Sequence[str] = ("a", "b", "c")) -> Path:
+    (root / "dir").mkdir(parents=True)
+    for name in order:
+        (root / "dir" / name).write_text(f"content of {name}")
+    os.link(root / "dir/a", root / "dir/same")
+    (root / "link").symlink_to("dir/a")
+    os.chmod(root, 0o755)
+    return root
+
+
+def digest(root: Path, process: t.Optional[t.Mapping[str, t.Any]] = None) -> str:
+    return images.tree_digest(str(root), PROCESS if process is None else process)[0]
+
+
+def test_the_same_content_has_the_same_digest(tmp_path: Path) -> None:
+    one, other = fill(tmp_path / "one"), fill(tmp_path / "other", ("c", "b", "a"))
+    os.utime(other / "dir/a", (5, 5))
+    assert digest(one) == digest(other)
+
+
+def replace_link(root: Path) -> None:
+    (root / "link").unlink()
+    (root / "link").symlink_to("dir/b")
+
+
+def copy_instead_of_link(root: Path) -> None:
+    (root / "dir/same").unlink()
+    (root / "dir/same").write_text("content of a")
+
+
+def fifo_instead_of_file(root: Path) -> None:
+    (root / "dir/c").unlink()
+    os.mkfifo(root / "dir/c")
+
+
+CHANGES: dict[str, t.Callable[[Path], object]] = {
+    "content": lambda root: (root / "dir/b").write_text("content of x"),
+    "name": lambda root: (root / "dir/b").rename(root / "dir/d"),
+    "mode": lambda root: os.chmod(root / "dir/b", 0o600),
+    "mode of the root": lambda root: os.chmod(root, 0o700),
+    "attribute": lambda root: os.setxattr(root / "dir/b", "user.x", b"1"),
+    "one file less": lambda root: (root / "dir/c").unlink(),
+    "an empty directory": lambda root: (root / "empty").mkdir(),
+    "target": replace_link,
+    "a copy instead of a link": copy_instead_of_link,
+    "a fifo instead of a file": fifo_instead_of_file,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_content_has_another_digest(tmp_path: Path, change: str) -> None:
+    root = fill(tmp_path / "root")
+    before = digest(root)
+    try:
+        CHANGES[change](root)
+    except OSError:
+        pytest.skip("this file system has no attributes")
+    assert digest(root) != before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_owners_and_devices_count(tmp_path: Path) -> None:
+    root = fill(tmp_path / "root")
+    seen = {digest(root)}
+    os.chown(root / "dir/b", 5, 0)
+    seen.add(digest(root))
+    os.mknod(root / "node", stat.S_IFCHR, os.makedev(1, 3))
+    seen.add(digest(root))
+    (root / "node").unlink()
+    os.mknod(root / "node", stat.S_IFCHR, os.makedev(1, 5))
+    seen.add(digest(root))
+    assert len(seen) == 4
+
+
+def test_the_process_counts(tmp_path: Path) -> None:
+    root = fill(tmp_path / "root")
+    assert digest(root) != digest(root, {"args": ["/other"]})
+
+
+def stored(name: str = "web", text: str = "x") -> str:
+    place = Path(images.building_dir(f"{name}-1"))
+    (place / "rootfs").mkdir()
+    (place / "rootfs/file").write_text(text)
+    made, _new = images.store(str(place), {"name": name, "process": PROCESS, "fingerprint": "f"})
+    images.point(name, made)
+    return made
+
+
+def test_store_and_find(store: Path) -> None:
+    made = stored()
+    assert images.resolve("web") == (made, "web")
+    assert images.resolve(made) == (made, "")
+    assert images.resolve("other") == ("", "other")
+    assert images.resolve("a" * 64) == ("", "")
+    record = images.record_of_name("web")
+    assert record is not None
+    assert (record["digest"], record["entries"], record["size_bytes"]) == (made, 1, 1)
+    assert os.listdir(store / "images/building") == []
+
+
+def test_storing_twice_keeps_one(store: Path) -> None:
+    assert stored("web") == stored("copy")
+    assert len(os.listdir(store / "images/sha256")) == 1
+    assert sorted(images.names()) == ["copy", "web"]
+
+
+def test_pointing_again_is_no_change(store: Path) -> None:
+    made = stored()
+    assert not images.point("web", made)
+    assert images.point("web", stored("other", "y"))
+
+
+def test_another_digest_than_expected_is_not_stored(store: Path) -> None:
+    place = Path(images.building_dir("web-1"))
+    (place / "rootfs").mkdir()
+    with pytest.raises(InputError, match="has the digest"):
+        images.store(str(place), {"process": PROCESS}, expected="a" * 64)
+    assert not (store / "images/sha256").exists()
+
+
+def test_a_name_whose_image_is_gone_is_none(store: Path) -> None:
+    images.point("web", "a" * 64)
+    assert images.resolve("web") == ("", "web")
+    assert images.record_of_name("web") is None
+
+
+def test_removing_a_name_takes_the_image_with_it_unless_it_is_needed(store: Path) -> None:
+    made = stored("web")
+    images.point("alias", made)
+    assert images.remove("web", check_mode=True) == ["name web"]
+    assert images.remove("web") == ["name web"]
+    (store / "containers/box").mkdir(parents=True)
+    (store / "containers/box/definition.json").write_text(f'{{"image": "{made}"}}')
+    assert images.remove("alias") == ["name alias"]
+    assert images.remove("alias") == []
+    with pytest.raises(InputError, match="container box"):
+        images.remove(made)
+    (store / "containers/box/definition.json").unlink()
+    assert images.remove(made) == [f"image {made}"]
+    assert os.listdir(store / "images/sha256") == []
+
+
+def test_a_changed_image_is_noticed(store: Path) -> None:
+    made = stored()
+    images.verify(made)
+    Path(paths.image_dir(made), "rootfs/file").write_text("z")
+    with pytest.raises(HostError, match="was changed"):
+        images.verify(made)
+
+
+# -- Making them ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["dev", "proc", "sys", "etc"])
+def test_a_root_whose_mount_points_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/tmp")
+    with pytest.raises(InputError, match=f"rootfs/{name}"):
+        bundles.check_root(str(tmp_path))
+
+
+def test_no_root_at_all(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    for name in ("none", "link"):
+        with pytest.raises(InputError, match="no directory rootfs"):
+            bundles.check_root(str(tmp_path / name))
+
+
+def test_check_tree(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("12345")
+    bundles.check_tree(str(tmp_path), Policy())
+    with pytest.raises(InputError, match="more than"):
+        bundles.check_tree(str(tmp_path), Policy(max_bytes=4))
+    os.chmod(tmp_path / "file", 0o4755)
+    with pytest.raises(InputError, match="set-user-id"):
+        bundles.check_tree(str(tmp_path), Policy())
+
+
+def test_fingerprint_follows_the_source(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(b"1")
+
+    def known(**values: t.Any) -> str:
+        return bundles.fingerprint(bundles.Wanted(**{"name": "x", "kind": "archive", "source": str(archive), **values}))
+
+    first = known()
+    assert known() == first
+    assert known(overrides={"cwd": "/x"}) != first
+    assert known(kind="rootfs") != first
+    archive.write_bytes(b"2")
+    assert known() != first
+    rootfs = known(kind="rootfs", source=str(tmp_path / "root"))
+    (tmp_path / "root/new").write_text("x")
+    assert known(kind="rootfs", source=str(tmp_path / "root")) != rootfs
+
+
+def test_a_given_fingerprint_needs_no_source() -> None:
+    wanted = bundles.Wanted(name="x", kind="archive", source="/none", fingerprint="f")
+    assert bundles.fingerprint(wanted) == bundles.fingerprint(
+        bundles.Wanted(name="y", kind="mmdebstrap", fingerprint="f")
+    )
+    with pytest.raises(InputError, match="there is no /none"):
+        bundles.fingerprint(bundles.Wanted(name="x", kind="archive", source="/none"))

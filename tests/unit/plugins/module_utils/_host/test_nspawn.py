@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be seen without root; the rest is the molecule scenario local_hosts, on real hosts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import local_hosts as lh
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CommandError, HostError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import nspawn
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+
+MADE = lh.recipe("trixie", "bare", (), (6, 12), "x86_64")
+
+
+class Builder:
+    """Stands in for mmdebstrap: makes the directory that it is told to, and fails when asked."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.builds: list[str] = []
+
+    def __call__(self, argv: t.Sequence[str], **kwargs: t.Any) -> CommandResult:
+        if "mmdebstrap" not in argv:
+            return CommandResult(tuple(argv), 0)
+        target = argv[-2]
+        self.builds.append(target)
+        # mmdebstrap refuses a directory with something in it.
+        assert not os.path.exists(target)
+        os.makedirs(f"{target}/etc")
+        if self.fails:
+            raise CommandError("mmdebstrap failed", argv=list(argv), rc=1, stderr="E: no network\nE: failed\n")
+        Path(target, "etc/cnvm-local-base").write_text("from forky: criu\n", encoding="utf-8")
+        return CommandResult(tuple(argv), 0)
+
+
+def bases(tmp_path: Path, builder: Builder) -> nspawn.Bases:
+    return nspawn.Bases(Host(run=builder), str(tmp_path / "cache"))
+
+
+def test_base_is_built_once(tmp_path: Path) -> None:
+    builder = Builder()
+    cache = bases(tmp_path, builder)
+    assert cache.make(MADE)
+    assert not cache.make(MADE)
+    assert len(builder.builds) == 1
+    assert cache.has(MADE.digest())
+    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert left == [MADE.digest(), f"{MADE.digest()}.json", f"{MADE.digest()}.lock"]
+
+
+@pytest.mark.parametrize("remains", [".new/etc", "/etc"])
+def test_base_that_was_cut_off_is_built_anew(tmp_path: Path, remains: str) -> None:
+    left = Path(f"{tmp_path}/cache/{MADE.digest()}{remains}")
+    left.mkdir(parents=True)
+    (left / "half").write_text("", encoding="utf-8")
+    builder = Builder()
+    cache = bases(tmp_path, builder)
+    assert not cache.has(MADE.digest())
+    assert cache.make(MADE)
+    assert not Path(cache.path(MADE.digest()), "etc/half").exists()
+
+
+def test_base_that_fails_leaves_nothing_and_says_why(tmp_path: Path) -> None:
+    cache = bases(tmp_path, Builder(fails=True))
+    with pytest.raises(HostError, match=r"The base of Debian trixie, bare could not be built from .*no network"):
+        cache.make(MADE)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{MADE.digest()}.lock"]
+
+
+def test_base_is_not_built_twice_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.lock")
+    with (
+        nspawn.waiting_lock(path, "The base", 1),
+        pytest.raises(Refused, match=r"The base: another run has been at work on it for 0 s"),
+        nspawn.waiting_lock(path, "The base", 0.3),
+    ):
+        pass
+    with nspawn.waiting_lock(path, "The base", 0.3):
+        pass
+
+
+def test_base_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nspawn, "_BASE_BYTES", 2**60)
+    with pytest.raises(HostError, match=r"MiB left; a base needs"):
+        bases(tmp_path, Builder()).make(MADE)
+
+
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program, path=None: None if program in ("tc", "nft") else "/x")
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert nspawn.missing_packages() == ["debian-archive-keyring", "iproute2", "nftables"]
+
+
+def test_user_dirs_belong_to_who_owns_what_is_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owned: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid: owned.update({str(path): (uid, gid)}))
+    nspawn.make_user_dirs(str(tmp_path / "a/b"))
+    above = tmp_path.stat()
+    assert owned == {str(tmp_path / name): (above.st_uid, above.st_gid) for name in ("a", "a/b")}
+    nspawn.make_user_dirs(str(tmp_path / "a/b"))

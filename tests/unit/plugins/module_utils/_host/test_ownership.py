@@ -1,0 +1,237 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A name stands for one workload on all hosts: what follows from the records here and from the peers' answers."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import containers, ownership
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
+
+HERE = {"here": True, "claim": False, "address": "10.0.0.20"}
+SILENT = {"ok": False, "error": "no route"}
+
+
+def no_command(argv: t.Sequence[str], **kwargs: t.Any) -> t.NoReturn:
+    raise AssertionError(argv)
+
+
+HOST = Host(run=no_command)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with an identity and nothing on it."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "overlay.json"))
+    (tmp_path / "host.json").write_text('{"host_id": "me", "name": "host1"}')
+    return tmp_path
+
+
+def record(state: Path, name: str, owner: str = "me", **fields: t.Any) -> None:
+    place = state / "workloads" / name
+    place.mkdir(parents=True)
+    values = {"owner": owner, "owner_name": {"me": "host1"}.get(owner, owner), "generation": 3, "uuid": "u", **fields}
+    (place / "owner.json").write_text(json.dumps(values))
+    (place / "definition.json").write_text('{"address": "10.0.0.20"}')
+
+
+def owner(state: Path, name: str) -> dict[str, t.Any]:
+    return t.cast("dict[str, t.Any]", json.loads((state / "workloads" / name / "owner.json").read_text()))
+
+
+def says(**known: t.Any) -> dict[str, t.Any]:
+    return {"ok": True, "workloads": known}
+
+
+class Asked(ownership.Registry):
+    """A registry whose peers say what the test says, one answer after the other (the last one again and again)."""
+
+    def __init__(self, *answers: dict[str, t.Any], kind: str = ownership.CONTAINER, ignore: bool = False) -> None:
+        super().__init__(HOST, kind, ignore_unreachable=ignore, ask_timeout_s=1)
+        self.said = list(answers)
+        self.asked = 0
+
+    def answers(self) -> dict[str, t.Any]:
+        self.asked += 1
+        return self.said[0] if len(self.said) == 1 else self.said.pop(0)
+
+
+# -- What is free -----------------------------------------------------------------------------------------------------
+def test_free() -> None:
+    answers = {"host2": says(other=HERE, given={**HERE, "here": False}), "host3": says()}
+    ownership.check_free({"web": "10.0.0.21", "given": ""}, answers, ignore_unreachable=False)
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "reason"),
+    [
+        ({"host2": says(web=HERE)}, Refused, "'web' is at host2"),
+        ({"host2": says(web={**HERE, "claim": True})}, Refused, "just being created at host2"),
+        ({"host2": says(web={**HERE, "kind": "guest"})}, Refused, "Guest 'web' is at host2"),
+        ({"host2": says(other=HERE)}, Refused, "belongs to container 'other' at host2"),
+        ({"host2": says(), "host3": SILENT}, PeerError, "host3: no route"),
+    ],
+)
+def test_not_free(answers: dict[str, t.Any], error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        ownership.check_free({"web": "10.0.0.20"}, answers, ignore_unreachable=False)
+
+
+def test_those_who_are_gone_can_be_ignored_but_not_those_who_answer() -> None:
+    ownership.check_free({"web": ""}, {"host3": SILENT}, ignore_unreachable=True)
+    with pytest.raises(Refused):
+        ownership.check_free({"web": ""}, {"host2": says(web=HERE), "host3": SILENT}, ignore_unreachable=True)
+
+
+def test_names_and_addresses_of_this_host(state: Path) -> None:
+    record(state, "other")
+    record(state, "gone", "host2")
+    with pytest.raises(Refused, match="container 'other'"):
+        ownership.check_free_here("web", "10.0.0.20", ownership.CONTAINER)
+    with pytest.raises(Refused, match="a container called 'other'"):
+        ownership.check_free_here("other", "", ownership.GUEST)
+    ownership.check_free_here("gone", "", ownership.GUEST)
+    ownership.check_free_here("other", "10.0.0.20", ownership.CONTAINER)
+    ownership.check_free_here("web", "10.0.0.21", ownership.CONTAINER)
+
+
+def test_workloads_by_kind(state: Path) -> None:
+    record(state, "web")
+    record(state, "db", kind="guest")
+    assert ownership.names() == ["db", "web"]
+    assert ownership.names(ownership.CONTAINER) == ["web"]
+    assert ownership.names(ownership.GUEST) == ["db"]
+
+
+# -- Where they are ---------------------------------------------------------------------------------------------------
+def test_nobody_is_asked_without_a_reason(state: Path) -> None:
+    registry = Asked({})
+    assert (registry.locate({}, {}), registry.asked) == ({}, 0)
+
+
+def test_what_was_given_away_is_where_the_peers_say(state: Path) -> None:
+    record(state, "web", "host2")
+    registry = Asked({"host2": says(), "host3": says(web=HERE)})
+    assert registry.locate({"web": "host2"}, {"web": ""}) == {"web": "host3"}
+    assert registry.warnings == []
+
+
+def test_what_was_given_away_stays_there_while_somebody_is_silent(state: Path) -> None:
+    record(state, "web", "host2")
+    assert Asked({"host2": SILENT, "host3": says()}).locate({"web": "host2"}, {"web": ""}) == {"web": "host2"}
+
+
+def test_what_was_given_away_and_removed_there_is_made_again_as_a_later_generation(state: Path) -> None:
+    record(state, "web", "host2")
+    registry = Asked({"host2": says(), "host3": says()})
+    assert registry.locate({"web": "host2"}, {"web": ""}) == {"web": ""}
+    assert "on no host any more" in registry.warnings[0]
+    registry.claim({"web": ("u2", "")})
+    registry.own("web", "u2")
+    assert (owner(state, "web")["generation"], owner(state, "web")["owner"]) == (4, "me")
+
+
+def test_one_that_is_made_anew_comes_after_all_that_a_host_remembers_by_its_name(state: Path) -> None:
+    gone = {"kind": "guest", "here": False, "generation": 9}
+    registry = Asked({"host2": says(web=gone), "host3": says(web={**gone, "generation": 7})}, kind=ownership.GUEST)
+    assert registry.locate({}, {"web": ""}) == {"web": ""}
+    registry.claim({"web": ("u", "")})
+    registry.own("web", "u")
+    assert owner(state, "web")["generation"] == 10
+
+
+def test_a_new_one_that_a_peer_has_is_there(state: Path) -> None:
+    assert Asked({"host2": says(web=HERE), "host3": says()}).locate({}, {"web": ""}) == {"web": "host2"}
+
+
+def test_a_new_one_with_the_name_of_another_kind_is_refused(state: Path) -> None:
+    with pytest.raises(Refused, match="Guest 'web' is at host2"):
+        Asked({"host2": says(web={**HERE, "kind": "guest"})}).locate({}, {"web": ""})
+
+
+def test_a_new_one_that_nobody_can_be_asked_about(state: Path) -> None:
+    answers = {"host2": says(), "host3": SILENT}
+    with pytest.raises(PeerError, match="host3"):
+        Asked(answers).locate({}, {"web": ""})
+    assert Asked(answers, ignore=True).locate({}, {"web": ""}) == {"web": ""}
+
+
+# -- Making one -------------------------------------------------------------------------------------------------------
+def test_a_claim_stands_until_it_is_made(state: Path) -> None:
+    registry = Asked({"host2": says()}, kind=ownership.GUEST)
+    registry.claim({"web": ("u", "10.0.0.9")})
+    claimed = owner(state, "web")
+    assert (claimed["claim"], claimed["address"], claimed["kind"], claimed["generation"]) == (
+        True,
+        "10.0.0.9",
+        "guest",
+        1,
+    )
+    assert ownership.record("web", "me") is None
+    registry.own("web", "u")
+    assert "claim" not in owner(state, "web")
+    assert ownership.record("web", "me") == owner(state, "web")
+
+
+def test_two_hosts_that_claim_at_once_both_stop(state: Path) -> None:
+    registry = Asked({"host2": says(web={**HERE, "claim": True})})
+    with pytest.raises(Refused, match="just being created"):
+        registry.claim({"web": ("u", ""), "db": ("v", "")})
+    assert ownership.names() == []
+
+
+def test_what_failed_leaves_nothing(state: Path) -> None:
+    registry = Asked({"host2": says()})
+    registry.claim({"web": ("u", ""), "db": ("v", "")})
+    registry.own("db", "v")
+    undone: list[str] = []
+    registry.give_up(undone.append)
+    assert (undone, ownership.names()) == (["web"], ["db"])
+
+
+# -- What the containers' batch makes of it ---------------------------------------------------------------------------
+def seen(answers: dict[str, t.Any], *wanted: t.Mapping[str, t.Any]) -> t.Any:
+    items = [normalise({"image": "cnvm", **item}) for item in wanted]
+    batch = containers.Batch(
+        Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0)),
+        items,
+        Asked(answers),
+        restart_on_change=True,
+        image_change=False,
+    )
+    return batch.locate(batch.seen())
+
+
+def test_what_is_here_needs_no_question(state: Path) -> None:
+    record(state, "web")
+    found = seen({}, {"name": "web"}, {"name": "old", "state": "absent"})
+    assert found["web"].here
+
+
+def test_containers_that_are_elsewhere(state: Path) -> None:
+    record(state, "web", "host2")
+    record(state, "old", "host2")
+    found = seen(
+        {"host2": says(), "host3": says(db=HERE)}, {"name": "web"}, {"name": "old", "state": "absent"}, {"name": "db"}
+    )
+    assert (found["web"].elsewhere, found["web"].owner) == ("", None)
+    assert (found["old"].elsewhere, found["old"].owner["owner"]) == ("", "host2")
+    assert found["db"].elsewhere == "host3"
+
+
+def test_a_creation_that_was_cut_off_is_begun_again(state: Path) -> None:
+    record(state, "web", claim=True)
+    found = seen({"host2": says()}, {"name": "web"})
+    assert (found["web"].here, found["web"].definition, found["web"].elsewhere) == (False, None, "")

@@ -1,0 +1,165 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A channel to a peer, with a small program in the place of ssh."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    HostError,
+    InputError,
+    PeerError,
+    Refused,
+)
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, peers
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import wire
+
+PEER = {"name": "host2", "tunnel": "10.100.100.2"}
+
+
+@pytest.fixture
+def channel() -> t.Iterator[t.Callable[[str], peers.Channel]]:
+    """A channel whose other end is a Python program."""
+    opened: list[peers.Channel] = []
+
+    def open_it(program: str) -> peers.Channel:
+        def popen(argv: t.Sequence[str], **kwargs: t.Any) -> subprocess.Popen[bytes]:
+            assert argv == peers.ssh_argv(PEER, "serve")
+            return subprocess.Popen([sys.executable, "-c", "import sys, time, json\n" + program], **kwargs)
+
+        opened.append(peers.Channel(Host(run=t.cast("t.Any", None), popen=popen), PEER))
+        return opened[-1]
+
+    yield open_it
+    for one in opened:
+        one.close()
+
+
+ECHO = """
+for line in sys.stdin:
+    request = json.loads(line)
+    print(json.dumps({"result": request}), flush=True)
+"""
+
+
+def test_ssh_goes_through_the_tunnel_with_our_configuration() -> None:
+    assert peers.ssh_argv(PEER, "serve") == [
+        "ssh", "-F", "/etc/cnvm/ssh/config", "-o", "HostName=10.100.100.2", "host2", "serve",
+    ]  # fmt: skip
+
+
+def test_question_and_answer(channel: t.Any) -> None:
+    one = channel(ECHO)
+    assert one.call("facts", timeout_s=20, x=1) == {"op": "facts", "args": {"x": 1}, "stream": False}
+    assert one.call("check", timeout_s=20)["op"] == "check"
+
+
+def test_stream_goes_with_the_question(channel: t.Any) -> None:
+    one = channel(
+        """
+import hashlib, struct
+source = sys.stdin.buffer
+json.loads(source.readline())
+total = hashlib.sha256()
+while True:
+    (length,) = struct.unpack(">I", source.read(4))
+    if not length:
+        break
+    total.update(source.read(length))
+said = json.loads(source.readline())
+print(json.dumps({"result": {"same": said["sha256"] == total.hexdigest(), "bytes": said["bytes"]}}), flush=True)
+"""
+    )
+    size = 3 * wire.CHUNK + 5
+    assert one.call("layer", timeout_s=20, stream=lambda out: out.write(b"x" * size)) == {"same": True, "bytes": size}
+
+
+def test_error_of_the_other_side(channel: t.Any) -> None:
+    line = wire.error_line(Refused("web is in a move.")).decode()
+    with pytest.raises(Refused, match="web is in a move"):
+        channel(f"sys.stdin.readline(); sys.stdout.write({line!r}); sys.stdout.flush(); time.sleep(9)").call(
+            "begin", timeout_s=20
+        )
+
+
+def test_no_answer_in_time(channel: t.Any) -> None:
+    one = channel("time.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(PeerError, match="connection to host2 did not answer in time"):
+        one.call("facts", timeout_s=0.3)
+    assert time.monotonic() - start < 20
+
+
+def test_a_peer_that_reads_nothing_does_not_hold_us(channel: t.Any) -> None:
+    one = channel("time.sleep(60)")
+    with pytest.raises(PeerError, match="did not answer in time"):
+        one.call("layer", timeout_s=0.5, stream=lambda out: out.write(b"x" * (8 << 20)))
+
+
+def test_lost_with_what_ssh_said(channel: t.Any) -> None:
+    one = channel("print('noise\\nssh: connect to host: No route to host', file=sys.stderr)")
+    with pytest.raises(
+        PeerError, match=r"connection to host2 was lost: ssh: connect to host: No route to host"
+    ) as caught:
+        one.call("facts", timeout_s=20)
+    assert caught.value.details["peer"] == "host2"
+
+
+def test_lost_in_the_middle_of_a_line(channel: t.Any) -> None:
+    with pytest.raises(PeerError, match="was lost"):
+        channel("sys.stdin.readline(); sys.stdout.write('{\"result\"'); sys.stdout.flush()").call("facts", timeout_s=20)
+
+
+def test_garbage(channel: t.Any) -> None:
+    with pytest.raises(PeerError, match="'Welcome!', which is not our protocol"):
+        channel("print('Welcome!', flush=True); time.sleep(9)").call("facts", timeout_s=20)
+
+
+def test_a_line_without_end(channel: t.Any) -> None:
+    program = f"sys.stdout.write('x' * ({wire.MAX_LINE} + 70000)); sys.stdout.flush(); time.sleep(9)"
+    with pytest.raises(PeerError, match="sent too long a line"):
+        channel(program).call("facts", timeout_s=30)
+
+
+def test_close_ends_a_peer_that_does_not(channel: t.Any) -> None:
+    one = channel("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); time.sleep(600)")
+    one.close()
+    assert one._process.returncode is not None
+
+
+@pytest.fixture
+def overlay(tmp_path: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "overlay.json"
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(path))
+    files.write_json(str(path), {"self": {"name": "host1"}, "peers": [PEER]})
+
+
+@pytest.mark.usefixtures("overlay")
+def test_find() -> None:
+    assert peers.find("host2") == PEER
+    with pytest.raises(InputError, match="'host1' is this host itself"):
+        peers.find("host1")
+    with pytest.raises(InputError, match=r"Hosts in it: host2\."):
+        peers.find("host9")
+
+
+def test_no_overlay(tmp_path: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "none"))
+    with pytest.raises(HostError, match="no overlay"):
+        peers.find("host2")
+
+
+def test_answer_lines_are_kept_apart(channel: t.Any) -> None:
+    answers = "".join(json.dumps({"result": {"n": n}}) + "\n" for n in range(2))
+    one = channel(f"sys.stdout.write({answers!r}); sys.stdout.flush(); time.sleep(9)")
+    assert [one.call("a", timeout_s=20)["n"], one.call("b", timeout_s=20)["n"]] == [0, 1]

@@ -1,0 +1,232 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may recover while somebody else is at work on the container, and for how long one waits for whom."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, kinds, movedir, peers, recover
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
+
+HOLDER = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(fd, fcntl.LOCK_EX)
+os.pwrite(fd, f"process {os.getpid()} (a move of web)".encode(), 0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host to which ``host1`` was moving ``web``."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
+    (tmp_path / "run/locks").mkdir(parents=True)
+    files.write_json(paths.journal_file("web"), {"role": "target", "peer": "host1", "name": "web"})
+    return Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0), stdout=io.BytesIO(), stderr=io.BytesIO())
+
+
+@contextlib.contextmanager
+def lock_held(*words: str) -> t.Iterator[subprocess.Popen[str]]:
+    """The container's lock, held by a process with these words in its command line."""
+    argv = [sys.executable, "-c", HOLDER, paths.lock_file("web"), *words]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert t.cast("t.IO[str]", process.stdout).readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def without_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done about a dead source is another matter."""
+    monkeypatch.setattr(recover, "_without_source", lambda host, journal: {"outcome": "target", "message": "done"})
+
+
+@pytest.mark.usefixtures("without_source")
+def test_a_dead_host_does_not_hang_up_and_is_not_waited_for(host: Host) -> None:
+    with lock_held(paths.HELPER, "serve") as process:
+        assert recover.recover_one(host, "web", "host1")["outcome"] == "target"
+        assert process.wait(5) == -9
+
+
+@pytest.mark.usefixtures("without_source")
+@pytest.mark.parametrize(
+    ("words", "fenced"),
+    [((paths.HELPER, "serve"), ""), ((paths.HELPER, "serve"), "host3"), ((paths.HELPER, "move", "run"), "host1")],
+)
+def test_nobody_else_is_ended(host: Host, words: tuple[str, ...], fenced: str) -> None:
+    with lock_held(*words) as process:
+        with pytest.raises(Refused, match="at work on it"):
+            recover.recover_one(host, "web", fenced)
+        assert process.poll() is None
+
+
+def peer_says(monkeypatch: pytest.MonkeyPatch, answer: dict[str, t.Any]) -> None:
+    """Whoever is asked over the wire answers this."""
+
+    class Said:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            return answer
+
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Said()))
+
+
+JOURNAL = {"name": "web", "peer": "host1", "peer_id": "S", "move_id": "m1", "generation": 3, "uuid": "u"}
+
+
+def test_a_machine_that_was_installed_anew_decides_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    peer_says(monkeypatch, {"decision": "abort", "ended": True, "host_id": "S"})
+    assert recover.ask_decision(host, JOURNAL)["decision"] == "abort"
+    peer_says(monkeypatch, {"decision": "abort", "ended": True, "host_id": "new"})
+    with pytest.raises(PeerError, match="installed anew"):
+        recover.ask_decision(host, JOURNAL)
+
+
+class Kind:
+    """What a host does with a workload that it had begun to give away: it notes it."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def roll_back(self, host: Host, journal: dict[str, t.Any]) -> None:
+        self.did.append("roll back")
+
+    def let_go(self, host: Host, journal: dict[str, t.Any]) -> None:
+        self.did.append("let go")
+
+
+@pytest.fixture
+def booted(host: Host, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    """The host was giving ``web`` away to host2, uncommitted, and has lost power meanwhile."""
+    kind = Kind()
+    monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
+    monkeypatch.setattr(movedir, "boot_id", lambda: "now")
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    files.write_json(paths.owner_file("web"), {"owner": "S", "owner_name": "host1", "generation": 3, "uuid": "u"})
+    begun("old", records.SOURCE_FROZEN)
+    return kind
+
+
+def begun(boot_id: str, state: str) -> None:
+    """Its journal."""
+    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": boot_id, "state": state, "mode": "stop_copy"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more})
+
+
+@pytest.mark.parametrize(
+    ("generation", "uuid", "outcome", "did"),
+    [(4, "u", "target", "let go"), (3, "u", "source", "roll back"), (4, "another", "source", "roll back")],
+)
+def test_what_went_on_elsewhere_while_this_host_was_off_is_left_there(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, generation: int, uuid: str, outcome: str, did: str
+) -> None:
+    record = {"owner": "T", "owner_name": "host2", "generation": generation, "uuid": uuid}
+    peer_says(monkeypatch, {"owner": record, "identity": {"host_id": "T"}, "journal": None})
+    assert recover.recover_one(host, "web")["outcome"] == outcome
+    assert booted.did == [did]
+    assert (files.read_json(paths.owner_file("web")) == record) is (outcome == "target")
+
+
+def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other host can be asked."""
+
+    def lost(host: Host, name: str) -> t.Any:
+        raise PeerError(f"The connection to {name} did not answer in time")
+
+    monkeypatch.setattr(peers, "connected", lost)
+
+
+def test_nothing_is_started_at_boot_while_it_may_go_on_elsewhere(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody_answers(monkeypatch)
+    result = recover.recover_one(host, "web")
+    assert (result["outcome"], booted.did) == ("waiting", [])
+    assert "-e fenced=host2" in result["message"]
+    assert recover.recover_one(host, "web", "host2")["outcome"] == "source"
+    assert booted.did == ["roll back"]
+
+
+@pytest.mark.parametrize(("boot_id", "state"), [("now", records.SOURCE_FROZEN), ("old", records.SOURCE_BEGUN)])
+def test_nobody_is_asked_who_can_have_nothing(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, boot_id: str, state: str
+) -> None:
+    begun(boot_id, state)
+    nobody_answers(monkeypatch)
+    assert recover.recover_one(host, "web")["outcome"] == "source"
+    assert booted.did == ["roll back"]
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *given: t.Any) -> list[float]:
+    """``recover_one`` gives these one after the other; the list gets the pauses between them."""
+    left, pauses, clock = list(given), [], [0.0]
+
+    def one(host: Host, name: str, fenced: str) -> dict[str, t.Any]:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return {"name": name, "outcome": answer, "message": answer}
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(recover, "recover_one", one)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    return pauses
+
+
+def outcome(host: Host, *args: str) -> str:
+    assert recover.recover(args, host) == 0
+    (result,) = json.loads(t.cast("io.BytesIO", host.stdout).getvalue().splitlines()[-1])["results"]
+    return str(result["outcome"])
+
+
+def busy(holder: str) -> Refused:
+    return Refused("it is refused", holder=f"process 12 ({holder})")
+
+
+def test_a_host_that_cannot_be_asked_is_asked_again_only_with_patience(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answers(monkeypatch, "waiting", "target") == []
+    assert outcome(host, "web") == "waiting"
+    pauses = answers(monkeypatch, "waiting", "waiting", "target")
+    assert outcome(host, "--patient", "web") == "target"
+    assert len(pauses) == 2
+    # What it waits for is said once.
+    assert t.cast("io.BytesIO", host.stderr).getvalue() == b"waiting\n"
+
+
+def test_patience_has_an_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = answers(monkeypatch, "waiting")
+    assert outcome(host, "--patient", "web") == "waiting"
+    assert 590 < sum(pauses) < 610
+
+
+def test_another_recovery_is_waited_for_but_not_a_move(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, busy("recovering web"), busy("recovering web"), "none")
+    assert outcome(host, "web") == "none"
+    pauses = answers(monkeypatch, busy("a move of web"))
+    assert outcome(host, "web") == "busy"
+    assert pauses == []

@@ -1,0 +1,273 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A conversation as the peer's key can hold it, with streams in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, recover, serve
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records, wire
+
+OWNER = records.owner_record("web", "u", "S", "host1", 3)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All of a host's files in a directory of the test."""
+    monkeypatch.setattr(paths, "WORKLOADS", f"{tmp_path}/containers")
+    monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
+    monkeypatch.setattr(paths, "HOST_FILE", f"{tmp_path}/host.json")
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    return tmp_path
+
+
+def host(**more: t.Any) -> Host:
+    return Host(run=t.cast("t.Any", lambda *args, **kwargs: pytest.fail(f"ran {args}")), **more)
+
+
+def stream(data: bytes) -> bytes:
+    out = io.BytesIO()
+    writer = wire.ChunkWriter(lambda part: out.writelines([part]))
+    writer.write(data)
+    writer.close()
+    return out.getvalue()
+
+
+def incoming(data: bytes) -> t.BinaryIO:
+    """What a peer has sent, as a file that can be polled."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(data)
+    file.seek(0)
+    return t.cast("t.BinaryIO", file)
+
+
+def ask(*requests: bytes) -> list[dict[str, t.Any]]:
+    """The answers to what a peer sends before it hangs up."""
+    out = io.BytesIO()
+    conversation = serve.Conversation(host(), incoming(b"".join(requests)), out)
+    conversation.run()
+    conversation.close()
+    return [wire.parse(one) for one in out.getvalue().splitlines()]
+
+
+def request(op: str, streams: bool = False, **args: t.Any) -> bytes:
+    return wire.line({"op": op, "args": args, "stream": streams})
+
+
+@pytest.mark.parametrize("op", ["run", "__init__", "close", "_exactly", "", "facts ", None])
+def test_only_what_is_in_the_table(op: t.Any) -> None:
+    (answer,) = ask(request(op))
+    assert "knows no operation" in answer["error"]["message"]
+
+
+def test_garbage_gets_an_answer_and_the_conversation_goes_on() -> None:
+    answers = ask(b"rm -rf /\n", b"[]\n", request("nothing"))
+    assert [one["error"]["kind"] for one in answers] == ["PeerError"] * 3
+
+
+def test_an_unwanted_stream_is_not_taken_for_requests() -> None:
+    hostile = request("decision", name="web") * 3
+    answers = ask(request("nothing", True), stream(hostile), request("nothing"))
+    assert len(answers) == 2
+
+
+def test_probe_takes_all() -> None:
+    assert ask(request("probe", True), stream(b"x" * 3_000_000)) == [{"result": {}}]
+
+
+def test_a_stream_that_ends_early_ends_the_conversation() -> None:
+    with pytest.raises(PeerError, match="in the middle of a stream"):
+        ask(request("probe", True), stream(b"x" * 5000)[:2000])
+
+
+@pytest.mark.parametrize("name", ["../etc", "-x", "a b", "", 5, None])
+def test_names_are_checked_like_a_users(name: t.Any) -> None:
+    answers = ask(
+        request("decision", name=name, move_id="m1", generation=3, asker="T"),
+        request("resume", name=name, move_id="m1"),
+        request("wake", name=name), request("begin", definition={"name": name, "image": "a" * 64}),
+    )  # fmt: skip
+    assert [one["error"]["kind"] for one in answers] == ["InputError"] * 4
+
+
+def test_a_definition_must_name_its_image() -> None:
+    (answer,) = ask(request("check", definition={"name": "web", "image": "../../x"}, owner=OWNER, sizes={}))
+    assert "names no image" in answer["error"]["message"]
+
+
+def decided(**more: t.Any) -> dict[str, t.Any]:
+    (answer,) = ask(request("decision", **{"name": "web", "move_id": "m1", "generation": 3, "asker": "T", **more}))
+    return t.cast("dict[str, t.Any]", answer["result"])
+
+
+def test_decision_of_a_source_whose_mover_lives() -> None:
+    files.write_json(paths.owner_file("web"), OWNER)
+    files.write_json(
+        paths.journal_file("web"),
+        records.journal("source", records.SOURCE_FROZEN, "m1", OWNER, "host2", "T", "stop_copy", "b"),
+    )
+    with files.lock(paths.lock_file("web"), "a move"):
+        assert decided() == {"decision": records.UNDECIDED, "ended": False, "host_id": "S"}
+    assert decided() == {"decision": records.DECIDED_ABORT, "ended": False, "host_id": "S"}
+    files.write_json(paths.owner_file("web"), records.handed_over(OWNER, "T", "host2"))
+    assert decided() == {"decision": records.DECIDED_COMMIT, "ended": False, "host_id": "S"}
+    files.remove_file(paths.journal_file("web"))
+    assert decided() == {"decision": records.DECIDED_COMMIT, "ended": True, "host_id": "S"}
+
+
+def test_resume_tells_what_is_here_and_keeps_the_lock() -> None:
+    files.write_json(paths.owner_file("web"), OWNER)
+    conversation = serve.Conversation(host(), incoming(request("resume", name="web", move_id="m1")), io.BytesIO())
+    conversation.run()
+    with pytest.raises(Refused), files.lock(paths.lock_file("web"), "another"):
+        pass
+    conversation.close()
+    with files.lock(paths.lock_file("web"), "another"):
+        pass
+
+
+def test_resume_waits_for_a_recovery_that_asks_its_source_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusing it would make both hosts refuse each other, at the same moments, for ever."""
+    held = contextlib.ExitStack()
+    held.enter_context(files.lock(paths.lock_file("web"), f"{recover.RECOVERING} web"))
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            held.close()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    (answer,) = ask(request("resume", name="web", move_id="m1"))
+    assert answer["result"]["journal"] is None
+    assert len(pauses) >= 20
+
+
+def test_resume_does_not_wait_for_a_move() -> None:
+    with files.lock(paths.lock_file("web"), "a move of web"):
+        (answer,) = ask(request("resume", name="web", move_id="m1"))
+    assert answer["error"]["kind"] == "Refused"
+
+
+def test_what_did_not_end_goes_to_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+    monkeypatch.setattr(recover, "resolve_in_background", lambda _host, name: resolved.append(name))
+    ask(request("resume", name="web", move_id="m1"))
+    assert resolved == []
+    files.write_json(
+        paths.journal_file("web"),
+        records.journal("target", records.TARGET_RECEIVING, "m1", OWNER, "host1", "S", "stop_copy", "b"),
+    )
+    ask(request("resume", name="web", move_id="m1"))
+    assert resolved == ["web"]
+
+
+# --- the pump ---
+
+
+def reader(data: bytes) -> wire.ChunkReader:
+    source = io.BytesIO(data)
+
+    def exactly(size: int) -> bytes:
+        found = source.read(size)
+        if len(found) < size:
+            raise PeerError("cut")
+        return found
+
+    return wire.ChunkReader(exactly, source.readline)
+
+
+def read_all(file: t.BinaryIO) -> int:
+    return sum(len(part) for part in iter(lambda: file.read(65536), b""))
+
+
+def test_pumped_gives_what_the_work_gives() -> None:
+    assert serve._pumped(reader(stream(b"x" * 5_000_000)), read_all) == 5_000_000
+
+
+def test_pumped_in_a_process_of_its_own() -> None:
+    assert serve._pumped(reader(stream(b"x")), lambda file: os.getpid()) != os.getpid()
+
+
+def test_pumped_work_that_fails_is_told_and_the_stream_is_read() -> None:
+    def refuse(file: t.BinaryIO) -> None:
+        file.read(10)
+        raise HostError("No space.", hint="Make some.")
+
+    one = reader(stream(b"x" * 9_000_000))
+    with pytest.raises(HostError, match="No space"):
+        serve._pumped(one, refuse)
+    one.finish()
+
+
+def test_pumped_work_that_dies() -> None:
+    with pytest.raises(CnvmError):
+        serve._pumped(reader(stream(b"x")), lambda file: os._exit(3))
+
+
+def test_pumped_stream_that_was_changed_on_the_way() -> None:
+    data = bytearray(stream(b"x" * 1000))
+    data[50] ^= 1
+    with pytest.raises(PeerError, match="checksums differ"):
+        serve._pumped(reader(bytes(data)), read_all)
+
+
+def test_pumped_stream_that_was_cut_leaves_no_process() -> None:
+    with pytest.raises(PeerError):
+        serve._pumped(reader(stream(b"x" * 100_000)[:5000]), read_all)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_no_stream() -> None:
+    with pytest.raises(PeerError, match="has no stream"):
+        serve._pumped(None, read_all)
+
+
+# --- the key ---
+
+
+@pytest.mark.parametrize("words", ["bash", "container stop web", "serve; id", "-c id", "placementx", "''"])
+def test_the_key_may_do_nothing_else(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", words)
+    with pytest.raises(CnvmError, match="may only talk to cnvm-host"):
+        serve.serve([], host(stdin=io.BytesIO(), stdout=io.BytesIO()))
+
+
+def test_serve_until_the_peer_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "serve")
+    out = io.BytesIO()
+    data = request("probe", True) + stream(b"abc") + request("probe", True) + stream(b"abc")[:3]
+    assert serve.serve([], host(stdin=incoming(data), stdout=out)) == 0
+    assert wire.parse(out.getvalue()) == {"result": {}}
+
+
+def test_what_is_remembered_of_an_earlier_guest_is_no_promise(state: Path) -> None:
+    """The UUID of a guest stands for its name: one that was made anew has it again, and begins to count anew."""
+    home = state / "containers/web"
+    home.mkdir(parents=True, exist_ok=True)
+    record = home / "owner.json"
+    comes = {"kind": "guest", "uuid": "u", "owner": "source", "generation": 2}
+    for mine, stays in (
+        ({"uuid": "u", "owner": "source", "generation": 9}, False),
+        ({"uuid": "u", "owner": "source", "generation": 2}, True),
+        ({"uuid": "u", "owner": "third", "generation": 9}, True),
+        ({"uuid": "other", "owner": "third", "generation": 9}, False),
+    ):
+        record.write_text(json.dumps(mine), encoding="utf-8")
+        serve._forget_other("web", comes)
+        assert record.exists() == stays, mine

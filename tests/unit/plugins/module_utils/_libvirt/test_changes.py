@@ -1,0 +1,234 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from hypothesis import given, settings
+
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.changes import compare, differences, pending
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.domain import Model, alike, build, parse
+
+from . import guest_models
+
+MAC = "52:54:00:00:00:01"
+
+
+def model(**given: t.Any) -> Model:
+    return guest_models.model(guest_models.item(**given))
+
+
+def change(before: Model, after: Model) -> tuple[list[str], dict[str, str]]:
+    """Steps in short, and reasons, for a running guest that was started as ``before``."""
+    found = compare(after, before, before)
+    return [f"{step.kind} {step.name}".strip() for step in found.steps if step.kind != "marks"], dict(found.reasons)
+
+
+@settings(max_examples=40)
+@given(guest_models.models())
+def test_no_difference_is_no_change(model: Model) -> None:
+    found = compare(model, model, model)
+    assert (found.stored, found.steps, found.reasons) == ((), (), {})
+
+
+@settings(max_examples=40)
+@given(guest_models.models(), guest_models.models())
+def test_every_difference_is_done_or_has_a_reason(wanted: Model, live: Model) -> None:
+    """Nothing is left out: after the steps, each key that is still not as wanted has a reason."""
+    found = compare(wanted, live, live)
+    after = {**live, **{key: dict(live[key]) for key in ("disks", "cdroms", "networks")}}
+    places = {"disk": "disks", "network": "networks", "media": "cdroms"}
+    for step in found.steps:
+        place = places.get(step.kind.rpartition("_")[2])
+        if step.kind in ("memory", "vcpus"):
+            after[step.key] = step.value
+        elif step.kind in ("description", "marks"):
+            after[step.kind] = step.value
+        elif step.kind == "password":
+            after["graphics"] = step.value
+        elif place and step.value is None:
+            del after[place][step.name]
+        elif place:
+            after[place][step.name] = step.value
+    for key in wanted:
+        if key in ("name", "uuid"):
+            continue
+        words = {"cdroms": ("cdrom", "cloud_init")}.get(key, (key,))
+        reasons = [one for one in found.reasons if one in words or one.startswith(f"{key}.")]
+        if reasons:
+            continue
+        if key.startswith("max_"):
+            # More than is needed does no harm until the next start.
+            assert after[key] >= wanted[key] or key[len("max_") :] in found.reasons
+        elif key == "disks":
+            # What is below a running disk is QEMU's business; the stored XML says it for the next start.
+            is_now, is_wanted = (
+                {name: {**disk, "backing": []} for name, disk in disks.items()} for disks in (after[key], wanted[key])
+            )
+            assert is_now == is_wanted
+        elif key == "marks":
+            kept = {"cpu": None, "seed": None}
+            assert {**after[key], **kept} == {**wanted[key], **kept}
+            assert after[key]["seed"] == live[key]["seed"]
+        else:
+            assert alike(key, wanted[key], after[key]), key
+
+
+@settings(max_examples=40)
+@given(guest_models.models(), guest_models.models())
+def test_stored_differences_are_told_exactly_when_there_are_some(wanted: Model, stored: Model) -> None:
+    same = all(alike(key, wanted[key], stored[key]) for key in wanted if key not in ("name", "uuid"))
+    assert bool(differences(wanted, stored)) is not same
+
+
+def test_memory() -> None:
+    small, large = model(max_memory_mib=1024), model(memory_mib=1024, max_memory_mib=1024)
+    assert change(small, large) == (["memory"], {})
+    assert change(large, small) == (["memory"], {})
+    steps, reasons = change(model(), large)
+    assert steps == []
+    assert "started with at most 512 MiB" in reasons["memory_mib"]
+
+
+def test_a_balloon_that_is_not_up_yet_is_no_difference() -> None:
+    wanted = model(max_memory_mib=1024)
+    booting = {**wanted, "memory_mib": 1024}
+    assert compare(wanted, wanted, booting).steps == ()
+    assert [step.kind for step in compare(wanted, booting, booting).steps] == ["memory"]
+    assert [step.kind for step in compare(wanted, wanted, {**wanted, "memory_mib": 256}).steps] == ["memory"]
+
+
+def test_a_larger_maximum_alone_is_told() -> None:
+    steps, reasons = change(model(), model(max_memory_mib=1024))
+    assert steps == []
+    assert list(reasons) == ["max_memory_mib"]
+
+
+def test_vcpus() -> None:
+    assert change(model(max_vcpus=4), model(vcpus=3, max_vcpus=4)) == (["vcpus"], {})
+    assert list(change(model(), model(vcpus=2))[1]) == ["vcpus"]
+    fewer = model(vcpus=1, max_vcpus=4)
+    assert list(change(model(vcpus=3, max_vcpus=4), fewer)[1]) == ["vcpus"]
+    real = {**model(vcpus=3, max_vcpus=4), "type": "kvm"}
+    assert change(real, {**fewer, "type": "kvm"}) == (["vcpus"], {})
+
+
+def test_disks_come_and_go() -> None:
+    one, two = model(disks=[{"size_mib": 1}]), model(disks=[{"size_mib": 1}, {"size_mib": 1}])
+    assert change(one, two) == (["attach_disk vdb"], {})
+    assert change(two, one) == (["detach_disk vdb"], {})
+    steps, reasons = change(one, model(disks=[{"size_mib": 1}, {"size_mib": 1, "bus": "sata"}]))
+    assert steps == []
+    assert "bus sata cannot be added" in reasons["disks.sdc"]
+
+
+@pytest.mark.parametrize(
+    "part", [{"cache": "writeback"}, {"bus": "scsi", "name": "sdc"}, {"serial": "x"}, {"read_only": True}]
+)
+def test_what_a_disk_is_needs_a_restart(part: dict[str, t.Any]) -> None:
+    steps, reasons = change(model(disks=[{"size_mib": 1}]), model(disks=[{"size_mib": 1, **part}]))
+    if "bus" in part:
+        assert steps == ["detach_disk vda", "attach_disk sdc"]
+    else:
+        assert steps == []
+        assert list(reasons) == [f"disks.vda.{next(iter(part))}"]
+
+
+def test_a_cd_is_changed_and_a_drive_is_not() -> None:
+    assert change(model(cdrom="/a.iso"), model(cdrom="/b.iso")) == (["media sda"], {})
+    assert list(change(model(), model(cdrom="/b.iso"))[1]) == ["cdrom"]
+    assert list(change(model(cdrom="/a.iso"), model())[1]) == ["cdrom"]
+
+
+def test_cards() -> None:
+    lan, none = model(networks=[{"source": "lan", "mac": MAC}]), model()
+    assert change(none, lan) == ([f"attach_network {MAC}"], {})
+    assert change(lan, none) == ([f"detach_network {MAC}"], {})
+    assert change(lan, model(networks=[{"source": "other", "mac": MAC}])) == ([f"update_network {MAC}"], {})
+    steps, reasons = change(lan, model(networks=[{"source": "lan", "mac": MAC, "model": "e1000"}]))
+    assert steps == []
+    assert list(reasons) == [f"networks.{MAC}.model"]
+
+
+def test_a_password_is_changed_but_not_added() -> None:
+    with_one = model(graphics={"type": "vnc", "password": "one"})
+    assert change(with_one, model(graphics={"type": "vnc", "password": "two"})) == (["password"], {})
+    assert list(change(with_one, model(graphics={"type": "vnc"}))[1]) == ["graphics.password"]
+    found = compare(model(graphics={"type": "vnc", "password": "two"}), with_one, with_one)
+    assert "two" not in repr(found.stored)
+    assert "one" not in repr(found.stored)
+
+
+def test_the_screen_needs_a_restart_and_its_secret_is_not_told() -> None:
+    reasons = change(model(), model(graphics={"type": "vnc", "password": "canary"}))[1]
+    assert "127.0.0.1" in reasons["graphics"]
+    assert "canary" not in reasons["graphics"]
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        ("machine", {"machine": "pc"}),
+        ("firmware", {"firmware": "uefi"}),
+        ("kernel", {"kernel": "/boot/k"}),
+        ("boot", {"boot": ["cdrom"]}),
+        ("serial", {"serial": "none"}),
+        ("agent", {"agent": False}),
+        ("cpu", {"cpu": "EPYC"}),
+    ],
+)
+def test_what_needs_a_restart(key: str, given: dict[str, t.Any]) -> None:
+    steps, reasons = change(model(), model(**given))
+    assert steps == []
+    assert list(reasons) == [key]
+
+
+def test_a_device_is_told_once() -> None:
+    lan, other = model(networks=[{"source": "lan", "mac": MAC}]), model(networks=[{"source": "other", "mac": MAC}])
+    assert compare(other, lan, lan).keys == ["marks", f"networks.{MAC}.source"]
+
+
+def test_tags_and_description_are_changed_at_once() -> None:
+    found = compare(model(tags={"a": "b"}, description="x"), model(), model())
+    assert [(step.kind, step.key) for step in found.steps] == [("description", "description"), ("marks", "tags")]
+    assert found.reasons == {}
+    assert found.keys == ["description", "tags"]
+
+
+def test_the_cpu_that_runs_is_the_one_that_was_asked_for() -> None:
+    """A running guest's XML names what libvirt made of host-model; that is no difference."""
+    stored = guest_models.model(guest_models.item(), kind="kvm")
+    live = parse(build(stored))
+    live["cpu"] = {"model": "EPYC-Rome", "features": {"x2apic": "require", "hypervisor": "require"}}
+    assert compare(stored, stored, live).reasons == {}
+    other = guest_models.model(guest_models.item(cpu="EPYC"), kind="kvm")
+    assert compare(other, stored, live).reasons == {"cpu": "the CPU is host-model, and is to be EPYC"}
+    marks = next(step for step in compare(other, stored, live).steps if step.kind == "marks")
+    assert marks.value["cpu"]["model"] == "host-model", "the marks of this run keep the CPU of this run"
+
+
+def test_a_seed_is_read_at_the_next_start() -> None:
+    before, after = model(), model()
+    after["marks"] = {**after["marks"], "seed": "new"}
+    found = compare(after, before, before)
+    assert list(found.reasons) == ["cloud_init"]
+    assert compare(after, after, before).reasons == found.reasons, "it is told as long as it has not been restarted"
+    assert compare(after, after, after).reasons == {}
+
+
+def test_what_is_pending_is_whatever_differs() -> None:
+    stored = model(disks=[{"size_mib": 1}], machine="pc", tags={"a": "b"})
+    assert pending(stored, model(tags={"a": "c"})) == {
+        "machine": "the machine is q35, and is to be pc",
+        "disks.vda": "the running guest has not taken it over",
+    }
+    assert pending(stored, stored) == {}
+
+
+def test_a_foreign_domain_is_compared_by_its_xml() -> None:
+    stored = parse(xml.parse("<domain type='kvm'><cpu mode='host-passthrough'/></domain>"))
+    assert "cpu" in [one.key for one in differences(model(), stored)]

@@ -1,0 +1,245 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given, settings
+
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, xml
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.domain import Model, build, parse, patch
+
+from . import guest_models
+
+
+def written(root: xml.Element) -> xml.Element:
+    """What a reader makes of it."""
+    return xml.parse(xml.document(root), root="domain")
+
+
+def test_every_option_is_read_back() -> None:
+    wanted = guest_models.model(guest_models.item(**guest_models.FULL), seed="/var/lib/seed.iso")
+    assert parse(written(build(wanted))) == wanted
+
+
+def test_what_is_written_is_escaped() -> None:
+    wanted = guest_models.model(guest_models.item(**guest_models.FULL))
+    text = xml.document(build(wanted))
+    assert "<b>" not in text
+    assert parse(xml.parse(text))["description"] == guest_models.FULL["description"]
+
+
+@settings(max_examples=40)
+@given(guest_models.models())
+def test_parse_is_the_inverse_of_build(model: Model) -> None:
+    assert parse(written(build(model))) == model
+
+
+@settings(max_examples=40)
+@given(guest_models.models(), guest_models.models())
+def test_patch_makes_any_domain_any_other(before: Model, after: Model) -> None:
+    stored = written(build(before))
+    kept = copy.deepcopy(stored)
+    patched = written(patch(stored, after))
+    expected = after
+    if domain.same_machine(after["machine"], before["machine"]):
+        expected = {**after, "machine": before["machine"]}
+    assert parse(patched) == expected
+    assert xml.document(stored) == xml.document(kept), "the stored XML itself is not touched"
+
+
+@settings(max_examples=40)
+@given(guest_models.models())
+def test_patch_without_a_difference_changes_nothing(model: Model) -> None:
+    stored = written(build(model))
+    assert xml.document(patch(stored, model)) == xml.document(stored)
+
+
+# What libvirt 11.3 keeps of a guest that was defined by us, shortened: addresses, controllers, the machine's version.
+STORED = """
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>web</name>
+  <uuid>8f1c1d0e-0000-5000-8000-000000000001</uuid>
+  <metadata><other:thing xmlns:other='urn:other'/></metadata>
+  <memory unit='KiB'>524288</memory>
+  <currentMemory unit='KiB'>524288</currentMemory>
+  <vcpu placement='static'>1</vcpu>
+  <resource><partition>/machine</partition></resource>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type><boot dev='hd'/><boot dev='cdrom'/></os>
+  <features><acpi/><apic/><vmport state='off'/></features>
+  <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>
+  <clock offset='utc'/>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='none' discard='unmap'/>
+      <source file='/d/vda.qcow2'/><backingStore/><target dev='vda' bus='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x03' slot='0x00' function='0x0'/>
+    </disk>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='none' discard='unmap'/>
+      <source file='/d/vdb.qcow2'/><backingStore/><target dev='vdb' bus='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>
+    </disk>
+    <interface type='network'>
+      <mac address='52:54:00:00:00:01'/><source network='default'/><model type='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    </interface>
+    <serial type='pty'><target type='isa-serial' port='0'><model name='isa-serial'/></target></serial>
+    <console type='pty'><target type='serial' port='0'/></console>
+    <hostdev mode='subsystem' type='pci' managed='yes'><source/></hostdev>
+    <tpm model='tpm-crb'/>
+    <memballoon model='virtio'/>
+  </devices>
+  <qemu:commandline><qemu:arg value='-snapshot'/></qemu:commandline>
+</domain>
+"""
+
+
+def test_patch_keeps_what_the_model_does_not_know() -> None:
+    stored = xml.parse(STORED)
+    wanted = parse(stored)
+    wanted["disks"]["vdb"] = {**wanted["disks"]["vdb"], "cache": "writeback"}
+    wanted["networks"] = {"52:54:00:00:00:01": {**wanted["networks"]["52:54:00:00:00:01"], "source": "lan"}}
+    wanted["memory_mib"] = wanted["max_memory_mib"] = 1024
+    wanted["machine"] = "q35"
+    text = xml.document(patch(stored, wanted))
+    kept = [
+        "pc-q35-10.0", "bus=\"0x04\"", "bus=\"0x03\"", "bus=\"0x01\"", "<hostdev", "vmport", "commandline", "urn:other",
+        "/machine", "writeback", "network=\"lan\"", ">1048576<",
+    ]  # fmt: skip
+    assert [word for word in kept if word not in text] == []
+    assert text.count("<address") == 3
+    assert text.count("<disk") == 2
+
+
+def test_patch_gives_a_card_of_another_model_a_new_address() -> None:
+    stored = xml.parse(STORED)
+    wanted = parse(stored)
+    wanted["networks"] = {"52:54:00:00:00:01": {**wanted["networks"]["52:54:00:00:00:01"], "model": "e1000"}}
+    assert xml.document(patch(stored, wanted)).count("<address") == 2
+
+
+def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
+    stored = xml.parse(STORED)
+    text = xml.document(patch(stored, {**parse(stored), "machine": "pc"}))
+    assert "<address" not in text
+    assert 'machine="pc"' in text
+    back = xml.document(patch(xml.parse(text), {**parse(stored), "machine": "q35"}))
+    assert back.count("pcie-root-port") == 12
+    newer = patch(stored, {**parse(stored), "machine": "pc-q35-10.1"})
+    assert xml.document(newer).count("<address") == 3, "a version of the same kind has the same slots"
+
+
+def test_patch_of_the_serial_console_takes_its_double_along() -> None:
+    stored = xml.parse(STORED)
+    wanted = {**parse(stored), "serial": {"type": "none", "log": ""}}
+    text = xml.document(patch(stored, wanted))
+    assert "<serial" not in text
+    assert "<console" not in text
+
+
+def test_other_devices_are_named() -> None:
+    assert domain.other_devices(xml.parse(STORED)) == ["hostdev", "tpm"]
+
+
+# The example of CernVM's page: no UUID, no cards' addresses, IDE, memory without a unit.
+CERNVM = """
+<domain type='kvm'>
+  <name>CernVM</name>
+  <memory>2097152</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64'>hvm</type><boot dev='cdrom' /></os>
+  <features><acpi /><apic /><pae /></features>
+  <devices>
+    <disk type='file' device='cdrom'>
+      <source file='/data/test/cernvm4-micro-2020.04-1.iso' /><target dev="hdc" bus="ide" /><readonly />
+    </disk>
+    <disk type='file' device='disk'>
+      <source file='/home/user/cernvm-hd.img' /><target dev='vda' bus="virtio" />
+    </disk>
+    <interface type='network'><source network='default'/><model type='virtio'/></interface>
+    <graphics type='vnc' listen='0.0.0.0' port='6019'/>
+  </devices>
+</domain>
+"""
+
+
+def test_a_foreign_domain_is_read() -> None:
+    found = parse(xml.parse(CERNVM))
+    assert (found["memory_mib"], found["max_memory_mib"], found["vcpus"]) == (2048, 2048, 1)
+    assert found["boot"] == ["cdrom"]
+    assert found["cdroms"] == {"hdc": {"path": "/data/test/cernvm4-micro-2020.04-1.iso", "bus": "ide"}}
+    assert found["disks"]["vda"]["format"] == "raw"
+    assert found["graphics"] == {"type": "vnc", "listen": "0.0.0.0", "port": 6019, "password": ""}
+    assert found["marks"] == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("<disk type='block'><source dev='/dev/vg/lv'/><target dev='vda'/></disk>", "/dev/vg/lv"),
+        ("<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>", "volume:p/v"),
+        ("<disk type='network'><source protocol='rbd' name='a/b'/><target dev='vda'/></disk>", "network:rbd/a/b"),
+        ("<disk type='file'><target dev='vda'/></disk>", ""),
+    ],
+)
+def test_path_of_any_disk(source: str, path: str) -> None:
+    assert parse(xml.parse(f"<domain><devices>{source}</devices></domain>"))["disks"]["vda"]["path"] == path
+
+
+@pytest.mark.parametrize(
+    ("memory", "mebibytes"),
+    [("<memory unit='GiB'>2</memory>", 2048), ("<memory unit='b'>1048576</memory>", 1), ("<memory>1024</memory>", 1)],
+)
+def test_memory_has_units(memory: str, mebibytes: int) -> None:
+    assert parse(xml.parse(f"<domain>{memory}</domain>"))["max_memory_mib"] == mebibytes
+
+
+def test_backing_chain_is_read_in_order_with_its_end() -> None:
+    root = xml.parse(
+        """<domain><devices><disk type='file'><source file='/top'/><target dev='vda'/>
+        <backingStore type='file' index='2'><format type='qcow2'/><source file='/mid'/>
+        <backingStore type='file'><format type='raw'/><source file='/base'><seclabel model='dac' relabel='no'/></source>
+        <backingStore/></backingStore></backingStore></disk></devices></domain>"""
+    )
+    assert parse(root)["disks"]["vda"]["backing"] == [
+        {"path": "/mid", "format": "qcow2", "read_only": False},
+        {"path": "/base", "format": "raw", "read_only": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "actual", "same"),
+    [
+        ("q35", "pc-q35-10.0", True),
+        ("q35", "pc-q35-rhel9.4.0", True),
+        ("pc", "pc-i440fx-9.2", True),
+        ("pc", "pc-q35-9.2", False),
+        ("q35", "pc-i440fx-9.2", False),
+        ("pc-q35-9.2", "pc-q35-10.0", False),
+        ("virt", "virt-9.2", True),
+        ("", "anything", True),
+    ],
+)
+def test_a_machine_stands_for_its_versions(wanted: str, actual: str, same: bool) -> None:
+    assert domain.same_machine(wanted, actual) is same
+
+
+def test_what_a_running_domain_shows() -> None:
+    root = xml.parse(
+        """<domain><devices><graphics type='vnc' port='5901' autoport='yes'/>
+        <interface type='bridge'><mac address='52:54:00:00:00:01'/><target dev='vnet3'/></interface>
+        <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
+        </devices></domain>"""
+    )
+    assert domain.vnc_port(root) == 5901
+    assert parse(root)["graphics"]["port"] is None
+    assert domain.agent_connected(root)
+    assert domain.interface_names(root) == {"52:54:00:00:00:01": "vnet3"}
+    assert not domain.agent_connected(xml.parse(STORED))
+    assert domain.vnc_port(xml.parse(STORED)) is None

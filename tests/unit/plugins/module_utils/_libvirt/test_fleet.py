@@ -1,0 +1,342 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clones spread over hosts: descriptions, and plans that put each clone in one place and leave those that are there."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import clones
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.fleet import (
+    KEYS,
+    default_pattern,
+    memory_mib,
+    plan,
+    read_lines,
+    sets_of,
+)
+
+SMALL = {"guest": {"memory_mib": 100}}
+# The file that the description of cloudMe shows.
+CLOUDME = "archlinux:2:pf1:web\narchlinux:1:pf1:sql\n"
+
+
+def guest(name: str, memory: int = 100, state: str = "running", **more: t.Any) -> dict[str, t.Any]:
+    return {"name": name, "managed": True, "state": state, "memory_mib": memory, **more}
+
+
+def hosts(*guests: list[dict[str, t.Any]], memory: int = 1000) -> dict[str, t.Any]:
+    return {f"h{number}": {"memory_mib": memory, "guests": list(here)} for number, here in enumerate(guests, 1)}
+
+
+def spread(description: t.Any, places: dict[str, t.Any], **options: t.Any) -> dict[str, t.Any]:
+    return plan(description, places, **{"defaults": SMALL, "reserve_mib": 0, **options})
+
+
+# -- Descriptions
+
+
+def test_cloudme_s_file_works_as_it_is() -> None:
+    assert read_lines(CLOUDME) == [
+        {"template": "archlinux", "count": 2, "group": "pf1", "type": "web"},
+        {"template": "archlinux", "count": 1, "group": "pf1", "type": "sql"},
+    ]
+    found = spread(CLOUDME, hosts([]))
+    assert list(found["placement"]) == ["archlinux-pf1-sql-1", "archlinux-pf1-web-1", "archlinux-pf1-web-2"]
+    web, sql = found["calls"]["h1"]
+    assert web == {
+        "template": "archlinux",
+        "state": "running",
+        "count": 2,
+        "pattern": "archlinux-pf1-web-%d",
+        "guest": {"memory_mib": 100, "tags": {"group": "pf1", "type": "web"}},
+        "numbers": [1, 2],
+    }
+    assert sql["guest"]["tags"] == {"group": "pf1", "type": "sql"}
+
+
+def test_lines_that_say_the_same_add_up() -> None:
+    text = "# mine\n\n a : 2 : g : x \na:1\r\na:3:g:x # again\na:1::\n"
+    assert [(item["count"], item["group"]) for item in read_lines(text)] == [(5, "g"), (2, "")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a", "a:b", "a:0:g:t", "a:-1", "a:1:g:t:x", ":1:g:t", "a:1e3", "a:1001", "a: :g", "::::"],
+)
+def test_a_line_that_is_none_is_named(line: str) -> None:
+    with pytest.raises(InputError, match="line 3"):
+        read_lines(f"a:1\n\n{line}\n")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        sets = sets_of(text, SMALL)
+    except InputError:
+        return
+    assert all(one.clones for one in sets)
+
+
+def test_names_follow_from_the_line_and_from_nothing_else() -> None:
+    assert default_pattern("arch", "pf1", "web") == "arch-pf1-web-%d"
+    assert default_pattern("arch", "", "") == "arch-%d"
+    assert default_pattern("a" * 64, "g", "") == "a" * 12 + "-g-%d"
+    one = sets_of("a:2:g:x\nb:2:g:x", SMALL)
+    other = sets_of("b:2:g:x\na:5:g:x", SMALL)
+    assert {clone.name for each in one for clone in each.clones} <= {
+        clone.name for each in other for clone in each.clones
+    }
+
+
+def test_what_a_set_says_goes_over_what_all_have() -> None:
+    defaults = {
+        "guest": {"memory_mib": 100, "vcpus": 1, "tags": {"team": "x", "group": "none"}},
+        "disk": {"size_mib": 1000},
+        "linked": True,
+        "state": "stopped",
+    }
+    item = {
+        "template": "sha256:" + "a" * 64,
+        "names": ["ada", "bob"],
+        "group": "front",
+        "type": "db",
+        "guest": {"memory_mib": "200", "tags": {"type": "sql"}},
+        "linked": False,
+        "state": "running",
+        "max_per_host": 1,
+        "hosts": ["h2", "h1"],
+    }
+    (one,) = sets_of([item], defaults)
+    assert one.call == {
+        "template": "a" * 64,
+        "state": "running",
+        "names": ["ada", "bob"],
+        "linked": False,
+        "disk": {"size_mib": 1000},
+        "guest": {"memory_mib": "200", "vcpus": 1, "tags": {"team": "x", "group": "front", "type": "sql"}},
+    }
+    assert (one.memory_mib, one.max_per_host, one.hosts, one.group) == (200, 1, ("h2", "h1"), "front")
+    assert clones.normalise(one.call).clones == one.clones
+
+
+@pytest.mark.parametrize(
+    ("item", "named"),
+    [
+        ("x", "mapping"),
+        ({}, "template is missing"),
+        ({"template": "a"}, "count is missing"),
+        ({"template": "a/b", "count": 1}, "template"),
+        ({"template": "a", "count": 0}, "count"),
+        ({"template": "a", "count": 1, "pattern": "x"}, "pattern"),
+        ({"template": "a", "names": ["x"], "count": 1}, "names and pattern"),
+        ({"template": "a", "count": 1, "group": "a b"}, "group"),
+        ({"template": "a", "count": 1, "type": 7}, "type"),
+        ({"template": "a", "count": 1, "state": "up"}, "state"),
+        ({"template": "a", "count": 1, "guest": 5}, "guest"),
+        ({"template": "a", "count": 1, "guest": {"tags": 5}}, "tags"),
+        ({"template": "a", "count": 1, "guest": {"memory_mib": "much"}}, "memory_mib"),
+        ({"template": "a", "count": 1, "max_per_host": -1}, "max_per_host"),
+        ({"template": "a", "count": 1, "hosts": "h1"}, "hosts"),
+        ({"template": "a", "count": 1, "host": "h1"}, "host"),
+    ],
+)
+def test_a_set_that_is_refused(item: t.Any, named: str) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        sets_of([{"template": "b", "count": 1}, item], SMALL)
+    assert "clones[1]" in caught.value.message
+
+
+def test_a_name_stands_for_one_clone() -> None:
+    with pytest.raises(InputError, match="'a-1' is a clone of"):
+        sets_of([{"template": "a", "count": 1}, {"template": "b", "names": ["a-1"]}], SMALL)
+    with pytest.raises(InputError, match="not a list"):
+        sets_of(5, SMALL)
+    with pytest.raises(InputError, match="more than"):
+        sets_of([{"template": "a", "count": 1000, "group": f"g{number}"} for number in range(11)], SMALL)
+    assert sets_of(None, SMALL) == []
+
+
+# -- Plans
+
+
+def test_they_are_spread() -> None:
+    found = spread("a:5:g:x", hosts([], [], []))
+    assert found["placement"] == {"a-g-x-1": "h1", "a-g-x-2": "h2", "a-g-x-3": "h3", "a-g-x-4": "h1", "a-g-x-5": "h2"}
+    assert found["calls"]["h2"][0]["numbers"] == [2, 5]
+    assert found["templates"] == {"a": ["h1", "h2", "h3"]}
+    assert found["new"] == [f"a-g-x-{number}" for number in range(1, 6)]
+
+
+def test_one_that_is_there_stays() -> None:
+    found = spread("a:3", hosts([guest("a-1"), guest("a-2"), guest("a-3")], []))
+    assert set(found["placement"].values()) == {"h1"}
+    assert (found["new"], found["templates"], found["calls"]["h2"]) == ([], {}, [])
+    # The next one goes where there is none.
+    assert spread("a:4", hosts([guest("a-1"), guest("a-2"), guest("a-3")], []))["placement"]["a-4"] == "h2"
+
+
+def test_one_that_went_away_is_where_it_is() -> None:
+    moved = {"name": "a-1", "managed": False, "state": "moved", "placement": "h2"}
+    found = spread("a:2", hosts([moved, guest("a-2")], [guest("a-1")]))
+    assert (found["placement"], found["elsewhere"]) == ({"a-1": "h2", "a-2": "h1"}, {})
+    # Its host is not in this play: nothing is made here.
+    found = spread("a:2", hosts([{**moved, "placement": "h9"}, guest("a-2")]))
+    assert (found["elsewhere"], found["new"]) == ({"a-1": "h9"}, [])
+    assert found["calls"]["h1"][0]["numbers"] == [2]
+
+
+def test_two_hosts_that_say_that_they_have_one() -> None:
+    with pytest.raises(Refused, match="Both h1 and h2"):
+        spread("a:1", hosts([guest("a-1")], [guest("a-1")]))
+
+
+def test_a_domain_of_somebody_else() -> None:
+    with pytest.raises(Refused, match="not made by this collection"):
+        spread("a:1", hosts([{"name": "a-1", "managed": False, "state": "running", "memory_mib": 5}]))
+
+
+def test_memory_that_is_taken_is_taken() -> None:
+    busy = guest("x", 850)
+    assert set(spread("a:3", hosts([busy], []))["placement"].values()) == {"h1", "h2"}
+    assert list(spread("a:9", hosts([busy], []))["placement"].values()).count("h1") == 1
+    # One that is off takes none, one of the fleet that is to be started does.
+    assert list(spread("a:18", hosts([{**busy, "state": "stopped"}], []))["placement"].values()).count("h1") == 9
+    off = [guest("a-1", 950, "stopped")]
+    assert list(spread("a:9", hosts(off, []))["placement"].values()).count("h1") == 1
+    assert spread([{"template": "a", "count": 9, "state": "stopped"}], hosts(off, []))["placement"]["a-3"] == "h1"
+
+
+def test_a_larger_host_gets_more() -> None:
+    places = {"h1": {"memory_mib": 400}, "h2": {"memory_mib": 4000, "guests": []}}
+    placed = list(spread("a:20", places)["placement"].values())
+    assert placed.count("h1") == 4
+    assert placed.count("h2") == 16
+
+
+def test_a_reserve_and_an_overcommitment() -> None:
+    with pytest.raises(InputError, match="no room"):
+        spread("a:6", hosts([]), reserve_mib="500")
+    assert len(spread("a:5", hosts([]), reserve_mib=500)["new"]) == 5
+    assert len(spread("a:15", hosts([]), reserve_mib=500, overcommit="2")["new"]) == 15
+
+
+def test_a_most_for_each_host() -> None:
+    with pytest.raises(InputError, match="no room") as caught:
+        spread("a:5", hosts([], []), max_per_host=2)
+    assert "1 clones: a-5" in caught.value.message
+    assert "h1 has 800 MiB left and 2 of these clones" in caught.value.message
+    both = [{"template": "a", "count": 2, "max_per_host": 1}, {"template": "b", "count": 4}]
+    placed = spread(both, hosts([], []))["placement"]
+    assert placed["a-1"] != placed["a-2"]
+    with pytest.raises(InputError, match="no room"):
+        spread([{"template": "a", "count": 3, "max_per_host": 1}], hosts([], []))
+    # Those that are there count.
+    with pytest.raises(InputError, match="no room"):
+        spread("a:3", hosts([guest("a-1"), guest("a-2")]), max_per_host=2)
+
+
+def test_chosen_hosts() -> None:
+    found = spread([{"template": "a", "count": 3, "hosts": ["h2"]}], hosts([], []))
+    assert set(found["placement"].values()) == {"h2"}
+    with pytest.raises(InputError, match="'h9' is not in this play"):
+        spread([{"template": "a", "count": 3, "hosts": ["h9"]}], hosts([], []))
+
+
+def test_groups_are_spread_too() -> None:
+    found = spread("a:1:g:x\nb:1:g:y\nc:1:g:z", hosts([], [], []))
+    assert len(set(found["placement"].values())) == 3
+
+
+def test_what_is_to_go_is_made_nowhere() -> None:
+    gone = [{"template": "a", "count": 3, "state": "absent"}]
+    found = spread(gone, hosts([guest("a-2")], []))
+    assert (found["placement"], found["new"], found["templates"]) == ({"a-2": "h1"}, [], {})
+    assert found["calls"] == {"h1": [{**found["calls"]["h1"][0], "state": "absent", "numbers": [2]}], "h2": []}
+
+
+def test_a_new_one_needs_a_description() -> None:
+    with pytest.raises(InputError, match="memory_mib is missing"):
+        plan("a:1", hosts([]))
+    assert plan("a:1", hosts([guest("a-1")]))["placement"] == {"a-1": "h1"}
+
+
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [
+        ({}, "there is none"),
+        (None, "there is none"),
+        ({"h1": {"memory_mib": 0}}, "h1"),
+        ({"h1": {"guests": []}}, "memory_mib"),
+        ({"h1": {"memory_mib": 5, "x": 1}}, "x"),
+        ({"h1": {"meminfo": "nothing"}}, "MemTotal"),
+    ],
+)
+def test_hosts_that_say_too_little(places: t.Any, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        spread("a:1", places)
+
+
+def test_memory_as_the_kernel_tells_it() -> None:
+    meminfo = "MemTotal:       16314432 kB\nMemFree:         1234567 kB\n"
+    assert memory_mib(meminfo) == 15932
+    assert spread("a:1", {"h1": {"meminfo": meminfo}})["placement"] == {"a-1": "h1"}
+
+
+SETS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(1, 6), st.sampled_from(["", "g", "h"])),
+    max_size=4,
+    unique_by=lambda s: s[::2],
+)
+
+
+@given(SETS, st.integers(1, 4), st.integers(200, 2000), st.integers(0, 5), st.data())
+def test_every_plan_keeps_its_promises(
+    sets: list[tuple[str, int, str]], number: int, memory: int, most: int, data: st.DataObject
+) -> None:
+    description = [{"template": word, "count": count, "group": group} for word, count, group in sets]
+    names = [clone.name for one in sets_of(description, SMALL) for clone in one.clones]
+    there = {name: data.draw(st.integers(0, number)) for name in names}
+    places = hosts(
+        *[[guest(name) for name in names if there[name] == at] for at in range(1, number + 1)], memory=memory
+    )
+    try:
+        found = spread(description, places, max_per_host=most)
+    except InputError:
+        # With room for all it never says no.
+        free = sum(max(0, memory - 100 * len(place["guests"])) // 100 for place in places.values())
+        assert most or free < sum(not at for at in there.values())
+        return
+    assert found == spread(description, dict(reversed(list(places.items()))), max_per_host=most)
+    assert set(found["placement"]) == set(names)
+    for name, at in there.items():
+        assert not at or found["placement"][name] == f"h{at}"
+        assert (name in found["new"]) == (not at)
+    for host, place in places.items():
+        new = [name for name in found["new"] if found["placement"][name] == host]
+        assert not new or 100 * (len(new) + len(place["guests"])) <= memory
+        assert not new or not most or len(new) + len(place["guests"]) <= most
+        named = [clone.name for call in found["calls"][host] for clone in clones.normalise(call).clones]
+        assert sorted(named) == sorted(name for name, at in found["placement"].items() if at == host)
+    again = hosts(
+        *[[guest(name) for name in names if found["placement"][name] == host] for host in places], memory=memory
+    )
+    assert spread(description, again, max_per_host=most)["placement"] == found["placement"]
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.text(max_size=3), max_size=2)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), max_size=3))
+def test_whatever_is_described_it_is_planned_or_refused(description: list[t.Any]) -> None:
+    try:
+        found = spread(description, hosts([], []))
+    except (InputError, Refused):
+        return
+    assert set(found["calls"]) == {"h1", "h2"}

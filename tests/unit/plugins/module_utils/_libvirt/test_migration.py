@@ -1,0 +1,184 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why a guest cannot move: all reasons at once; and what libvirt is told when it does."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, migration, xml
+
+DISK = "/var/lib/cnvm/workloads/web/disks/vda.qcow2"
+BASE = "/var/lib/cnvm/templates/sha256/" + "a" * 64 + "/disk.qcow2"
+NEEDS: dict[str, t.Any] = {
+    "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": True, "type": "qemu", "arch": "x86_64",
+    "machine": "pc-q35-10.0", "qemu": 10_000_013, "cpu": "<cpu/>", "memory": 2**30, "address": "10.1.1.5",
+    "disks": [{"name": "vda", "path": DISK, "below": BASE, "template": "a" * 64, "shared": False}],
+    "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "brought": ["/var/lib/cnvm/workloads/web/seed.iso"],
+    "networks": [["bridge", "cnvm0"]], "macs": ["52:54:00:00:00:01"], "log": "/var/log/cnvm/guests/web.log",
+}  # fmt: skip
+SEEN: dict[str, t.Any] = {
+    "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
+    "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
+    "files": [], "disks": [], "templates": [], "ports": [], "space": {"/var/lib/cnvm": (2**30, 2**20)},
+    "memory": 2**31,
+}  # fmt: skip
+# What is different there, and the word that the reader must find.
+WRONG: dict[str, tuple[t.Any, str]] = {
+    "machines": (["pc-q35-9.0"], "machine: the QEMU of host2 has no machine pc-q35-10.0"),
+    "qemu": (9_002_000, "QEMU: host2 has 9.2.0, older than 10.0.13"),
+    "cpu": ("it lacks avx2", "it lacks avx2"),
+    "name_taken": (True, "name: host2 has another domain called web"),
+    "uuid_taken": ("other", "uuid: the UUID of web is that of other"),
+    "macs_taken": ({"52:54:00:00:00:01": "other"}, "MAC 52:54:00:00:00:01 is that of other"),
+    "networks_missing": (["bridge br9"], "networks: host2 has no bridge br9"),
+    "address_holder": ("52:54:00:aa:aa:aa", "address: 10.1.1.5 is taken"),
+    "files": (["has no file /boot/vmlinuz"], "files: host2 has no file"),
+    "disks": (["has no directory /srv for vdb"], "disks: host2 has no directory"),
+    "templates": (["x was changed"], "template: host2: x was changed"),
+    "ports": (["10.1.1.2 has no two free ports"], "ports: 10.1.1.2"),
+    "space": ({"/var/lib/cnvm": (10, 2**20)}, "space: host2"),
+    "memory": (2**20, "memory: host2"),
+}
+
+
+def said(needs: t.Optional[t.Mapping[str, t.Any]] = None, **seen: t.Any) -> list[str]:
+    return migration.problems("web", "host2", NEEDS if needs is None else needs, {**SEEN, **seen})
+
+
+def test_nothing_is_in_the_way() -> None:
+    assert said() == []
+
+
+@given(st.sets(st.sampled_from(sorted(WRONG)), min_size=1))
+def test_every_reason_is_told_at_once(keys: set[str]) -> None:
+    found = said(**{key: WRONG[key][0] for key in keys})
+    assert len(found) == len(keys)
+    for key in keys:
+        assert any(WRONG[key][1] in one for one in found), (key, found)
+
+
+def test_without_libvirt_there_is_one_reason() -> None:
+    (found,) = said(reachable=False, reason="Failed to connect socket. Start it: 'systemctl start libvirtd'.")
+    assert found.startswith("libvirt: host2 has no libvirt that answers: Failed to connect socket.")
+
+
+def test_another_architecture_says_nothing_of_machines() -> None:
+    (found,) = said(arch="aarch64", machines=[])
+    assert found.startswith("arch:")
+
+
+def test_a_guest_that_does_not_run_needs_no_memory_and_no_new_qemu() -> None:
+    assert said({**NEEDS, "live": False}, memory=0, qemu=1) == []
+
+
+def test_kvm_is_needed_by_those_that_run_with_it() -> None:
+    assert said(kvm=False) == []
+    (found,) = said({**NEEDS, "type": "kvm"}, kvm=False)
+    assert found.startswith("KVM:")
+
+
+def guest(extra: str = "", disk: str = "", top: str = "", name: str = "web") -> xml.Element:
+    return xml.parse(f"""<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+      <name>{name}</name><uuid>{NEEDS["uuid"]}</uuid><memory unit='MiB'>96</memory>
+      <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type><kernel>/boot/vmlinuz</kernel></os>{top}
+      <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{DISK}'/>
+        <backingStore type='file'><format type='qcow2'/><source file='{BASE}'/><backingStore/></backingStore>
+        <target dev='vda' bus='virtio'/></disk>{disk}{extra}</devices></domain>""")
+
+
+def obstacles(root: xml.Element, state: str = "running", snapshots: t.Sequence[str] = ()) -> list[str]:
+    return migration.obstacles("web", root, state, snapshots)
+
+
+def test_a_plain_guest_has_no_obstacles() -> None:
+    assert obstacles(guest()) == []
+    assert obstacles(guest(), "stopped") == []
+
+
+@pytest.mark.parametrize(
+    ("root", "word"),
+    [
+        (guest("<hostdev mode='subsystem' type='pci'/>"), "hostdev"),
+        (guest("<tpm model='tpm-crb'/>"), "tpm"),
+        (
+            guest(
+                "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv'/><target dir='srv'/></filesystem>"
+            ),
+            "folder srv",
+        ),
+        (guest(top="<cpu mode='host-passthrough'/>"), "host-passthrough"),
+        (guest(disk="<disk type='block'><source dev='/dev/sdx'/><target dev='vdb'/></disk>"), "/dev/sdx"),
+        (
+            guest(
+                disk="<disk type='file'><driver cache='writeback'/><source file='/a'/><target dev='vdb'/></disk>",
+            ),
+            "writeback",
+        ),
+    ],
+)
+def test_what_belongs_to_a_host_stays_there(root: xml.Element, word: str) -> None:
+    (found,) = obstacles(root)
+    assert word in found
+
+
+def test_all_obstacles_are_told_at_once() -> None:
+    root = guest("<hostdev mode='subsystem'/><tpm model='tpm-crb'/>", top="<cpu mode='host-passthrough'/>")
+    assert len(obstacles(root, "paused", ["before"])) == 5
+
+
+def test_what_is_brought_is_what_was_announced() -> None:
+    assert migration.strangers("web", guest(), NEEDS) == []
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        guest(name="other"),
+        guest("<hostdev mode='subsystem'/>"),
+        guest("<filesystem><source dir='/'/><target dir='root'/></filesystem>"),
+        guest("<serial type='pty'><log file='/etc/shadow'/></serial>"),
+        guest(disk="<disk type='file' device='cdrom'><source file='/etc/shadow'/><target dev='sda'/></disk>"),
+        guest(disk="<disk type='file'><source file='/etc/shadow'/><target dev='vdb'/></disk>"),
+        guest(top="<qemu:commandline><qemu:arg value='-drive'/></qemu:commandline>"),
+    ],
+)
+def test_what_was_not_announced_is_not_let_in(root: xml.Element) -> None:
+    assert migration.strangers("web", root, NEEDS)
+
+
+def test_it_arrives_paused_whatever_is_asked_for() -> None:
+    for parallel in (False, True):
+        for disks in (False, True):
+            flags = migration.flags(parallel=parallel, auto_converge=True, disks=disks)
+            assert {"LIVE", "PAUSED", "PERSIST_DEST"} <= set(flags)
+            assert ("PARALLEL" in flags, "NON_SHARED_INC" in flags) == (parallel, disks)
+            # Its source is ended by us, when the copy has proven itself.
+            assert "UNDEFINE_SOURCE" not in flags
+            assert "UNSAFE" not in flags
+
+
+@given(st.integers(1, 60_000), st.integers(1, 60_000))
+def test_the_time_to_stand_still_grows_up_to_what_is_allowed(first: int, most: int) -> None:
+    limit, steps = min(first, most), 0
+    while limit < most:
+        longer = migration.next_limit(limit, most)
+        assert limit < longer <= most
+        limit, steps = longer, steps + 1
+    assert migration.next_limit(limit, most) == most
+    assert steps <= 5
+
+
+def test_statistics_have_their_units_in_their_names() -> None:
+    found = migration.statistics({"time_elapsed": 12, "downtime": 3, "memory_iteration": 2, "operation": 5})
+    assert found == {"elapsed_ms": 12, "downtime_ms": 3, "memory_rounds": 2}
+
+
+def test_disks_that_are_read_only_are_no_data() -> None:
+    root = guest(disk="<disk type='file'><source file='/iso'/><target dev='vdb'/><readonly/></disk>")
+    assert list(migration.disks_of(domain.parse(root))) == ["vda"]

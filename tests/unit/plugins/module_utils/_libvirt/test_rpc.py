@@ -1,0 +1,103 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The frames of libvirt's protocol: cut anywhere, and only those let through that bring a guest."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import rpc
+
+
+def frame(
+    procedure: int, kind: int = rpc.CALL, status: int = rpc.OK, body: bytes = b"", program: int = rpc.REMOTE
+) -> bytes:
+    return struct.pack(">7I", 28 + len(body), program, 1, procedure, kind, 7, status) + body
+
+
+def text(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "big") + value + bytes(-len(value) % 4)
+
+
+def parameter(name: bytes, value: bytes) -> bytes:
+    return text(name) + (7).to_bytes(4, "big") + text(value)
+
+
+def one(data: bytes) -> rpc.Frame:
+    (found,) = rpc.Frames().feed(data)
+    return found
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=5), st.lists(st.integers(0, 400), max_size=8))
+def test_frames_come_out_whole_however_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(frame(number, body=body) for number, body in enumerate(bodies))
+    places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
+    frames = rpc.Frames()
+    found = [each for begin, end in zip(places, places[1:]) for each in frames.feed(stream[begin:end])]
+    assert [each.data[28:] for each in found] == bodies
+    assert [each.procedure for each in found] == list(range(len(bodies)))
+
+
+@pytest.mark.parametrize("size", [0, 27, rpc.MAX_FRAME + 1, 2**32 - 1])
+def test_another_protocol(size: int) -> None:
+    with pytest.raises(PeerError):
+        rpc.Frames().feed(size.to_bytes(4, "big") + b"SSH-2.0")
+
+
+@pytest.mark.parametrize("procedure", rpc.ALLOWED)
+def test_what_brings_a_guest_is_let_through(procedure: int) -> None:
+    assert rpc.is_allowed(one(frame(procedure)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(11),  # DOMAIN_CREATE_XML
+        frame(304),  # DOMAIN_MIGRATE_PREPARE_TUNNEL3_PARAMS
+        frame(1, program=0x20008087),  # QEMU's program, whose procedure 1 is a monitor command
+        frame(rpc.PREPARE, kind=2),
+        frame(rpc.PREPARE, kind=4),  # a call that brings file descriptors
+    ],
+)
+def test_nothing_else_is_let_through(data: bytes) -> None:
+    assert not rpc.is_allowed(one(data))
+
+
+def test_a_sign_of_life_is_let_through() -> None:
+    assert rpc.is_allowed(one(frame(1, kind=2, program=rpc.KEEPALIVE)))
+
+
+def test_only_the_good_answer_to_the_last_question_says_that_a_guest_has_arrived() -> None:
+    assert rpc.is_arrival(one(frame(rpc.FINISH, rpc.REPLY)))
+    for other in (
+        frame(rpc.FINISH, rpc.REPLY, status=1),
+        frame(rpc.FINISH),
+        frame(rpc.PREPARE, rpc.REPLY),
+        frame(rpc.FINISH, rpc.REPLY, program=rpc.KEEPALIVE),
+    ):
+        assert not rpc.is_arrival(one(other))
+
+
+def test_the_definition_that_is_brought_is_found() -> None:
+    body = parameter(b"migrate_uri", b"tcp://10.0.0.2") + parameter(b"destination_xml", "<domain>ä</domain>".encode())
+    assert rpc.brought_xml(one(frame(rpc.PREPARE, body=body))) == "<domain>ä</domain>"
+    assert rpc.brought_xml(one(frame(rpc.FINISH, body=body))) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        parameter(b"destination_xml", b"<a/>") * 2,
+        text(b"destination_xml") + (7).to_bytes(4, "big") + (99).to_bytes(4, "big") + b"<a/>",
+    ],
+)
+def test_a_guest_without_one_definition_is_not_brought(body: bytes) -> None:
+    with pytest.raises(PeerError):
+        rpc.brought_xml(one(frame(rpc.PREPARE, body=body)))

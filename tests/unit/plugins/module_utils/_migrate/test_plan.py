@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether and how a container can move."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan
+
+RUNTIMES = {"runc": {"version": "1.3.6", "checkpoint": True}, "crun": {"version": "1.21", "checkpoint": True}}
+SOURCE = plan.Side(
+    "host1", "x86_64", frozenset({"avx", "sse"}), "6.12.1", "4.2.1", frozenset({"uffd-noncoop"}), RUNTIMES, 2,
+    frozenset({"memory"}),
+)  # fmt: skip
+TARGET = dataclasses.replace(SOURCE, name="host2")
+WORK = plan.Workload("web", "runc", True, 2**30, 0, 0)
+RATE = 125e6
+
+
+def make(
+    wishes: t.Optional[plan.Wishes] = None, work: plan.Workload = WORK, source: plan.Side = SOURCE, **target: t.Any
+) -> plan.Plan:
+    return plan.make(source, dataclasses.replace(TARGET, **target), work, wishes or plan.Wishes(), RATE)
+
+
+def tracking(side: plan.Side) -> plan.Side:
+    return dataclasses.replace(side, criu_features=frozenset({"uffd-noncoop", "mem_dirty_track"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("4.2.1", (4, 2, 1)), ("6.18.44-fc-v669", (6, 18, 44)), ("1.1.15+ds1", (1, 1, 15)), ("", ()), ("v1", ())],
+)
+def test_version(text: str, expected: tuple[int, ...]) -> None:
+    assert plan.version(text) == expected
+
+
+def test_auto_stops_where_it_can_do_nothing_better() -> None:
+    made = make()
+    assert (made.mode, made.blockers) == (plan.STOP_COPY, ())
+    assert made.reasons == (
+        "no pre-copy: host1: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY)",
+        "no post-copy: the task does not allow it",
+    )
+
+
+def test_auto_takes_pre_copy_where_both_can() -> None:
+    both = tracking(SOURCE).criu_features
+    assert make(source=tracking(SOURCE), criu_features=both).mode == plan.PRE_COPY
+    assert make(source=tracking(SOURCE)).mode == plan.STOP_COPY
+    assert make(plan.Wishes(allow_post_copy=True), source=tracking(SOURCE), criu_features=both).mode == plan.PRE_COPY
+
+
+def test_auto_takes_post_copy_only_when_it_may() -> None:
+    allowed = plan.Wishes(allow_post_copy=True)
+    assert make(allowed).mode == plan.POST_COPY
+    assert make(allowed, dataclasses.replace(WORK, runtime="crun")).mode == plan.STOP_COPY
+    assert make(allowed, criu_features=frozenset()).mode == plan.STOP_COPY
+
+
+def test_post_copy_must_be_allowed() -> None:
+    assert "Set allow_post_copy: true." in make(plan.Wishes(plan.POST_COPY)).blockers[0]
+    assert make(plan.Wishes(plan.POST_COPY, allow_post_copy=True)).blockers == ()
+
+
+def test_what_was_asked_for_and_cannot_be() -> None:
+    assert "mode pre_copy is not possible: host1" in make(plan.Wishes(plan.PRE_COPY)).blockers[0]
+
+
+def test_what_does_not_run_goes_cold() -> None:
+    made = make(plan.Wishes(plan.POST_COPY), dataclasses.replace(WORK, running=False, memory=0))
+    assert (made.mode, made.blockers, made.expected_frozen_ms) == (plan.COLD, (), 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"architecture": "aarch64"}, "host2 is aarch64, host1 is x86_64."),
+        ({"runtimes": {}}, "host2 has no runc. Run the role host_bootstrap on it."),
+        ({"cgroup_version": 1}, "host2 does not use cgroup version 2."),
+        (
+            {"runtimes": {"runc": {"version": "1.3.6", "reason": "no libcriu"}}},
+            "host2: runc cannot restore: no libcriu.",
+        ),
+        ({"criu": "4.1"}, "CRIU is 4.2.1 on host1 and 4.1 on host2."),
+        ({"criu": ""}, "CRIU is 4.2.1 on host1 and missing on host2."),
+        ({"cpu_flags": frozenset({"sse"})}, "The CPU of host2 lacks avx, which web may be using."),
+    ],
+)
+def test_blockers(target: dict[str, t.Any], said: str) -> None:
+    assert any(one.startswith(said) for one in make(**target).blockers)
+
+
+def test_all_blockers_at_once() -> None:
+    work = dataclasses.replace(WORK, controllers=frozenset({"cpu", "memory"}), obstacles=("web is traced.",))
+    made = make(plan.Wishes(max_downtime_ms=1), work, architecture="aarch64", runtimes={}, cgroup_version=1)
+    assert len(made.blockers) >= 5
+    assert "host2 lacks the cgroup controller cpu, which a limit of web needs." in made.blockers
+
+
+def test_cold_needs_no_criu() -> None:
+    nothing: dict[str, t.Any] = {"criu": "", "runtimes": {"runc": {"version": "1.1"}}, "cpu_flags": frozenset()}
+    assert make(plan.Wishes(plan.COLD), **nothing).blockers == ()
+
+
+def test_warnings() -> None:
+    made = make(
+        plan.Wishes(cpu_check="none"), criu="4.3", kernel="6.1.0", cpu_flags=frozenset(),
+        runtimes={"runc": {"version": "1.4.0", "checkpoint": True}},
+    )  # fmt: skip
+    assert made.blockers == ()
+    assert len(made.warnings) == 4
+
+
+@pytest.mark.parametrize(("most", "refused"), [(0, False), (1, True), (60_000, False)])
+def test_downtime_that_is_too_long(most: int, refused: bool) -> None:
+    assert bool(make(plan.Wishes(max_downtime_ms=most)).blockers) == refused
+
+
+@given(st.integers(0, 2**40), st.floats(1e5, 1e11))
+def test_expected_frozen_time(memory: int, rate: float) -> None:
+    work = dataclasses.replace(WORK, memory=memory)
+    times = {mode: plan.expected_frozen_ms(mode, work, rate) for mode in plan.MODES[1:]}
+    assert all(time >= 0 for time in times.values())
+    assert times[plan.PRE_COPY] <= times[plan.STOP_COPY]
+    more = dataclasses.replace(WORK, memory=memory + 2**30)
+    assert plan.expected_frozen_ms(plan.STOP_COPY, more, rate) > times[plan.STOP_COPY]
+
+
+def test_as_result_is_plain() -> None:
+    assert make().as_result()["reasons"] == list(make().reasons)

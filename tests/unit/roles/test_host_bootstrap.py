@@ -1,0 +1,227 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The helper's launcher, rendered and run: the one place that starts processes on a host."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.digest import files_digest
+from ansible_collections.cnvm.platform.plugins.module_utils._host import helper
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
+
+ROLE = Path(_helper.collection_root()) / "roles/host_bootstrap"
+
+
+def render(template: str, **variables: t.Any) -> str:
+    """As the module template renders it."""
+    environment = Environment(
+        loader=FileSystemLoader(ROLE / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(ansible_managed="Ansible managed", **variables)
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The helper as it is on a host, in a temporary directory."""
+    library = tmp_path_factory.mktemp("library")
+    files = _helper.helper_files(_helper.collection_root())
+    helper.install(str(library), files, "1.2.3", files_digest(files))
+    path = library / "cnvm-host"
+    path.write_text(
+        render("cnvm-host.j2", host_bootstrap_python=sys.executable, __host_bootstrap_library=str(library)),
+        encoding="utf-8",
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def code(launcher: Path) -> t.Iterator[types.ModuleType]:
+    """The launcher's own functions."""
+    path, bytecode = sys.path[:], sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    loader = importlib.machinery.SourceFileLoader("cnvm_host_launcher", str(launcher))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    yield module
+    sys.path[:], sys.dont_write_bytecode = path, bytecode
+    for name in [name for name in sys.modules if name.split(".")[0] == "cnvm_platform"]:
+        del sys.modules[name]
+
+
+def call(launcher: Path, *words: str, **kwargs: t.Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([launcher, *words], capture_output=True, text=True, check=False, timeout=60, **kwargs)
+
+
+def test_version(launcher: Path) -> None:
+    done = call(launcher, "version", env={"PATH": ""})
+    assert json.loads(done.stdout) == helper.installed(str(launcher.parent))
+    assert json.loads(done.stdout)["version"] == "1.2.3"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [(), ("bogus",), ("info", "no-port")])
+def test_an_expected_error_is_one_line(launcher: Path, words: tuple[str, ...]) -> None:
+    done = call(launcher, *words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_who_goes_away_is_no_crash(launcher: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run([launcher, "version"], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_environment_of_whoever_calls_does_not_matter(launcher: Path, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('hijacked')", encoding="utf-8")
+    done = call(
+        launcher, "version", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": "x", "LANG": "xx"}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_run_gives_output_and_code(code: types.ModuleType) -> None:
+    done = code.run(["sh", "-c", "cat; echo more; echo oops >&2; exit 3"], stdin="said\n", check=False)
+    assert (done.rc, done.stdout, done.stderr) == (3, "said\nmore\n", "oops\n")
+    assert done.argv == ("sh", "-c", "cat; echo more; echo oops >&2; exit 3")
+
+
+def test_run_checks(code: types.ModuleType) -> None:
+    with pytest.raises(code.CnvmError, match="ended with code 3: oops"):
+        code.run(["sh", "-c", "echo oops >&2; exit 3"])
+
+
+def test_run_of_a_program_that_is_not_there(code: types.ModuleType) -> None:
+    done = code.run(["/nonexistent/program"], check=False)
+    assert done.rc == 127
+    assert "/nonexistent/program: " in done.stderr
+    with pytest.raises(code.CnvmError, match="127"):
+        code.run(["/nonexistent/program"])
+
+
+def test_run_says_a_signal_as_a_shell_does(code: types.ModuleType) -> None:
+    assert code.run(["sh", "-c", "kill -9 $$"], check=False).rc == 137
+
+
+def test_run_does_not_block_on_much_output(code: types.ModuleType) -> None:
+    done = code.run(["sh", "-c", "head -c 3000000 /dev/zero >&2; head -c 3000000 /dev/zero"], timeout_s=30)
+    assert (len(done.stdout), len(done.stderr)) == (3000000, 3000000)
+
+
+def test_run_gives_bytes_that_are_no_text(code: types.ModuleType) -> None:
+    done = code.run(["printf", r"\377"])
+    assert done.stdout.encode("utf-8", "surrogateescape") == b"\xff"
+    assert code.run(["cat"], stdin=done.stdout).stdout == done.stdout
+
+
+def test_run_does_not_wait_for_what_a_program_left_behind(code: types.ModuleType) -> None:
+    started = time.monotonic()
+    done = code.run(["sh", "-c", "sleep 20 & echo $!"])
+    assert time.monotonic() - started < 15
+    os.kill(int(done.stdout), 9)
+
+
+def test_run_kills_the_whole_group_in_time(code: types.ModuleType, tmp_path: Path) -> None:
+    script = (
+        f"trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/child; while :; do sleep 0.1; done' & wait; wait"
+    )
+    done = code.run(["sh", "-c", script], check=False, timeout_s=1)
+    assert done.rc == 124
+    assert "did not end within 1 s" in done.stderr
+    child = int((tmp_path / "child").read_text())
+    state = Path(f"/proc/{child}/stat")
+    # A zombie that nobody collects in this container is dead, too.
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_programs_are_run_in_plain_language(code: types.ModuleType) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cnvm-host", "version"])
+        patch.setenv("LC_ALL", "de_DE.UTF-8")
+        patch.setenv("PATH", "/opt/bin")
+        patch.setattr(code.cli, "main", lambda argv, host: 0 if host.run(["sh", "-c", "exit 0"]).rc == 0 else 1)
+        assert code.main() == 0
+        assert os.environ["LC_ALL"] == "C"
+        assert os.environ["PATH"].split(":")[0] == "/opt/bin"
+        assert "/usr/sbin" in os.environ["PATH"].split(":")
+
+
+def test_only_criu_comes_from_the_newer_suite() -> None:
+    packages = ["criu", "libcriu2"]
+    text = render("cnvm-criu.pref.j2", host_bootstrap_criu_suite="forky", __host_bootstrap_newer_packages=packages)
+    entries = [
+        dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith("#"))
+        for block in text.split("\n\n")
+    ]
+    assert entries == [
+        {"Package": "*", "Pin": "release n=forky", "Pin-Priority": "-1"},
+        {"Package": "criu libcriu2", "Pin": "release n=forky", "Pin-Priority": "600"},
+    ]
+
+
+@pytest.mark.parametrize("accept", [True, False])
+def test_an_expired_index_is_only_taken_when_asked_for(accept: bool) -> None:
+    text = render(
+        "cnvm-criu.sources.j2",
+        host_bootstrap_criu_mirror="http://deb.debian.org/debian",
+        host_bootstrap_criu_suite="forky",
+        host_bootstrap_criu_accept_expired_index=accept,
+    )
+    assert ("Check-Valid-Until: no" in text) is accept
+    assert "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" in text
+
+
+def test_openings_only_ever_accept() -> None:
+    text = render(
+        "firewall.sh.j2",
+        __host_bootstrap_info={"firewall": {"chains": [{"family": "inet", "table": "filter", "chain": "input"}]}},
+        __host_bootstrap_open_ports=["51820/udp"],
+        host_bootstrap_tunnel_interface="cnvm-wg",
+    )
+    rules = [line.strip() for line in text.splitlines() if "nft insert" in line]
+    assert len(rules) == 2
+    assert all(rule.endswith("""accept comment '"cnvm"'""") for rule in rules)
+    assert "open inet filter input" in text
+    assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_every_distribution_sets_the_same_variables() -> None:
+    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROLE / "vars").glob("*-*.yml")}
+    assert set(files) == {"debian-12", "debian-13", "ubuntu-24", "rhel-9"}
+    names = set(files["debian-13"])
+    assert all(set(variables) == names for variables in files.values())
+    unknown = yaml.safe_load((ROLE / "vars/unknown.yml").read_text(encoding="utf-8"))
+    assert unknown["__host_bootstrap_os_known"] is False
+    assert set(unknown) == names
+
+
+def test_units_that_are_no_templates_say_when_they_start() -> None:
+    units = [path for path in (ROLE / "files").glob("*.service") if "@" not in path.name]
+    assert units
+    assert [path.name for path in units if "[Install]" not in path.read_text(encoding="utf-8")] == []
