@@ -1,0 +1,391 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container
+short_description: Containers of a host, supervised by systemd, each in exactly one place
+version_added: 0.1.0
+description:
+  - Creates, changes, starts, stops and removes the containers of a host. One call takes all of them.
+  - A container is an image below, which is never written to, and a writable layer above. It runs under an OCI runtime
+    as the systemd unit C(cnvm-container@NAME.service), comes back after a crash and after a reboot of the host, and
+    its output is in the journal (C(journalctl -u cnvm-container@NAME -o cat)).
+  - B(Exactly one.) A container runs in one place. When it was moved to another host, this module does nothing for it
+    and returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name or the
+    address, and refuses when one of them does, or does not answer.
+  - A change that a running container can take over (ports, limits, labels, restart policy, keys) is applied at once.
+    Any other change stops the container and starts it again with its writable layer; see O(restart_on_change).
+options:
+  containers:
+    description:
+      - The containers. Those that are not named are left alone.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - Name of the container. It stands for one container on all hosts of the overlay.
+          - 1 to 63 letters, digits, V(_), V(.) or V(-), the first one a letter or a digit. Quote a name that is all
+            digits.
+        type: raw
+        required: true
+      state:
+        description:
+          - V(running) creates it if need be, starts it, and lets it start with the host.
+          - V(present) creates it if need be and leaves a running one running and a stopped one stopped.
+          - V(stopped) creates it if need be and stops it, also for the next boot.
+          - V(absent) stops and removes it with its writable layer.
+        type: str
+        choices: [present, running, stopped, absent]
+        default: running
+      image:
+        description:
+          - Name or sha256 digest of an image of the host (see M(cnvm.platform.bundle)). Required unless the container
+            is removed.
+        type: str
+      runtime:
+        description: The OCI runtime. V(crun) cannot move its memory after the switch (post-copy).
+        type: str
+        choices: [runc, crun]
+        default: runc
+      address:
+        description:
+          - The container's IPv4 address on the overlay. It keeps it wherever it runs.
+          - Without one it has no network but its loopback.
+        type: str
+      ports:
+        description:
+          - Ports of the host that lead to ports of the container, as V("8080:80") or V("5353:53/udp"), in quotes, or as
+            mappings with C(host_port), C(container_port), C(protocol) and C(host_address).
+        type: list
+        elements: raw
+      memory_mib:
+        description: Memory limit in MiB, a whole number from 8. Needs the cgroup controller C(memory).
+        type: raw
+      cpus:
+        description: Limit of CPU time, in CPUs, such as V(0.5). Needs the cgroup controller C(cpu).
+        type: raw
+      pids_limit:
+        description: Limit of processes and threads, a whole number from 4. Needs the cgroup controller C(pids).
+        type: raw
+      env:
+        description: Environment variables beside those of the image.
+        type: dict
+      mounts:
+        description:
+          - Directories of the host (C(type=bind)) or memory (C(type=tmpfs)) in the container. A host that the container
+            is moved to must have the same directories.
+        type: list
+        elements: dict
+        suboptions:
+          type:
+            description: What is mounted.
+            type: str
+            choices: [bind, tmpfs]
+            default: bind
+          source:
+            description: Absolute path on the host, for V(bind).
+            type: str
+          destination:
+            description: Absolute path in the container.
+            type: str
+            required: true
+          read_only:
+            description: Whether the container may not write there.
+            type: bool
+            default: false
+          size_mib:
+            description: Most MiB that a V(tmpfs) holds; a whole number.
+            type: raw
+      command:
+        description: The command with its arguments, instead of the image's.
+        type: list
+        elements: str
+      user:
+        description: User of the command, as C(USER) or C(USER:GROUP), by name or number. Default is the image's.
+        type: str
+      cwd:
+        description: Working directory of the command. Default is the image's.
+        type: str
+      hostname:
+        description: Host name in the container. Default is its name.
+        type: str
+      dns:
+        description: Name servers of the container. Default is the host's, but for those on its loopback.
+        type: list
+        elements: str
+      capabilities_add:
+        description: Capabilities beside the default ones. Those that would make its root the host's are refused.
+        type: list
+        elements: str
+      capabilities_drop:
+        description: Capabilities to take away from the default ones.
+        type: list
+        elements: str
+      no_new_privileges:
+        description: Whether programs in it cannot gain privileges (C(sudo), C(su), set-user-id).
+        type: bool
+        default: true
+      seccomp:
+        description: V(default) refuses kernel calls that a workload does not need; V(unconfined) refuses none.
+        type: str
+        choices: [default, unconfined]
+        default: default
+      restart:
+        description:
+          - When it is started again after its end. Ten starts in ten minutes are the most; then its state is C(failed).
+          - With V(never) it does not start with the host either.
+        type: str
+        choices: [always, on_failure, never]
+        default: always
+      stop_timeout_s:
+        description: Seconds between the signal that asks it to end and the one that kills it.
+        type: raw
+        default: 10
+      stop_signal:
+        description: Name of the signal that asks it to end, such as V(TERM) or V(INT).
+        type: str
+        default: TERM
+      authorized_keys:
+        description: Public SSH keys for O(containers[].login_user), one per item.
+        type: list
+        elements: str
+      login_user:
+        description: The user who gets O(containers[].authorized_keys). Default is the image's login user, else V(root).
+        type: str
+      labels:
+        description: Texts of your own, returned with the container.
+        type: dict
+      wait_for:
+        description:
+          - Wait until the container accepts connections on a TCP port.
+        type: dict
+        suboptions:
+          port:
+            description: The port in the container.
+            type: raw
+            required: true
+          timeout_s:
+            description: Seconds after which the module fails.
+            type: raw
+            default: 60
+  restart_on_change:
+    description:
+      - Whether a running container may be restarted for a change that it cannot take over while it runs. Its writable
+        layer is kept, its memory and connections are lost.
+      - With V(false) the module fails instead, before it changes anything, and names what would need the restart.
+    type: bool
+    default: true
+  image_change:
+    description:
+      - Whether a container may go on with another image. Its writable layer is put over the new one.
+      - With V(false) another image is refused. When the image's name has got a new content since the container was
+        made, the container goes on with the old one and the module warns.
+    type: bool
+    default: false
+  unreachable_peers:
+    description:
+      - What to do when a host of the overlay does not answer, so that it is not known whether it has a container that
+        is to be created. V(ignore) is for hosts that are gone for good.
+    type: str
+    choices: [refuse, ignore]
+    default: refuse
+  ask_timeout_s:
+    description: Seconds that the hosts of the overlay have to answer.
+    type: raw
+    default: 10
+attributes:
+  check_mode:
+    description: Says what it would do, and asks the other hosts; changes nothing.
+    support: full
+  diff_mode:
+    description: Returns the definitions before and after, with whether they run and start with the host.
+    support: full
+  idempotent:
+    description: A second call changes nothing.
+    support: full
+requirements:
+  - P(cnvm.platform.host_bootstrap#role) and, for addresses, P(cnvm.platform.overlay#role) have run on the host.
+seealso:
+  - module: cnvm.platform.container_info
+  - module: cnvm.platform.bundle
+author:
+  - the cnvm.platform authors (@cnvm)
+"""
+
+EXAMPLES = r"""
+- name: Run a web server and a worker
+  cnvm.platform.container:
+    containers:
+      - name: web
+        image: cnvm
+        address: 10.100.101.20
+        ports:
+          - "8080:80"
+        command: [python3, -m, http.server, "80"]
+        wait_for:
+          port: 80
+      - name: worker
+        image: cnvm
+        command: [/usr/bin/worker]
+        env:
+          QUEUE: fast
+        restart: on_failure
+
+- name: Remove a container
+  cnvm.platform.container:
+    containers:
+      - name: worker
+        state: absent
+"""
+
+RETURN = r"""
+containers:
+  description: The containers in the order in which they were given.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: web
+      state: running
+      placement: host1
+      changed: true
+      actions: [create, enable, start]
+      restarted: false
+      pid: 4711
+      address: 10.100.101.20
+  contains:
+    name:
+      description: Name of the container.
+      type: str
+      sample: web
+    state:
+      description: C(running), C(paused), C(stopped), C(restarting), C(failed), C(moved) (elsewhere) or C(absent).
+      type: str
+      sample: running
+    placement:
+      description: The host that has it; null when none has.
+      type: str
+      sample: host1
+    changed:
+      description: Whether something was done to it, or would be in check mode.
+      type: bool
+      sample: true
+    actions:
+      description: What was done, in order.
+      type: list
+      elements: str
+      sample: [stop, change env, start]
+    restarted:
+      description: Whether it was stopped and started again for a change.
+      type: bool
+      sample: false
+    unit:
+      description: The systemd unit that supervises it.
+      type: str
+      sample: cnvm-container@web.service
+    log_command:
+      description: The command that shows its output.
+      type: str
+      sample: journalctl -u cnvm-container@web.service -o cat
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
+from ansible_collections.cnvm.platform.plugins.module_utils._host.containers import bring_to
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
+
+
+def _container_options() -> dict[str, t.Any]:
+    """What is 'raw' is decoded by us: Ansible would take true, 1_000 and 1e3 for numbers, and 7 for the name 007."""
+    return {
+        "name": {"type": "raw", "required": True},
+        "state": {"type": "str", "choices": ["present", "running", "stopped", "absent"], "default": "running"},
+        "image": {"type": "str"},
+        "runtime": {"type": "str", "choices": ["runc", "crun"], "default": "runc"},
+        "address": {"type": "str"},
+        "ports": {"type": "list", "elements": "raw"},
+        "memory_mib": {"type": "raw"},
+        "cpus": {"type": "raw"},
+        "pids_limit": {"type": "raw"},
+        "env": {"type": "dict"},
+        "mounts": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "type": {"type": "str", "choices": ["bind", "tmpfs"], "default": "bind"},
+                "source": {"type": "str"},
+                "destination": {"type": "str", "required": True},
+                "read_only": {"type": "bool", "default": False},
+                "size_mib": {"type": "raw"},
+            },
+        },
+        "command": {"type": "list", "elements": "str"},
+        "user": {"type": "str"},
+        "cwd": {"type": "str"},
+        "hostname": {"type": "str"},
+        "dns": {"type": "list", "elements": "str"},
+        "capabilities_add": {"type": "list", "elements": "str"},
+        "capabilities_drop": {"type": "list", "elements": "str"},
+        "no_new_privileges": {"type": "bool", "default": True},
+        "seccomp": {"type": "str", "choices": ["default", "unconfined"], "default": "default"},
+        "restart": {"type": "str", "choices": ["always", "on_failure", "never"], "default": "always"},
+        "stop_timeout_s": {"type": "raw", "default": 10},
+        "stop_signal": {"type": "str", "default": "TERM"},
+        "authorized_keys": {"type": "list", "elements": "str", "no_log": False},
+        "login_user": {"type": "str"},
+        "labels": {"type": "dict"},
+        "wait_for": {
+            "type": "dict",
+            "options": {
+                "port": {"type": "raw", "required": True},
+                "timeout_s": {"type": "raw", "default": 60},
+            },
+        },
+    }
+
+
+def argument_spec() -> dict[str, t.Any]:
+    """The module's options."""
+    return {
+        "containers": {"type": "list", "elements": "dict", "required": True, "options": _container_options()},
+        "restart_on_change": {"type": "bool", "default": True},
+        "image_change": {"type": "bool", "default": False},
+        "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
+        "ask_timeout_s": {"type": "raw", "default": 10},
+    }
+
+
+def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+    """Bring the containers to what is wanted."""
+    params = module.params
+    result = bring_to(
+        host,
+        params["containers"],
+        restart_on_change=params["restart_on_change"],
+        image_change=params["image_change"],
+        ignore_unreachable=params["unreachable_peers"] == "ignore",
+        ask_timeout_s=integer(params["ask_timeout_s"], "ask_timeout_s", least=1, most=600),
+        check_mode=module.check_mode,
+    )
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    run_module(work, argument_spec())
+
+
+if __name__ == "__main__":
+    main()
