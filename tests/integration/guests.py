@@ -1,0 +1,200 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest on two of the hosts that counts on its console, with a client on the third, and what the tests ask of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import typing as t
+from pathlib import Path
+
+from ansible_collections.cnvm.platform.tests.integration.hosts import (
+    HERE,
+    PATIENCE_S,
+    Client,
+    Fleet,
+    Host,
+    Move,
+    Reader,
+    eventually,
+    playbook,
+)
+from ansible_collections.cnvm.platform.tests.support import tiny_guest
+
+ADDRESS = "10.100.101.121"
+# So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy.
+DIRTY_MIB = 4
+SLOW = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnvm-platform/integration/tiny"
+
+
+class Guest:
+    """The guest, wherever it is."""
+
+    def __init__(self, fleet: Fleet, name: str = "vm") -> None:
+        self.fleet = fleet
+        self.name = name
+        self.movers = (fleet["host1"], fleet["host2"])
+        self.consoles: dict[str, Reader] = {}
+        self.lines: dict[str, list[str]] = {}
+        self.since = 0.0
+        self.client: t.Optional[Client] = None
+
+    def deploy(self) -> None:
+        """Start it anew on the first host."""
+        tiny_guest.make(CACHE)
+        asked = {"guest": self.name, "tiny": str(CACHE), "address": ADDRESS, "dirty_mib": DIRTY_MIB}
+        playbook(str(HERE / "playbooks/guest.yml"), "-e", json.dumps(asked))
+
+    # --- what is there ---
+
+    def look(self, host: Host) -> dict[str, t.Any]:
+        """What there is of it on a host."""
+        text = (HERE / "programs/look_guest.py").read_text()
+        return t.cast("dict[str, t.Any]", json.loads(host.run("python3", "-c", text, self.name).stdout))
+
+    def source(self) -> Host:
+        """Where it is, by both owner records."""
+        newest = max(
+            (self.look(host)["owner"] for host in self.movers), key=lambda owner: int(owner.get("generation", -1))
+        )
+        return self.fleet[newest["owner_name"]]
+
+    def watch(self) -> None:
+        """Begin a test: read both consoles, and have a client."""
+        self.since = time.time()
+        for host in self.movers:
+            self.listen(host)
+        if self.client is None or self.client.broken():
+            self.connect()
+        eventually("it counts", self.ticks)
+
+    def connect(self) -> None:
+        """A new client."""
+        if self.client is not None:
+            self.client.stop()
+        self.client = Client(self.fleet["host3"], ADDRESS, 7, program="echo")
+        self.client.check()
+
+    def listen(self, host: Host) -> None:
+        """Read the console on a host (again, when it was off)."""
+        old = self.consoles.pop(host.name, None)
+        if old is not None:
+            old.stop()
+            self.lines.setdefault(host.name, []).extend(old.lines)
+        self.consoles[host.name] = Reader(host.program("console", self.name))
+
+    def dismiss(self) -> None:
+        """End of a test: nothing that it stopped or cut stays so."""
+        for host in self.movers:
+            self.fleet.mend(host)
+            host.sh("pkill -CONT -f 'cnvm-[h]ost' || true", check=False)
+        for one in self.consoles.values():
+            one.stop()
+        self.consoles, self.lines = {}, {}
+        if self.client is not None:
+            self.client.stop()
+        self.client = None
+
+    def ticks(self) -> list[tuple[float, str, int]]:
+        """All that was counted since ``watch``, in the order of time: (clock, host, number)."""
+        found = []
+        for name, reader in self.consoles.items():
+            for line in {*reader.lines, *self.lines.get(name, ())}:
+                clock, number = line.split()
+                if float(clock) >= self.since:
+                    found.append((float(clock), name, int(number)))
+        return sorted(found)
+
+    def stays(self) -> list[str]:
+        """The hosts on which it counted, one after the other. Two copies at once would take turns in it."""
+        found: list[str] = []
+        for _clock, name, _number in self.ticks():
+            if found[-1:] != [name]:
+                found.append(name)
+        return found
+
+    def counts_on(self, host: Host) -> None:
+        """It counts there now, and nowhere else."""
+        now = time.time()
+        eventually(
+            f"it counts on {host.name}", lambda: [one for one in self.ticks() if one[0] > now and one[1] == host.name]
+        )
+        assert self.ticks()[-1][1] == host.name, self.stays()
+
+    def check(self, host: Host, stays: t.Sequence[Host], *, memory: bool = True, client: bool = True) -> None:
+        """It runs on ``host`` and nowhere else, was on ``stays`` since ``watch``, and nothing of a move is left.
+
+        ``memory``: it never began to count anew.
+        """
+        self.settle(host)
+        self.counts_on(host)
+        assert self.stays() == [one.name for one in stays], self.ticks()[-40:]
+        if memory:
+            numbers = [number for _clock, _name, number in self.ticks()]
+            assert numbers == sorted(numbers), numbers
+        if client:
+            assert self.client
+            self.client.check()
+
+    def settle(self, host: Host, *, running: bool = True) -> None:
+        """Wait until both hosts are as if there had never been a move, with the guest on ``host``."""
+        for one in self.movers:
+            end = time.monotonic() + PATIENCE_S
+            while left := self.remains(one, host, running=running):
+                assert time.monotonic() < end, f"left on {one.name}: {left}"
+                time.sleep(0.3)
+
+    def remains(self, host: Host, owner: Host, *, running: bool = True) -> dict[str, t.Any]:
+        """What a move has left on ``host``, and what ``owner`` lacks."""
+        seen = self.look(host)
+        left = {key: seen[key] for key in ("journal", "move_dirs", "locked", "units", "ports")}
+        if host is owner:
+            left["state"] = seen["state"] if seen["state"] != ("running" if running else "shut off") else ""
+            left["emulators"] = seen["emulators"] != int(running)
+            left["not its owner"] = seen["owner"].get("owner_name") != owner.name
+            left["job"] = [word for word in seen["job"] if word != "None"]
+            left["files"] = {"definition.json", "disks/vda.qcow2", "owner.json"} ^ set(seen["files"])
+        else:
+            left |= {key: seen[key] for key in ("state", "emulators")}
+            left["files"] = [name for name in seen["files"] if name != "owner.json"]
+        return {key: value for key, value in left.items() if value}
+
+    # --- moving ---
+
+    def start(self, source: t.Optional[Host] = None, **more: t.Any) -> Move:
+        """Start a move away from where it is."""
+        source = source or self.source()
+        target = self.fleet.other(source)
+        request = {"guest": self.name, "target": target.name, **more}
+        return Move(source, target, source.helper("move", "start", json.dumps(request)))
+
+    def slowly(self, source: t.Optional[Host] = None) -> Move:
+        """A move that has begun to copy memory and does not come to its end by itself."""
+        move = self.start(source, **SLOW)
+        move.wait_phase("memory")
+        eventually("memory is copied", lambda: move.status().get("bytes", {}).get("memory"), pause=0.2)
+        return move
+
+    def move(self) -> Host:
+        """A whole move that must succeed; where the guest is then."""
+        move = self.start()
+        result = move.result()
+        assert result["outcome"] == "target", result
+        self.settle(move.target)
+        return move.target
+
+    def stays_at(self, source: Host, result: t.Mapping[str, t.Any], *, client: bool = True) -> None:
+        """The move failed, the guest goes on at its source; a second try succeeds."""
+        assert result["outcome"] == "source", result
+        assert result["error"], result
+        self.check(source, [source], client=client)
+        self.check(self.move(), [source, self.fleet.other(source)], client=client)
+
+
+def sound(host: Host, path: str) -> None:
+    """The image has no errors. (It is looked at while nobody writes to it.)"""
+    host.run("qemu-img", "check", "-q", path, seconds=PATIENCE_S)

@@ -1,0 +1,81 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs on a host: what there is of a guest and of its moves, as one JSON object."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+
+NAME = sys.argv[1]
+HOME = f"/var/lib/cnvm/workloads/{NAME}"
+
+
+def output(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def locked() -> str:
+    path = f"/run/cnvm/locks/{NAME}.lock"
+    if not os.path.exists(path):
+        return ""
+    with open(path, "rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().decode() or "locked"
+    return ""
+
+
+def emulators() -> int:
+    """How many QEMUs have this guest, whatever libvirt says."""
+    count = 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            words = read(f"/proc/{entry}/cmdline").split("\0")
+            count += "qemu-system" in words[0] and f"guest={NAME},debug-threads=on" in words
+    return count
+
+
+def ports() -> list[str]:
+    """Where a guest could arrive."""
+    found = [line.split()[3] for line in output("ss", "-Hltn").splitlines()]
+    return [one for one in found if 49152 <= int(one.rpartition(":")[2]) < 49216]
+
+
+def files() -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(top, name), HOME) for top, _dirs, names in os.walk(HOME) for name in names
+    )
+
+
+units = output("systemctl", "list-units", "--all", "--plain", "--no-legend", "cnvm-move-*", "cnvm-resolve-*")
+state = output("virsh", "domstate", NAME)
+print(
+    json.dumps(
+        {
+            "state": state,
+            "job": output("virsh", "domjobinfo", NAME).split()[2:3] if state else [],
+            "emulators": emulators(),
+            "ports": ports(),
+            "journal": read(f"{HOME}/move.json"),
+            "owner": json.loads(read(f"{HOME}/owner.json") or "{}"),
+            "files": files(),
+            "move_dirs": os.listdir("/run/cnvm/moves") if os.path.isdir("/run/cnvm/moves") else [],
+            "locked": locked(),
+            "units": units.splitlines(),
+        }
+    )
+)

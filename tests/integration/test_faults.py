@@ -1,0 +1,450 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens when something breaks in the middle of a teleport.
+
+After each fault exactly one copy runs (the ticks that it writes prove it), the client's connection lives on where that
+is promised, nothing is left behind on either host, and the same teleport succeeds when it is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.integration.hosts import (
+    ADDRESS,
+    App,
+    Host,
+    Move,
+    Trap,
+    environment,
+    eventually,
+    playbook,
+    playbook_argv,
+)
+
+STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
+# What CRIU calls itself once a runtime has told it what to do.
+DUMP, RESTORE = "criu: dump", "criu: restore"
+SERVE = "cnvm-host serve"
+SSH = "ssh -F /etc/cnvm/ssh/config"
+LAYER = "/var/lib/cnvm/workloads/{}/upper/big"
+
+
+def stays_at(app: App, source: Host, result: dict) -> None:
+    """The move failed, the container goes on at its source with its client; a second try succeeds."""
+    assert result["outcome"] == "source", result
+    assert result["error"]
+    app.check(source, moves=0)
+    target = app.move()
+    app.check(target, moves=1)
+
+
+def kill(host: Host, word: str, number: int = KILL) -> None:
+    """A signal to every process of a host that has ``word`` in its command line."""
+    # The brackets keep the pattern from matching the command that looks for it.
+    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
+
+
+def thicken(app: App, host: Host, mebibytes: int) -> None:
+    """Make the writable layer so large that copying it takes a while."""
+    host.run("dd", "if=/dev/urandom", f"of={LAYER.format(app.name)}", "bs=1M", f"count={mebibytes}", "status=none")
+
+
+def slim(app: App) -> None:
+    """Undo ``thicken``, wherever the container is."""
+    for host in app.movers:
+        host.run("rm", "-f", LAYER.format(app.name))
+
+
+def held(app: App) -> Move:
+    """A move whose copy is restored and held on the target, while its source has not been told so."""
+    source = app.source()
+    trap = Trap(app.fleet.other(source), program="criu", word=RESTORE, signal=STOP, victim=SERVE)
+    move = app.start(source=source)
+    trap.sprung()
+    prepared = f"/run/cnvm/moves/{move.id}/prepared"
+    move.target.sh(f"for i in $(seq 3000); do [ -e {prepared} ] && exit 0; sleep 0.02; done; exit 1")
+    return move
+
+
+def draining(app: App, source: Host) -> Move:
+    """A post-copy move that is past its commit: it runs on the target, and most of its memory is at the source."""
+    move = app.start("post_copy", source=source)
+    move.wait_phase("drain")
+    eventually("the target's copy runs", lambda: len(app.stays()) == 2, pause=0.02)
+    return move
+
+
+# --- processes die ---
+
+
+@pytest.mark.parametrize("program", ["criu", "runc"])
+def test_killed_while_dumping(app: App, program: str) -> None:
+    """CRIU or the runtime on the source."""
+    source = app.source()
+    trap = Trap(source, program=program, word={"criu": DUMP, "runc": "checkpoint"}[program], signal=KILL)
+    move = app.start(source=source)
+    trap.sprung()
+    result = move.result()
+    assert result["failed_phase"] == "dump", result
+    stays_at(app, source, result)
+
+
+def test_criu_killed_while_restoring(app: App) -> None:
+    """On the target, before the copy is held."""
+    source = app.source()
+    trap = Trap(app.fleet.other(source), program="criu", word=RESTORE, signal=KILL)
+    move = app.start(source=source)
+    trap.sprung()
+    result = move.result()
+    assert result["failed_phase"] == "restore", result
+    stays_at(app, source, result)
+
+
+def test_criu_killed_while_held(app: App) -> None:
+    """On the target, with the restored copy standing still in the hook: an orphan that never ran."""
+    move = held(app)
+    kill(move.target, RESTORE)
+    kill(move.target, SERVE, CONT)
+    result = move.result()
+    assert result["frozen_ms"] < 30_000, result
+    stays_at(app, move.source, result)
+
+
+@pytest.mark.parametrize("phase", ["layer", "dump", "drain"])
+def test_mover_killed(app: App, phase: str) -> None:
+    """The process on the source that leads the move. What follows is decided by what is on the disk."""
+    source = app.source()
+    if phase == "layer":
+        thicken(app, source, 16)
+    with app.fleet.slow(app.fleet.other(source)):
+        if phase == "dump":
+            trap = Trap(source, program="criu", word=DUMP, signal=STOP)
+            move = app.start(source=source)
+            trap.sprung()
+        else:
+            move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
+            move.wait_phase(phase)
+        kill(source, "cnvm-host move run")
+        if phase == "drain":
+            app.check(move.target, moves=1)
+        else:
+            app.check(source, moves=0)
+    slim(app)
+    assert move.status().get("died")
+    app.move()
+
+
+def test_lazy_pages_killed_while_draining(app: App) -> None:
+    """The target's copy can never be whole: it is killed, and the source goes on as it was when it was frozen."""
+    source = app.source()
+    with app.fleet.slow(app.fleet.other(source)):
+        move = draining(app, source)
+        kill(move.target, "criu lazy-pages")
+        result = move.result()
+    assert result["outcome"] == "source", result
+    app.check(source, moves=2, client=False)
+    app.move()
+
+
+def test_page_server_killed_while_draining(app: App) -> None:
+    """The same, from the other side."""
+    source = app.source()
+    with app.fleet.slow(app.fleet.other(source)):
+        move = draining(app, source)
+        kill(source, DUMP)
+        result = move.result()
+    assert result["outcome"] == "source", result
+    app.check(source, moves=2, client=False)
+    app.move()
+
+
+# --- the connection between the hosts ---
+
+
+@pytest.mark.parametrize("phase", ["layer", "dump", "held", "activate", "drain"])
+def test_ssh_killed(app: App, phase: str) -> None:
+    """The hosts' own connection. Before the commit that is the end of the move; after it the hosts find each other."""
+    source = app.source()
+    target = app.fleet.other(source)
+    if phase == "layer":
+        thicken(app, source, 16)
+    with app.fleet.slow(app.fleet.other(source)):
+        if phase == "held":
+            move = held(app)
+        elif phase in ("dump", "activate"):
+            where, word = (source, DUMP) if phase == "dump" else (target, RESTORE)
+            trap = Trap(where, program="criu", word=word, signal=STOP)
+            move = app.start(source=source)
+            trap.sprung()
+        else:
+            move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
+        if phase == "activate":
+            journal = f"/var/lib/cnvm/workloads/{app.name}/move.json"
+            trap = Trap(source, file=journal, text="committed", signal=KILL, victim=SSH)
+            kill(target, RESTORE, CONT)
+            trap.sprung()
+        else:
+            if phase in ("layer", "drain"):
+                move.wait_phase(phase)
+            kill(source, SSH)
+        if phase == "held":
+            kill(target, SERVE, CONT)
+        if phase == "dump":
+            kill(source, DUMP, CONT)
+        result = move.result()
+    slim(app)
+    if phase in ("activate", "drain"):
+        assert result["outcome"] in ("waiting", "target"), result
+        app.check(target, moves=1)
+        app.move()
+    else:
+        stays_at(app, source, result)
+
+
+def test_link_cut_while_held(app: App) -> None:
+    """Packets vanish, and nobody is told. The source goes on without the target's word: it had not committed."""
+    source = app.source()
+    move = held(app)
+    app.fleet.cut(move.target)
+    try:
+        result = move.result()
+        assert result["outcome"] == "source", result
+        assert app.client
+        app.client.check()
+    finally:
+        app.fleet.mend(move.target)
+        kill(move.target, SERVE, CONT)
+    stays_at(app, source, result)
+
+
+def test_link_cut_while_draining(app: App) -> None:
+    """After the commit nobody may start the copy of the source. When the link is mended the move ends by itself."""
+    source = app.source()
+    target = app.fleet.other(source)
+    with app.fleet.slow(target):
+        move = draining(app, source)
+        app.fleet.cut(target)
+        try:
+            result = move.result()
+            assert result["outcome"] == "waiting", result
+            seen = source.look(app.name)
+            assert seen["frozen"], seen
+        finally:
+            app.fleet.mend(target)
+        app.check(target, moves=1)
+    app.move()
+
+
+# --- hosts lose power ---
+
+
+@pytest.mark.parametrize("phase", ["layer", "held", "drain"])
+def test_target_loses_power(app: App, phase: str) -> None:
+    """Before the commit the source goes on by itself, after it nobody does until the target can be asked."""
+    source = app.source()
+    target = app.fleet.other(source)
+    thicken(app, source, 16)
+    with app.fleet.slow(target):
+        if phase == "held":
+            move = held(app)
+        else:
+            move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
+            move.wait_phase(phase)
+        app.fleet.change(**{target.name: {"state": "powered_off"}})
+    target.hang_up()
+    result = move.result()
+    if phase == "drain":
+        assert result["outcome"] == "waiting", result
+        assert source.look(app.name)["frozen"]
+    else:
+        assert result["outcome"] == "source", result
+    app.fleet.change(**{target.name: {"state": "present"}})
+    app.witness(target)
+    # In the drain the client saw what the target did, and the source goes on as it was before that.
+    app.check(source, moves=2 if phase == "drain" else 0, client=phase != "drain")
+    slim(app)
+    app.move()
+
+
+@pytest.mark.parametrize("phase", ["layer", "drain"])
+def test_source_loses_power(app: App, phase: str) -> None:
+    """What it had in memory is lost. It runs again on the source once that is back, and nowhere else before."""
+    source = app.source()
+    target = app.fleet.other(source)
+    thicken(app, source, 16)
+    with app.fleet.slow(target):
+        move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
+        move.wait_phase(phase)
+        app.fleet.change(**{source.name: {"state": "powered_off"}})
+    source.hang_up()
+    app.fleet.change(**{source.name: {"state": "present"}})
+    app.witness(source)
+    app.settle(source)
+    assert app.running_on() is source
+    slim(app)
+    app.move()
+
+
+def test_source_is_dead_for_good(app: App) -> None:
+    """By the user's word: the held copy goes on, with its memory and its client. The dead may come back."""
+    source = app.source()
+    move = held(app)
+    # It must not give up before its power is cut.
+    kill(source, "cnvm-host move run", STOP)
+    app.fleet.change(**{source.name: {"state": "powered_off"}})
+    source.hang_up()
+    kill(move.target, SERVE, CONT)
+    (result,) = move.target.helper("recover", "--fenced", source.name, app.name)["results"]
+    assert result["outcome"] == "target", result
+    eventually("the target's copy runs", lambda: len(app.stays()) == 2)
+    assert app.client
+    # Its own TCP tries again up to two minutes later when nobody has answered for long.
+    app.client.check(300)
+    app.fleet.change(**{source.name: {"state": "present"}})
+    app.witness(source)
+    app.check(move.target, moves=1)
+    app.move()
+
+
+# --- the target is full, or has something else in its place ---
+
+
+def test_target_is_full(app: App) -> None:
+    """Seen before anything is frozen."""
+    source = app.source()
+    target = app.fleet.other(source)
+    target.run("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", "/var/lib/cnvm")
+    try:
+        result = app.start(source=source).result()
+    finally:
+        target.run("umount", "/var/lib/cnvm")
+    assert result["failed_phase"] == "preflight", result
+    assert "space:" in result["error"]
+    stays_at(app, source, result)
+
+
+def test_target_fills_up(app: App) -> None:
+    """While the layer is on its way."""
+    source = app.source()
+    target = app.fleet.other(source)
+    thicken(app, source, 24)
+    target.run("mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", "/var/lib/cnvm/workloads")
+    try:
+        with app.fleet.slow(target):
+            move = app.start(source=source)
+            move.wait_phase("layer")
+            target.run("dd", "if=/dev/zero", "of=/var/lib/cnvm/workloads/full", "bs=1M", "status=none", check=False)
+            result = move.result()
+        assert "No space left" in result["error"], result
+        app.settle(source)
+    finally:
+        target.run("umount", "-l", "/var/lib/cnvm/workloads")
+    slim(app)
+    stays_at(app, source, result)
+
+
+def test_name_is_taken(app: App) -> None:
+    """By another container of the target."""
+    source = app.source()
+    target = app.fleet.other(source)
+    home = f"/var/lib/cnvm/workloads/{app.name}"
+    mine = target.sh(f"cat {home}/owner.json 2>/dev/null || true")
+    me = json.loads(target.sh("cat /etc/cnvm/host.json"))
+    other = {"schema": 1, "name": app.name, "uuid": "another", "generation": 1}
+    other |= {"owner": me["host_id"], "owner_name": target.name}
+    target.sh(f"mkdir -p {home}; echo '{json.dumps(other)}' >{home}/owner.json")
+    try:
+        result = app.start(source=source).result()
+    finally:
+        target.sh(f"rm -r {home}" if not mine else f"echo '{mine}' >{home}/owner.json")
+    assert result["failed_phase"] == "preflight", result
+    assert "name:" in result["error"]
+    stays_at(app, source, result)
+
+
+def test_address_is_taken(app: App) -> None:
+    """By somebody on the overlay who is not the container."""
+    source = app.source()
+    target = app.fleet.other(source)
+    intruder = (
+        "ip netns add intruder; ip link add intruder type veth peer name eth0 netns intruder;"
+        "ip link set intruder master cnvm0 up;"
+        f"ip -n intruder addr add {ADDRESS}/24 dev eth0; ip -n intruder link set eth0 up"
+    )
+    # Unplugged, the container itself answers nobody; the intruder does.
+    target.sh(intruder)
+    try:
+        result = app.start(source=source).result()
+    finally:
+        target.sh("ip netns del intruder")
+    assert result["failed_phase"] == "preflight", result
+    assert "address:" in result["error"]
+    app.check(source, moves=0, client=False)
+
+
+def test_host_port_is_taken(app: App) -> None:
+    """By a program of the target."""
+    source = app.source()
+    target = app.fleet.other(source)
+    target.run("systemd-run", "--quiet", "--collect", "--unit=taker", "python3", "-m", "http.server", "8080")
+    eventually("it listens", lambda: "8080" in target.sh("ss -Hltn sport = :8080"))
+    try:
+        result = app.start(source=source).result()
+    finally:
+        target.run("systemctl", "stop", "taker")
+    assert result["failed_phase"] == "preflight", result
+    assert "8080" in result["error"]
+    stays_at(app, source, result)
+
+
+# --- the controller, and moves that meet ---
+
+
+@pytest.mark.parametrize("phase", ["layer", "drain"])
+def test_controller_killed(app: App, phase: str) -> None:
+    """Nothing is decided by it: the move goes on. The same task again says that it is there."""
+    source = app.source()
+    target = app.fleet.other(source)
+    thicken(app, source, 16)
+    command = ("cnvm.platform.teleport", "-e", f"container={app.name}", "-e", f"target={target.name}")
+    more = ("-e", "mode=post_copy", "-e", "allow_post_copy=true")
+    source.sh("rm -rf /var/log/cnvm/moves")  # a mover that was killed earlier stays in its phase there
+    with app.fleet.slow(target):
+        controller = subprocess.Popen(
+            playbook_argv(*command, *more), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        script = f'grep -l \'"phase": "{phase}"\' /var/log/cnvm/moves/*/status.json || true'
+        eventually(f"it is in phase {phase}", lambda: source.sh(script))
+        os.killpg(controller.pid, KILL)
+        controller.wait()
+        assert source.look(app.name)["units"]
+        app.check(target, moves=1)
+    assert "changed=1" not in playbook(*command).stdout
+    slim(app)
+    app.move()
+
+
+def test_started_twice(app: App) -> None:
+    """The second is refused at once, also one in the opposite direction; the first does not notice."""
+    source = app.source()
+    target = app.fleet.other(source)
+    thicken(app, source, 16)
+    with app.fleet.slow(target):
+        move = app.start(source=source)
+        move.wait_phase("layer")
+        for host, to in ((source, target), (target, source)):
+            request = {"container": app.name, "target": to.name}
+            refused = host.helper("move", "start", json.dumps(request), check=False)
+            assert "failed" in refused, refused
+        assert move.status()["phase"] != "done"
+        assert move.result()["outcome"] == "target"
+    app.check(target, moves=1)
+    slim(app)
+    app.move()

@@ -1,0 +1,281 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens when something breaks in the middle of a migration.
+
+After each fault exactly one copy counts (its console proves it), the client's connection lives on where that is
+promised, nothing is left behind on either host, and the same migration succeeds when it is tried again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.integration.guests import SLOW, Guest, sound
+from ansible_collections.cnvm.platform.tests.integration.hosts import (
+    Host,
+    Move,
+    Trap,
+    environment,
+    eventually,
+    playbook,
+    playbook_argv,
+)
+
+STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
+MOVER = "cnvm-host move run"
+SSH = "ssh -F /etc/cnvm/ssh/config"
+
+
+def kill(host: Host, word: str, number: int = KILL) -> None:
+    """A signal to every process of a host that has ``word`` in its command line."""
+    # The brackets keep the pattern from matching the command that looks for it.
+    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
+
+
+def kill_libvirt(host: Host) -> None:
+    """libvirt's daemon; its socket starts it again when somebody asks."""
+    host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "libvirtd.service")
+
+
+def journal(guest: Guest) -> str:
+    return f"/var/lib/cnvm/workloads/{guest.name}/move.json"
+
+
+def stopped_at(guest: Guest, state: str) -> Move:
+    """A move whose mover stands still since its journal says so."""
+    source = guest.source()
+    trap = Trap(source, file=journal(guest), text=f'"{state}"', signal=STOP, victim=MOVER)
+    move = guest.start(source)
+    trap.sprung()
+    return move
+
+
+# --- processes die while memory is copied ---
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed(guest: Guest, side: str) -> None:
+    """The daemon, on either side: the guest goes on, and the client notices nothing."""
+    move = guest.slowly()
+    kill_libvirt(move.source if side == "source" else move.target)
+    guest.stays_at(move.source, move.result())
+
+
+def test_copy_killed(guest: Guest) -> None:
+    """The QEMU on the target."""
+    move = guest.slowly()
+    kill(move.target, f"guest={guest.name},")
+    guest.stays_at(move.source, move.result())
+
+
+def test_guest_killed(guest: Guest) -> None:
+    """The QEMU on the source: the guest has died where it was, and is started again there, with its disk."""
+    move = guest.slowly()
+    kill(move.source, f"guest={guest.name},")
+    result = move.result()
+    assert result["outcome"] == "source", result
+    guest.connect()
+    guest.check(move.source, [move.source], memory=False)
+
+
+def test_mover_killed(guest: Guest) -> None:
+    """What leads the move, while memory is copied: it is cleaned up after at once."""
+    move = guest.slowly()
+    kill(move.source, MOVER)
+    guest.check(move.source, [move.source])
+    assert move.status().get("died")
+
+
+@pytest.mark.parametrize("state", ["frozen", "committed"])
+def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
+    """The decision is on the disk: before it the guest goes on at the source, after it at the target."""
+    move = stopped_at(guest, state)
+    kill(move.source, MOVER)
+    if state == "frozen":
+        guest.check(move.source, [move.source])
+    else:
+        guest.check(move.target, [move.source, move.target])
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed_at_the_handover(guest: Guest, side: str) -> None:
+    """With the guest paused on both sides: libvirt lets neither go on by itself."""
+    move = stopped_at(guest, "committed")
+    kill_libvirt(move.source if side == "source" else move.target)
+    kill(move.source, MOVER, CONT)
+    result = move.result()
+    assert result["outcome"] == "target", result
+    guest.check(move.target, [move.source, move.target])
+
+
+def test_ssh_killed_at_the_handover(guest: Guest) -> None:
+    """The hosts' connections, after the decision: it goes on at the target, nowhere else."""
+    move = stopped_at(guest, "committed")
+    kill(move.source, SSH)
+    kill(move.source, MOVER, CONT)
+    result = move.result()
+    assert result["outcome"] in ("waiting", "target"), result
+    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.check(move.target, [move.source, move.target])
+
+
+# --- the link and the disk ---
+
+
+def test_link_cut(guest: Guest) -> None:
+    """Packets vanish, and nobody is told. The guest goes on at the source before the link is back."""
+    move = guest.slowly()
+    guest.fleet.cut(move.target)
+    try:
+        result = move.result()
+        assert result["outcome"] == "source", result
+        guest.counts_on(move.source)
+    finally:
+        guest.fleet.mend(move.target)
+    guest.stays_at(move.source, result)
+
+
+def test_link_cut_at_the_handover(guest: Guest) -> None:
+    """After the decision nobody lets the source go on. When the link is mended it goes on at the target."""
+    move = stopped_at(guest, "committed")
+    guest.fleet.cut(move.target)
+    try:
+        kill(move.source, MOVER, CONT)
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+        assert guest.look(move.source)["state"] == "paused"
+    finally:
+        guest.fleet.mend(move.target)
+    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.check(move.target, [move.source, move.target])
+
+
+def test_target_fills_up(guest: Guest) -> None:
+    """While the disk is copied."""
+    source = guest.source()
+    target = guest.fleet.other(source)
+    target.run("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/var/lib/cnvm/workloads")
+    try:
+        move = guest.start(source, **{**SLOW, "bandwidth_mib_s": 1})
+        move.wait_phase("memory")
+        target.run("dd", "if=/dev/zero", "of=/var/lib/cnvm/workloads/full", "bs=1M", "status=none", check=False)
+        result = move.result()
+        assert result["outcome"] == "source", result
+        guest.counts_on(source)
+        guest.settle(source)
+    finally:
+        target.run("umount", "-l", "/var/lib/cnvm/workloads")
+    guest.stays_at(source, result)
+
+
+# --- hosts lose power ---
+
+
+@pytest.mark.parametrize("state", ["memory", "committed"])
+def test_target_loses_power(guest: Guest, state: str) -> None:
+    """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
+    move = guest.slowly() if state == "memory" else stopped_at(guest, state)
+    guest.fleet.change(**{move.target.name: {"state": "powered_off"}})
+    move.target.hang_up()
+    if state != "memory":
+        kill(move.source, MOVER, CONT)
+    result = move.result()
+    if state == "committed":
+        assert result["outcome"] == "waiting", result
+        assert guest.look(move.source)["state"] == "paused"
+    else:
+        assert result["outcome"] == "source", result
+        guest.counts_on(move.source)
+    guest.fleet.change(**{move.target.name: {"state": "present"}})
+    guest.listen(move.target)
+    if state == "committed":
+        playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    # The copy never ran, so nothing is lost: it goes on where it stood.
+    guest.check(move.source, [move.source])
+
+
+@pytest.mark.parametrize("state", ["memory", "committed"])
+def test_source_loses_power(guest: Guest, state: str) -> None:
+    """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
+    move = guest.slowly() if state == "memory" else stopped_at(guest, state)
+    guest.fleet.change(**{move.source.name: {"state": "powered_off"}})
+    move.source.hang_up()
+    if state == "memory":
+        assert guest.stays() == [move.source.name]
+    guest.fleet.change(**{move.source.name: {"state": "present"}})
+    guest.listen(move.source)
+    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    if state == "memory":
+        guest.connect()
+        guest.check(move.source, [move.source], memory=False)
+    else:
+        guest.check(move.target, [move.source, move.target])
+
+
+def test_source_is_dead_for_good(guest: Guest) -> None:
+    """By the user's word: the copy that stands still goes on, with its memory. The dead may come back."""
+    move = stopped_at(guest, "committed")
+    guest.fleet.change(**{move.source.name: {"state": "powered_off"}})
+    move.source.hang_up()
+    (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
+    assert result["outcome"] == "target", result
+    guest.counts_on(move.target)
+    guest.fleet.change(**{move.source.name: {"state": "present"}})
+    guest.listen(move.source)
+    guest.check(move.target, [move.source, move.target])
+
+
+# --- the controller, and moves that meet ---
+
+
+def test_controller_killed(guest: Guest) -> None:
+    """Nothing is decided by it: the move goes on. The same task again says that it is there."""
+    source = guest.source()
+    target = guest.fleet.other(source)
+    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={target.name}")
+    source.sh("rm -rf /var/log/cnvm/moves")
+    controller = subprocess.Popen(
+        playbook_argv(*command, "-e", "bandwidth_mib_s=12"), env=environment(), stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    script = 'grep -l \'"phase": "memory"\' /var/log/cnvm/moves/*/status.json || true'
+    eventually("memory is copied", lambda: source.sh(script))
+    os.killpg(controller.pid, KILL)
+    controller.wait()
+    guest.check(target, [source, target])
+    assert "changed=1" not in playbook(*command).stdout
+
+
+def test_started_twice(guest: Guest) -> None:
+    """The second is refused at once, and so is one in the opposite direction; the first does not notice."""
+    move = guest.slowly()
+    for host in (move.source, move.target):
+        request = f'{{"guest": "{guest.name}", "target": "{guest.fleet.other(host).name}"}}'
+        assert "failed" in host.helper("move", "start", request, check=False)
+    assert move.status()["phase"] == "memory"
+    kill(move.source, MOVER)
+    guest.check(move.source, [move.source])
+
+
+def test_disk_is_sound_after_all_that(guest: Guest) -> None:
+    """Its image has no errors, and its content is what the guest has said it is."""
+    host = guest.source()
+    disk = f"/var/lib/cnvm/workloads/{guest.name}/disks/vda.qcow2"
+    host.run("virsh", "destroy", guest.name)
+    sound(host, disk)
+    said = [
+        line.split()[1]
+        for one in guest.movers
+        for line in one.sh(f"grep -a '^sum ' /var/log/cnvm/guests/{guest.name}.log || true").splitlines()
+    ]
+    content = host.sh(
+        f"qemu-img convert -O raw {disk} /var/tmp/vda.raw; head -c 6M /var/tmp/vda.raw | sha256sum; rm /var/tmp/vda.raw"
+    )
+    assert content.split()[0] in said, said
+    host.run("virsh", "start", guest.name)
+    guest.connect()

@@ -1,0 +1,151 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest moves between hosts while it runs, and its clients stay connected."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.integration.guests import ADDRESS, Guest, sound
+from ansible_collections.cnvm.platform.tests.integration.hosts import playbook
+
+NAMES = ["a/b", "..", "", "a b", "-rf", "x" * 300, "é", "$(reboot)"]
+WRONG: list[tuple[dict[str, t.Any], str]] = [
+    *(({"guest": name}, "guest") for name in NAMES),
+    *(({"target": name}, "target") for name in NAMES),
+    ({"guest": "nobody"}, "guest"),
+    ({"target": "host9"}, "target"),
+    ({"bandwidth_mib_s": "1e3"}, "bandwidth_mib_s"),
+    ({"bandwidth_mib_s": -1}, "bandwidth_mib_s"),
+    ({"connections": True}, "connections"),
+    ({"max_downtime_ms": "1_000"}, "max_downtime_ms"),
+    ({"auto_converge": "perhaps"}, "auto_converge"),
+    ({"timeout_s": "٣"}, "timeout_s"),
+    ({"mode": "post_copy"}, "mode"),
+    ({"speed": "high"}, "speed"),
+]
+
+
+def test_there_and_back(guest: Guest) -> None:
+    """With its memory, its disk and its client. The first way also brings the template."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    move = guest.start()
+    result = move.result()
+    assert result["outcome"] == "target", result
+    assert result["libvirt"]["memory_rounds"] >= 1, result
+    assert result["timeline"]["bytes"]["disks"], result
+    guest.check(away, [home, away])
+    assert guest.move() is home
+    guest.check(home, [home, away, home])
+
+
+def test_by_playbook(guest: Guest) -> None:
+    """What a user calls: first what it would do, then it, then nothing."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={away.name}")
+    planned = playbook(*command, "--check")
+    assert "vda is copied" in planned.stdout, planned.stdout
+    guest.check(home, [home])
+    assert "changed=1" in playbook(*command).stdout
+    guest.check(away, [home, away])
+    assert "changed=1" not in playbook(*command).stdout
+    guest.check(away, [home, away])
+
+
+def test_stopped(guest: Guest) -> None:
+    """Its disks come along, it does not run there either, and starts there when it is told to."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    disk = f"/var/lib/cnvm/workloads/{guest.name}/disks/vda.qcow2"
+    home.run("virsh", "destroy", guest.name)
+    content = f"qemu-img convert -O raw {disk} /var/tmp/vda.raw; sha256sum </var/tmp/vda.raw; rm /var/tmp/vda.raw"
+    before = home.sh(content)
+    result = guest.start(home).result()
+    assert (result["outcome"], result["mode"]) == ("target", "offline"), result
+    guest.settle(away, running=False)
+    sound(away, disk)
+    assert away.sh(content) == before
+    refused = home.run("cnvm-host", "guest", "may-start", guest.name, check=False)
+    assert f"is at {away.name}" in refused.stderr
+    away.run("virsh", "start", guest.name)
+    guest.connect()
+    guest.counts_on(away)
+
+
+def test_all_that_is_in_the_way_is_told_at_once(guest: Guest) -> None:
+    """In check mode, and nothing is touched."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    away.sh(
+        f"""
+        virsh define /dev/stdin >/dev/null <<END
+        <domain type='qemu'><name>{guest.name}</name><memory unit='MiB'>64</memory>
+          <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><memballoon model='none'/></devices></domain>
+END
+        mv /var/lib/libvirt/images/vmlinuz /var/tmp/
+        ip netns add intruder; ip link add intruder type veth peer name eth0 netns intruder
+        ip link set intruder master cnvm0 up
+        ip -n intruder addr add {ADDRESS}/24 dev eth0; ip -n intruder link set eth0 up
+        """
+    )
+    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={away.name}", "--check")
+    try:
+        said = playbook(*command, check=False).stdout
+    finally:
+        away.sh(f"virsh undefine {guest.name}; mv /var/tmp/vmlinuz /var/lib/libvirt/images/; ip netns del intruder")
+    for word in ("name:", "files:", "vmlinuz", "address:"):
+        assert word in said, said
+    guest.check(home, [home], client=False)
+    away.sh("mount -t tmpfs -o size=1m tmpfs /var/lib/cnvm")
+    try:
+        said = playbook(*command, check=False).stdout
+    finally:
+        away.sh("umount /var/lib/cnvm")
+    assert "space:" in said, said
+    guest.check(home, [home], client=False)
+
+
+def test_without_libvirt(guest: Guest) -> None:
+    """Said in one line, before anything is touched."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    away.sh("systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service")
+    try:
+        result = guest.start(home).result()
+    finally:
+        away.sh("systemctl start libvirtd.socket")
+    assert (result["outcome"], result["failed_phase"]) == ("source", "preflight"), result
+    assert "has no libvirt that answers" in result["error"], result
+    assert "systemctl start libvirtd" in result["error"], result
+    guest.check(home, [home])
+
+
+def test_bad_input(guest: Guest) -> None:
+    """The helper itself, which trusts nobody."""
+    home = guest.source()
+    for given, option in WRONG:
+        request = {"guest": guest.name, "target": guest.fleet.other(home).name, **given}
+        said = home.helper("move", "start", json.dumps(request), check=False)
+        assert option in said.get("failed", ""), (given, said)
+        assert "Traceback" not in said["failed"]
+    guest.check(home, [home])
+
+
+@pytest.mark.parametrize("word", ["libvirt", "libvirt vm", "libvirt ../x", "libvirt vm vm"])
+def test_a_peer_gets_no_way_to_libvirt_without_a_move(guest: Guest, word: str) -> None:
+    """What a host's key may ask for."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    peer = json.loads(home.sh("cat /etc/cnvm/overlay.json"))["peers"]
+    tunnel = next(one["tunnel"] for one in peer if one["name"] == away.name)
+    done = home.run(
+        "ssh", "-F", "/etc/cnvm/ssh/config", "-o", f"HostName={tunnel}", away.name, *word.split(), check=False
+    )
+    assert done.returncode, done
+    assert done.stdout == ""

@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The container moves between hosts and its clients stay connected."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.integration.hosts import HERE, App, Client, playbook
+
+
+@pytest.mark.parametrize("mode", ["stop_copy", "post_copy"])
+def test_there_and_back(app: App, mode: str) -> None:
+    """The first way also brings the image."""
+    home = app.source()
+    away = app.move(mode)
+    app.check(away, moves=1)
+    assert app.move(mode) is home
+    app.check(home, moves=2)
+
+
+def test_cold(app: App) -> None:
+    """It is stopped and started: its files come along, its connections end."""
+    away = app.move("cold")
+    app.check(away, moves=1, client=False)
+
+
+def test_forwarded_port(app: App) -> None:
+    """Who came through a port of the first host stays connected through it; who comes now is let in by the second."""
+    source = app.source()
+    before = Client(app.fleet["host3"], source.address, 8080)
+    try:
+        before.check()
+        target = app.move()
+        before.check()
+        after = Client(app.fleet["host3"], target.address, 8080)
+        try:
+            after.check()
+        finally:
+            after.stop()
+    finally:
+        before.stop()
+    app.check(target, moves=1)
+
+
+def test_by_playbook(app: App) -> None:
+    """What a user calls; again it changes nothing, and the play that deployed the container leaves it where it went."""
+    target = app.fleet.other(app.source())
+    command = ("cnvm.platform.teleport", "-e", f"container={app.name}", "-e", f"target={target.name}")
+    first = playbook(*command)
+    assert "changed=1" in first.stdout
+    app.check(target, moves=1)
+    assert "changed=1" not in playbook(*command).stdout
+    app.check(target, moves=1)
+
+
+def test_check_mode_changes_nothing(app: App) -> None:
+    """It says what it would do."""
+    source = app.source()
+    target = app.fleet.other(source)
+    done = playbook("cnvm.platform.teleport", "-e", f"container={app.name}", "-e", f"target={target.name}", "--check")
+    assert "stop_copy" in done.stdout, done.stdout
+    app.check(source, moves=0)
+
+
+def test_recover_has_nothing_to_do(app: App) -> None:
+    """With no move under way."""
+    source = app.source()
+    assert "changed=1" not in playbook("cnvm.platform.recover").stdout
+    app.check(source, moves=0)
+    assert (HERE / "playbooks").is_dir()
