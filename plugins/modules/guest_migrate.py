@@ -39,9 +39,12 @@ options:
     type: raw
     default: 0
   connections:
-    description: Over how many connections memory is sent at once.
+    description:
+      - Over how many connections memory is sent at once (QEMU's multifd).
+      - With more than one, a QEMU 10.0 that gives a migration up can end with a failed assertion (C(yank_unregister_instance)),
+        and the guest is then started anew at its source. So the default is one.
     type: raw
-    default: 2
+    default: 1
   auto_converge:
     description: Whether a guest that dirties its memory faster than it is copied is slowed down.
     type: bool

@@ -23,7 +23,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
 from .._migrate import records
-from . import files, guest_preflight, kinds, libvirt, peers, sparse
+from . import files, freezer, guest_preflight, kinds, libvirt, peers, sparse
 from .libvirt_tunnel import Tunnel
 from .system import Host
 
@@ -163,6 +163,7 @@ class Leaving(kinds.Leaving):
             state = libvirt.state_of(domain)
             if not frozen and state is not None and guest_plan.state_of(state[0]) == guest_plan.PAUSED:
                 frozen = True
+                freezer.hurry()
                 move.freeze("switch")
             if frozen:
                 move.frozen_left()

@@ -23,6 +23,7 @@ from .._migrate import records
 from . import (
     disks,
     files,
+    freezer,
     guest_disks,
     guest_preflight,
     guest_source,
@@ -253,6 +254,7 @@ def _op_file(call: Call) -> dict[str, t.Any]:
 
 def _op_arrived(call: Call) -> dict[str, t.Any]:
     """It is whole here. From now on only the source's word gives it up."""
+    freezer.hurry()
     if not is_alive(call.name, call.journal):
         raise HostError(f"The copy of {call.name} did not arrive.", hint=f"See {_qemu_log(call.name)}.")
     files.write_json(paths.journal_file(call.name), {**call.journal, "state": records.TARGET_PREPARED})

@@ -29,7 +29,7 @@ GUEST: dict[str, dict[str, t.Any]] = {
     "target": {"type": "raw", "required": True},
     "max_downtime_ms": {"type": "raw", "default": 300},
     "bandwidth_mib_s": {"type": "raw", "default": 0},
-    "connections": {"type": "raw", "default": 2},
+    "connections": {"type": "raw", "default": 1},
     "auto_converge": {"type": "bool", "default": True},
     "timeout_s": {"type": "raw", "default": 3600},
 }

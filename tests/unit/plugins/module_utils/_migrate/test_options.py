@@ -64,7 +64,7 @@ def test_a_request_is_read_strictly(more: dict[str, t.Any]) -> None:
 def test_a_request_for_a_guest_has_all_options() -> None:
     assert parse_request('{"guest": "web", "target": "host2", "bandwidth_mib_s": "50"}') == {
         "kind": "guest", "name": "web", "target": "host2", "max_downtime_ms": 300, "bandwidth_mib_s": 50,
-        "connections": 2, "auto_converge": True, "timeout_s": 3600,
+        "connections": 1, "auto_converge": True, "timeout_s": 3600,
     }  # fmt: skip
 
 
