@@ -370,7 +370,11 @@ def command_bench(name: str = "", *args: str) -> int:
     names = sorted(file.stem for file in ROOT.glob("tests/bench/[a-z]*.py"))
     if name not in names:
         raise Failed(f"There is no benchmark {name!r}; there are: {', '.join(names) or 'none'}.")
-    return Workshop("bench", HOSTS).script(ROOT / f"tests/bench/{name}.py", args)
+    shop = Workshop("bench", HOSTS)
+    # The collections of peers.
+    for path in (python_environment("requirements-peers.txt") / "lib").glob("python*/site-packages"):
+        shop.env["ANSIBLE_COLLECTIONS_PATH"] += f":{path}"
+    return shop.script(ROOT / f"tests/bench/{name}.py", args)
 
 
 def command_docs() -> int:

@@ -155,7 +155,7 @@ class Product:
             "allow_post_copy=true",
         ]
         results = self.stage.play("cnvm.platform.teleport", *arguments)
-        moved = next(result for dummy, host, result in results if host == self.on and "frozen_ms" in result)
+        moved = next(one.result for one in results if one.host == self.on and "frozen_ms" in one.result)
         seen = self.client.after_move()
         self.on = target
         return {

@@ -141,7 +141,7 @@ def teleport(stage: Stage, shell: Shell, web: Web, source: str, target: str) -> 
     results = stage.play(
         "cnvm.platform.teleport", "-e", "container=web", "-e", f"target={target}", "-e", "allow_post_copy=true"
     )
-    moves = [result for dummy, host, result in results if host == source and "frozen_ms" in result]
+    moves = [one.result for one in results if one.host == source and "frozen_ms" in one.result]
     if not moves:
         raise Failed(f"The playbook did not move anything. Its output is in {stage.log}.")
     shell.wait_lines(20)

@@ -60,6 +60,15 @@ class Teller:
         print(f"{start}{mark} {text:<76}{self.paint(took, GREY)}  {note}".rstrip(), file=self.out, flush=True)
 
 
+class Outcome(t.NamedTuple):
+    """What a task did on a host, and how long the play was at the task until then."""
+
+    task: str
+    host: str
+    result: dict[str, t.Any]
+    seconds: float
+
+
 class Stage:
     """Local hosts of one set. ``play`` runs playbooks on them, ``ssh`` commands."""
 
@@ -81,8 +90,8 @@ class Stage:
 
     # --- Ansible ---
 
-    def play(self, *args: str, steps: bool = False) -> list[tuple[str, str, dict[str, t.Any]]]:
-        """Run a playbook; (task, host, result) of each task. With ``steps`` each of its plays is one for the teller."""
+    def play(self, *args: str, steps: bool = False) -> list[Outcome]:
+        """Run a playbook; what its tasks did. With ``steps`` each of its plays is one for the teller."""
         env = {
             **os.environ,
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
@@ -98,8 +107,8 @@ class Stage:
         where = ["-i", str(self.inventory)] if self.inventory.exists() else []
         argv = [self.playbook_program, *where, "-v", *args]
         lines: list[str] = []
-        results: list[tuple[str, str, dict[str, t.Any]]] = []
-        task = ""
+        results: list[Outcome] = []
+        task, since = "", time.monotonic()
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(argv)}\n")
             process = self.start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True)
@@ -110,11 +119,13 @@ class Stage:
                 if found and steps:
                     self.teller.step(found.group(1))
                 found = _TASK.match(line)
-                task = found.group(1) if found else task
+                if found:
+                    task, since = found.group(1).rpartition(" : ")[2], time.monotonic()
                 found = _RESULT.match(line.rstrip("\n"))
                 if found:
                     with contextlib.suppress(ValueError):
-                        results.append((task.rpartition(" : ")[2], found.group(1), json.loads(found.group(2))))
+                        result = json.loads(found.group(2))
+                        results.append(Outcome(task, found.group(1), result, time.monotonic() - since))
             code = process.wait()
         if code:
             self.teller.end(good=False)

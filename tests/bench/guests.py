@@ -1,0 +1,579 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clones, reconciling and live migration of guests, against virt-clone, community.libvirt and virsh migrate.
+
+All sides run in turn on the same two local hosts, joined by a link of 1 Gbit/s, with the same tiny guests without KVM.
+A third host pings the guests every 5 ms; the longest time without an answer is the downtime.
+
+For a fair peer: virsh goes over the bare link, ours through the encrypted tunnel; its SSH connection is open and its
+empty target disk made before; virt-clone's guests are defined and started by loops in a shell of the host itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+import yaml
+
+from ansible_collections.cnvm.platform.tests.support import tiny_guest
+from ansible_collections.cnvm.platform.tests.support.stage import Failed, Outcome, Stage, Teller, run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SUPPORT = ROOT / "tests/support"
+DOCUMENT = ROOT / "docs/benchmarks.md"
+BEGIN, END = "<!-- guests: begin -->", "<!-- guests: end -->"
+SCENARIO = ROOT / "extensions/molecule/guests/molecule.yml"
+OURS, PEER = "10.100.101.120", "10.100.101.130"
+WORKLOADS = "/var/lib/cnvm/workloads"
+CLONES, RECONCILED, MANY, MOVES = 10, 20, 50, 20
+MIB = 1 << 20
+TEMPLATE_MIB, SMALL_TEMPLATE_MIB, OVERLAY_MIB, MEMORY_MIB, BUSY_MIB = 2048, 400, 300, 160, 20
+# The peer's way from host to host: one connection that is open before.
+PEER_SSH = """Host other
+ HostName {address}
+ User root
+ IdentityFile /run/peer/key
+ UserKnownHostsFile /run/peer/known_hosts
+ ControlMaster auto
+ ControlPath /run/peer/master
+ ControlPersist 3600
+"""
+
+
+# ---------------------------------------------------------------- guests and clients
+
+
+def guest(memory_mib: int, cmdline: str = "", **more: t.Any) -> dict[str, t.Any]:
+    """The options of a tiny guest; without KVM, so that all machines measure the same."""
+    return {
+        "memory_mib": memory_mib, "accelerator": "tcg", "cpu": {"model": "qemu64"}, "serial": "log",
+        "kernel": "/var/lib/libvirt/images/vmlinuz", "initrd": "/var/lib/libvirt/images/initrd",
+        "cmdline": f"console=ttyS0 quiet {cmdline}".strip(), **more,
+    }  # fmt: skip
+
+
+class Tasks:
+    """One module call on host1 or another host, as a play of its own: how long the task took, and its result."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.file = stage.access / "bench.yml"
+
+    def __call__(self, module: str, options: t.Mapping[str, t.Any], host: str = "host1") -> Outcome:
+        return self.all([{"name": "It", module: dict(options)}], host)[-1]
+
+    def all(self, tasks: t.Sequence[t.Mapping[str, t.Any]], host: str = "host1") -> list[Outcome]:
+        # The first task connects and finds Python; it is not measured.
+        first = {"name": "Connect", "ansible.builtin.command": {"argv": ["true"]}, "changed_when": False}
+        play = {"hosts": host, "gather_facts": False, "tasks": [first, *tasks]}
+        self.file.write_text(yaml.safe_dump([play]), encoding="utf-8")
+        return self.stage.play(str(self.file))
+
+
+class Pings:
+    """Answers of a guest to a ping every 5 ms."""
+
+    def __init__(self, stage: Stage, address: str) -> None:
+        argv = stage.ssh_argv("client", f"exec ping -D -n -i 0.005 {address}")
+        self._process = stage.start(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._answers: list[float] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            found = re.match(r"\[(\d+\.\d+)\] .* bytes from ", line)
+            if found:
+                self._answers.append(float(found[1]))
+
+    def settle(self) -> None:
+        """Until it has been answered for a second; what was before is forgotten."""
+        for dummy in range(60):
+            self._answers.clear()
+            time.sleep(1)
+            if len(self._answers) > 50:
+                self._answers.clear()
+                return
+        raise Failed("The guest does not answer to pings.")
+
+    def gap_ms(self) -> float:
+        """The longest time without an answer since ``settle``, once it answers again."""
+        for dummy in range(240):
+            count = len(self._answers)
+            time.sleep(0.25)
+            if len(self._answers) > count + 10:
+                break
+        else:
+            raise Failed("The guest does not answer to pings after the move.")
+        answers = list(self._answers)
+        return max(after - before for before, after in zip(answers, answers[1:], strict=False)) * 1000
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+
+
+class Stream:
+    """A TCP connection to a guest's echo server."""
+
+    def __init__(self, stage: Stage, address: str) -> None:
+        program = (ROOT / "tests/integration/programs/echo.py").read_text(encoding="utf-8")
+        stage.ssh("client", "cat > /run/echo.py", input_text=program)
+        argv = stage.ssh_argv("client", f"exec python3 -u /run/echo.py {address} 7")
+        self._process = stage.start(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.answers = 0
+        self.resets = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            self.answers += 1
+            self.resets += "error" in line
+
+    def check(self) -> int:
+        """1 if it has ended, or gives no answers for half a minute."""
+        before = self.answers
+        for dummy in range(300):
+            if self.answers > before or self.resets:
+                break
+            time.sleep(0.1)
+        return int(self.resets > 0 or self.answers == before)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+
+
+# ---------------------------------------------------------------- clones
+
+
+def seconds_on_host(stage: Stage, script: str) -> float:
+    """How long a script took on host1, by that host's clock."""
+    said = stage.ssh("host1", f"set -e\nbegin=$(date +%s%N)\n{script}\nend=$(date +%s%N)\necho $((end - begin))",
+                     timeout_s=3600)  # fmt: skip
+    return int(said.split()[-1]) / 1e9
+
+
+def disk_use(stage: Stage, pattern: str) -> int:
+    """Bytes that files take up on host1."""
+    return int(stage.ssh("host1", f"du -cs --block-size=1 {pattern} | tail -n 1").split()[0])
+
+
+def clones(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
+    """Linked clones of a template, defined and started, against full copies by virt-clone."""
+    stage.teller.step(f"A template of {TEMPLATE_MIB} MiB")
+    stage.ssh("host1", f"dd if=/dev/urandom of=/var/tmp/big.raw bs=1M count={TEMPLATE_MIB} status=none", timeout_s=600)
+    tasks("cnvm.platform.template", {"name": "big", "source": "/var/tmp/big.raw", "format": "raw",
+                                     "checksum": "unverified"})  # fmt: skip
+    one = {"template": "big", "pattern": "clone%d", "count": CLONES}
+    stage.ssh("host1", "qemu-img convert -O qcow2 /var/tmp/big.raw /var/lib/libvirt/images/original.qcow2 && "
+              "rm /var/tmp/big.raw", timeout_s=600)  # fmt: skip
+    stage.ssh("host1", "virsh define /dev/stdin", input_text=peer_xml(
+        "original", "/var/lib/libvirt/images/original.qcow2", 64, "", uuid_end=1))  # fmt: skip
+    found: dict[str, list[float]] = {"ours": [], "ours_start": [], "peer": [], "peer_start": []}
+    disk: dict[str, int] = {}
+    for number in range(repeats):
+        stage.teller.step(f"{CLONES} clones, run {number + 1} of {repeats}")
+        found["ours"].append(
+            tasks("cnvm.platform.guest_clone", {**one, "state": "present", "guest": guest(64)}).seconds
+        )
+        disk["ours"] = disk_use(stage, f"{WORKLOADS}/clone*")
+        found["ours_start"].append(tasks("cnvm.platform.guest_clone", {**one, "guest": guest(64)}).seconds)
+        tasks("cnvm.platform.guest_clone", {**one, "state": "absent", "guest": {"delete_disks": True}})
+        loop = f"for i in $(seq {CLONES}); do %s; done"
+        found["peer"].append(seconds_on_host(
+            stage, loop % "virt-clone --original original --name peer$i --auto-clone >/dev/null"))  # fmt: skip
+        disk["peer"] = disk_use(
+            stage, "/var/lib/libvirt/images/original-*.qcow2 /var/lib/libvirt/images/peer*.qcow2 2>/dev/null"
+        )
+        found["peer_start"].append(seconds_on_host(stage, loop % "virsh start peer$i >/dev/null"))
+        stage.ssh("host1", loop % "virsh destroy peer$i; virsh undefine --remove-all-storage peer$i", timeout_s=600)
+        stage.teller.end(note=f"{found['ours'][-1]:.1f} s, {found['peer'][-1]:.1f} s")
+    stage.ssh("host1", "virsh undefine --remove-all-storage original")
+    ours, peer = median(found["ours"]), median(found["peer"])
+    started, peer_started = ours + median(found["ours_start"]), peer + median(found["peer_start"])
+    return {
+        "clone_ratio": round(peer / ours, 1),
+        "clone_start_ratio": round(peer_started / started, 1),
+        "clone_disk_ratio": round(disk["peer"] / disk["ours"], 1),
+        "clone_s": ours, "clone_start_s": median(found["ours_start"]),
+        "virt_clone_s": peer, "virsh_start_s": median(found["peer_start"]),
+        "clone_disk_bytes": disk["ours"], "virt_clone_disk_bytes": disk["peer"],
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- many guests
+
+
+def reconcile(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
+    """Guests that are as they should be: one call, against a loop over community.libvirt.virt."""
+    guests = [{"name": f"same{number}", "state": "stopped", **guest(64)} for number in range(RECONCILED)]
+    stage.teller.step(f"{RECONCILED} guests, nothing to change")
+    tasks("cnvm.platform.guest", {"guests": guests})
+    xml = [stage.ssh("host1", f"virsh dumpxml --inactive {one['name']}") for one in guests]
+    loop = {"name": "It", "community.libvirt.virt": {"command": "define", "xml": "{{ item }}"}, "loop": xml,
+            "loop_control": {"label": "it"}}  # fmt: skip
+    found: dict[str, list[float]] = {"ours": [], "peer": []}
+    for dummy in range(repeats):
+        ours = tasks("cnvm.platform.guest", {"guests": guests})
+        if ours.result["changed"]:
+            raise Failed("A guest was changed that was as it should be.")
+        found["ours"].append(ours.seconds)
+        found["peer"].append(tasks.all([loop])[-1].seconds)
+    tasks("cnvm.platform.guest", {"guests": [
+        {"name": one["name"], "state": "absent", "delete_disks": True} for one in guests]})  # fmt: skip
+    return {
+        "reconcile_ratio": round(median(found["peer"]) / median(found["ours"]), 1),
+        "reconcile_s": median(found["ours"]), "community_libvirt_s": median(found["peer"]),
+    }  # fmt: skip
+
+
+def many(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
+    """What is known of many clones: the module, and the inventory."""
+    stage.teller.step(f"{MANY} clones: guest_info and the inventory")
+    one = {"template": "big", "pattern": "many%d", "count": MANY}
+    tasks("cnvm.platform.guest_clone", {**one, "state": "present", "guest": guest(64)})
+    info = [tasks("cnvm.platform.guest_info", {}).seconds for dummy in range(repeats)]
+    tasks("cnvm.platform.guest_clone", {**one, "state": "absent", "guest": {"delete_disks": True}})
+    return {"info_50_s": median(info)}
+
+
+# ---------------------------------------------------------------- live migration
+
+
+def peer_xml(name: str, disk: str, memory_mib: int, cmdline: str, uuid_end: int) -> str:
+    """A domain as our tiny guest is, for the peer."""
+    return f"""<domain type='qemu'><name>{name}</name><uuid>6f3c1c1e-0000-4000-8000-{uuid_end:012d}</uuid>
+<memory unit='MiB'>{memory_mib}</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type>
+<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/initrd</initrd>
+<cmdline>console=ttyS0 quiet {cmdline}</cmdline></os><features><acpi/></features>
+<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{disk}'/>
+<target dev='vda' bus='virtio'/></disk><interface type='bridge'><mac address='52:54:00:ee:00:{uuid_end:02x}'/>
+<source bridge='cnvm0'/><model type='virtio'/></interface><serial type='pty'/></devices></domain>"""
+
+
+class Product:
+    """The guest that our playbook moves."""
+
+    name, address = "bench", OURS
+
+    def __init__(self, stage: Stage, tasks: Tasks, words: str) -> None:
+        self.stage, self.on = stage, "host1"
+        described = guest(
+            MEMORY_MIB, f"tiny.net={OURS}/24 {words}", disks=[{"template": "small"}],
+            networks=[{"type": "overlay", "address": OURS}], wait_for={"port": 7},
+        )  # fmt: skip
+        tasks("cnvm.platform.guest", {"guests": [{"name": self.name, **described}]})
+        self._tasks = tasks
+
+    def move(self) -> dict[str, float]:
+        """To the other host. ``libvirt_ms``: libvirt's own word for how long it stood still."""
+        target = other(self.on)
+        results = self.stage.play("cnvm.platform.migrate", "-e", f"guest={self.name}", "-e", f"target={target}")
+        moved = next(one.result for one in results if one.host == self.on and "frozen_ms" in one.result)
+        self.on = target
+        return {"libvirt_ms": moved["libvirt"]["downtime_ms"], "frozen_ms": moved["frozen_ms"],
+                "total_ms": moved["timeline"]["total_ms"]}  # fmt: skip
+
+    def close(self) -> None:
+        options = {"guests": [{"name": self.name, "state": "absent", "delete_disks": True}]}
+        self._tasks("cnvm.platform.guest", options, self.on)
+
+
+class Peer:
+    """The same guest, moved by virsh."""
+
+    name, address = "virsh", PEER
+    disk = "/var/lib/libvirt/images/virsh.qcow2"
+
+    def __init__(self, stage: Stage, words: str) -> None:
+        self.stage, self.on = stage, "host1"
+        for host in ("host1", "host2"):
+            settings = PEER_SSH.format(address=stage.addresses[other(host)])
+            stage.ssh(
+                host, "umask 077; mkdir -p /run/peer /root/.ssh; cat > /run/peer/key", input_text=stage.key.read_text()
+            )
+            stage.ssh(host, "cat > /run/peer/known_hosts", input_text=stage.known_hosts.read_text())
+            stage.ssh(host, "cat > /root/.ssh/config", input_text=settings)
+        stage.ssh("host1", f"cp /var/tmp/small.qcow2 {self.disk}", timeout_s=300)
+        xml = peer_xml(self.name, self.disk, MEMORY_MIB, f"tiny.net={PEER}/24 {words}", uuid_end=2)
+        stage.ssh("host1", f"virsh define /dev/stdin && virsh start {self.name}", input_text=xml)
+
+    def move(self) -> dict[str, float]:
+        """To the other host, with its disk."""
+        target = other(self.on)
+        self.stage.ssh(target, f"qemu-img create -q -f qcow2 {self.disk} {SMALL_TEMPLATE_MIB}M")
+        self.stage.ssh(self.on, "ssh other true")
+        begin = time.monotonic()
+        self.stage.ssh(
+            self.on,
+            f"virsh migrate --live --persistent --undefinesource --copy-storage-all {self.name}"
+            f" qemu+ssh://other/system tcp://{self.stage.addresses[target]}",
+            timeout_s=1800,
+        )
+        took = time.monotonic() - begin
+        said = self.stage.ssh(target, f"virsh domjobinfo --completed {self.name} || true")
+        found = re.search(r"Total downtime:\s+(\d+)", said)
+        self.stage.ssh(self.on, f"rm {self.disk}")
+        self.on = target
+        return {"libvirt_ms": float(found[1]) if found else 0.0, "total_ms": took * 1000}
+
+    def close(self) -> None:
+        self.stage.ssh(self.on, f"virsh destroy {self.name}; virsh undefine --remove-all-storage {self.name}")
+
+
+Side = t.Union[Product, Peer]
+
+
+def other(host: str) -> str:
+    return {"host1": "host2", "host2": "host1"}[host]
+
+
+def link_bytes(stage: Stage, host: str) -> int:
+    """What a host has sent, by its kernel's counter of its link."""
+    return int(stage.ssh(host, "cat /sys/class/net/host0/statistics/tx_bytes"))
+
+
+def used_bytes(stage: Stage, side: Side) -> int:
+    """Of its memory: what its QEMU has in memory of it."""
+    smaps = stage.ssh(side.on, f"cat /proc/$(cat /run/libvirt/qemu/{side.name}.pid)/smaps")
+    for found in re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) .*?^Rss: +(\d+) kB", smaps, re.MULTILINE | re.DOTALL):
+        if int(found[2], 16) - int(found[1], 16) == MEMORY_MIB * MIB:
+            return int(found[3]) * 1024
+    raise Failed(f"The memory of {side.name} is not to be found in its QEMU.")
+
+
+def written_bytes(stage: Stage, name: str) -> int:
+    """What its disk holds beside the template, once it has written what it should."""
+    for dummy in range(600):
+        found = disk_use(stage, f"{WORKLOADS}/{name}/disks/vda.qcow2")
+        if found >= OVERLAY_MIB * MIB:
+            return found
+        time.sleep(1)
+    raise Failed(f"{name} has not written its disk.")
+
+
+def bytes_moved(stage: Stage, tasks: Tasks) -> dict[str, float]:
+    """A guest that has written 300 MiB on a template of 400 MiB which the target has."""
+    stage.teller.step(f"Move a guest with {OVERLAY_MIB} MiB on a template of {SMALL_TEMPLATE_MIB} MiB: ours")
+    words = f"tiny.fill={OVERLAY_MIB}"
+    product = Product(stage, tasks, words)
+    written = written_bytes(stage, product.name)
+    used = used_bytes(stage, product)
+    # It is the peer's disk, too: the same content, whole.
+    stage.ssh("host1", f"virsh suspend {product.name} && qemu-img convert -U -O qcow2"
+              f" {WORKLOADS}/{product.name}/disks/vda.qcow2 /var/tmp/small.qcow2; virsh resume {product.name}",
+              timeout_s=600)  # fmt: skip
+    before = link_bytes(stage, product.on)
+    source = product.on
+    product.move()
+    ours = link_bytes(stage, source) - before
+    product.close()
+    stage.teller.end(note=f"{ours / MIB:,.0f} MiB")
+    stage.teller.step("The same by virsh migrate --copy-storage-all")
+    peer = Peer(stage, "")
+    pings = Pings(stage, PEER)
+    pings.settle()
+    pings.close()
+    before, source = link_bytes(stage, peer.on), peer.on
+    peer.move()
+    theirs = link_bytes(stage, source) - before
+    peer.close()
+    stage.teller.end(note=f"{theirs / MIB:,.0f} MiB")
+    return {
+        "migrate_bytes_over_limit": round(ours / (1.1 * (used + written)), 3),
+        "migrate_bytes_ratio": round(theirs / ours, 2),
+        "migrate_bytes": ours, "virsh_migrate_bytes": theirs, "migrate_used_bytes": used,
+        "migrate_written_bytes": written,
+    }  # fmt: skip
+
+
+def downtime(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
+    """How long a ping is not answered, for a guest that idles and for one that writes to its memory."""
+    found: dict[str, float] = {}
+    stage.ssh("host1", f"qemu-img create -q -f qcow2 /var/tmp/small.qcow2 {SMALL_TEMPLATE_MIB}M")
+    for kind, words in (("idle", ""), ("busy", f"tiny.dirty={BUSY_MIB}")):
+        stage.teller.step(f"Downtime, {kind}: start both guests")
+        sides: dict[str, Side] = {"ours": Product(stage, tasks, words), "peer": Peer(stage, words)}
+        pings = {key: Pings(stage, side.address) for key, side in sides.items()}
+        gaps: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+        for number in range(repeats):
+            for key in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
+                stage.teller.step(f"Downtime, {kind}, run {number + 1} of {repeats}: {key}")
+                pings[key].settle()
+                moved = sides[key].move()
+                gaps[key].append({**moved, "gap_ms": pings[key].gap_ms()})
+                stage.teller.end(note=f"{gaps[key][-1]['gap_ms']:,.0f} ms")
+        for key, side in sides.items():
+            pings[key].close()
+            side.close()
+        ours, theirs = (median([one["gap_ms"] for one in gaps[key]]) for key in ("ours", "peer"))
+        found[f"guest_downtime_ratio_{kind}"] = round(ours / theirs, 2)
+        found[f"guest_downtime_{kind}_ms"] = ours
+        found[f"virsh_downtime_{kind}_ms"] = theirs
+        found[f"guest_frozen_{kind}_ms"] = median([one["frozen_ms"] for one in gaps["ours"]])
+        found[f"guest_total_{kind}_ms"] = median([one["total_ms"] for one in gaps["ours"]])
+        found[f"virsh_total_{kind}_ms"] = median([one["total_ms"] for one in gaps["peer"]])
+    return found
+
+
+def in_a_row(stage: Stage, tasks: Tasks, moves: int) -> dict[str, float]:
+    """A ping and a TCP stream into a guest that moves again and again."""
+    product = Product(stage, tasks, "")
+    pings, stream = Pings(stage, OURS), Stream(stage, OURS)
+    ratios, resets, gaps = [], 0, []
+    for number in range(moves):
+        stage.teller.step(f"Migration {number + 1} of {moves} with a ping and a TCP stream")
+        pings.settle()
+        moved = product.move()
+        gap = pings.gap_ms()
+        gaps.append(gap)
+        ratios.append(gap / (1.5 * moved["libvirt_ms"] + 200))
+        if stream.check():
+            resets += 1
+            stream.close()
+            stream = Stream(stage, OURS)
+        stage.teller.end(note=f"{gap:,.0f} ms")
+    pings.close()
+    stream.close()
+    product.close()
+    return {"guest_resets": resets, "guest_gap_ratio": round(max(ratios), 2), "guest_gap_worst_ms": round(max(gaps), 1),
+            "guest_moves": moves}  # fmt: skip
+
+
+# ---------------------------------------------------------------- what comes of it
+
+
+def median(values: t.Sequence[float]) -> float:
+    return round(statistics.median(values), 2)
+
+
+ROWS: t.Sequence[tuple[str, str, str, str, str]] = (
+    # what, our key, the peer's key, the ratio's key, the goal
+    ("10 linked clones defined; `virt-clone` ten times", "clone_s", "virt_clone_s", "clone_ratio", "≥ 20"),
+    ("their disks", "clone_disk_bytes", "virt_clone_disk_bytes", "clone_disk_ratio", "≥ 20"),
+    ("20 guests, no change; a loop of `community.libvirt.virt`", "reconcile_s", "community_libvirt_s",
+     "reconcile_ratio", "≥ 10"),
+    ("bytes of a live migration; `virsh migrate --copy-storage-all`", "migrate_bytes", "virsh_migrate_bytes",
+     "migrate_bytes_ratio", "≥ 1.5"),
+    ("downtime, idle guest; `virsh migrate`", "guest_downtime_idle_ms", "virsh_downtime_idle_ms",
+     "guest_downtime_ratio_idle", "≤ 1, and ≤ 100 ms"),
+    ("downtime, 20 MiB/s dirtied; `virsh migrate`", "guest_downtime_busy_ms", "virsh_downtime_busy_ms",
+     "guest_downtime_ratio_busy", "≤ 1"),
+)  # fmt: skip
+ALONE: t.Sequence[tuple[str, str, str]] = (
+    ("bytes of it, as a part of 1.1 times (used memory + what it has written)", "migrate_bytes_over_limit",
+     "≤ 1"),
+    ("connections reset in 20 migrations", "guest_resets", "0"),
+    ("longest gap, as a part of 1.5 times libvirt's downtime + 200 ms", "guest_gap_ratio", "≤ 1"),
+    ("`guest_info` of 50 clones", "info_50_s", "≤ 2 s"),
+)  # fmt: skip
+
+
+def cell(key: str, value: float) -> str:
+    if key.endswith("_bytes"):
+        return f"{value / MIB:,.1f} MiB"
+    if key.endswith("_ms"):
+        return f"{value:,.0f} ms"
+    return f"{value:,.2f} s" if key.endswith("_s") else f"{value:g}"
+
+
+def rows(result: t.Mapping[str, float]) -> list[list[str]]:
+    made = [["what; its peer", "ours", "peer", "ratio", "goal"]]
+    for what, ours, peer, ratio, goal in ROWS:
+        if ours in result:
+            made.append([what, cell(ours, result[ours]), cell(peer, result[peer]), f"{result[ratio]:g}", goal])
+    for what, key, goal in ALONE:
+        if key in result:
+            made.append([what, cell(key, result[key]), "", "", goal])
+    return made
+
+
+def write_document(result: t.Mapping[str, float]) -> None:
+    """Put the table between the two marks of docs/benchmarks.md."""
+    head, *body = rows(result)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---", *["---:"] * 4], *body)]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, dummy, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    DOCUMENT.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+
+
+PARTS: t.Sequence[str] = ("clones", "many", "reconcile", "bytes", "downtime", "row")
+
+
+def main(stage: Stage, options: argparse.Namespace) -> int:
+    teller = stage.teller
+    parts = options.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        raise Failed(f"--parts: there are {', '.join(PARTS)}.")
+    teller.step("Look for what an earlier run left")
+    stage.down()
+    teller.step("Make the tiny guest")
+    tiny = stage.log.parent.parent / "tiny"
+    tiny_guest.make(tiny)
+    known = yaml.safe_load(SCENARIO.read_text(encoding="utf-8"))["provisioner"]["inventory"]["hosts"]["all"]["vars"]
+    packages = [*known["local_hosts_packages"], "virtinst", "iputils-ping"]
+    asked = {"stage_set": stage.name, "stage_packages": packages, "stage_tiny": str(tiny)}
+    stage.play(str(SUPPORT / "guest_stage.yml"), "-e", json.dumps(asked), steps=True)
+    stage.read_addresses()
+    tasks = Tasks(stage)
+    result: dict[str, float] = {}
+    if {"clones", "many"} & set(parts):
+        result |= clones(stage, tasks, options.repeats)
+    if "many" in parts:
+        result |= many(stage, tasks, options.repeats)
+    if "reconcile" in parts:
+        result |= reconcile(stage, tasks, options.repeats)
+    if {"bytes", "downtime", "row"} & set(parts):
+        small_template(stage, tasks)
+    if "bytes" in parts:
+        result |= bytes_moved(stage, tasks)
+    if "downtime" in parts:
+        result |= downtime(stage, tasks, options.repeats)
+    if "row" in parts:
+        result |= in_a_row(stage, tasks, options.moves)
+    teller.end()
+    if options.write:
+        write_document(result)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        table = rows(result)
+        widths = [max(len(row[at]) for row in table) for at in range(len(table[0]))]
+        for row in table:
+            teller.line("  " + "  ".join(one.ljust(width) for one, width in zip(row, widths, strict=True)))
+    return int(bool(result.get("guest_resets")))
+
+
+def small_template(stage: Stage, tasks: Tasks) -> None:
+    """On both hosts, with the same digest."""
+    stage.teller.step(f"A template of {SMALL_TEMPLATE_MIB} MiB on both hosts")
+    stage.ssh("host1", f"dd if=/dev/urandom of=/var/tmp/small.raw bs=1M count={SMALL_TEMPLATE_MIB} status=none")
+    tasks("cnvm.platform.template", {"name": "small", "source": "/var/tmp/small.raw", "format": "raw",
+                                     "checksum": "unverified"})  # fmt: skip
+    stage.ssh("host1", "rm /var/tmp/small.raw")
+    tasks("cnvm.platform.template", {"name": "small", "peer": "host1"}, "host2")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="./dev bench guests", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--parts", default=",".join(PARTS), help="only these, separated by commas")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind; the median counts")
+    parser.add_argument("--moves", type=int, default=MOVES, help="migrations in a row")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--keep", action="store_true", help="leave the hosts up")
+    arguments = parser.parse_args()
+    the_stage = Stage("dev-bench", Teller(sys.stderr if arguments.json else sys.stdout))
+    sys.exit(run(lambda: main(the_stage, arguments), the_stage, lambda: arguments.keep))
