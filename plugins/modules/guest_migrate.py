@@ -41,8 +41,8 @@ options:
   connections:
     description:
       - Over how many connections memory is sent at once (QEMU's multifd).
-      - With more than one, a QEMU 10.0 that gives a migration up can end with a failed assertion (C(yank_unregister_instance)),
-        and the guest is then started anew at its source. So the default is one.
+      - With more than one, a QEMU 10.0 that gives a migration up can end with a failed assertion
+        (C(yank_unregister_instance)), and the guest is then started anew at its source. So the default is one.
     type: raw
     default: 1
   auto_converge:
