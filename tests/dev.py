@@ -4,6 +4,7 @@
 """The one entry for people who work on this collection. Needs Debian 12 or 13 with Python; brings the rest.
 
   ./dev demo [options]       a container moves between two hosts on this machine while clients stay connected
+  ./dev demo guests          a template, five clones on two hosts, and one of them moves while it runs
   ./dev test                 everything: lint, unit, molecule, integration
   ./dev lint [check...]      all checks that need no hosts, or only the named ones
   ./dev unit [options]       unit tests; options go to pytest
@@ -321,7 +322,8 @@ def molecule_steps(shop: Workshop, only: str = "") -> t.Iterator[Step]:
 
 
 def command_demo(*args: str) -> int:
-    return Workshop("demo", HOSTS).script(ROOT / "tests/demo/teleport.py", args)
+    name, args = ("guests", args[1:]) if args[:1] == ("guests",) else ("teleport", args)
+    return Workshop("demo", HOSTS).script(ROOT / f"tests/demo/{name}.py", args)
 
 
 def command_test() -> int:
