@@ -25,15 +25,18 @@ import fcntl
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,6 +176,8 @@ class Workshop:
         copy_tree(self.tree)
         LOGS.mkdir(exist_ok=True)
         self.results: list[Result] = []
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.ended = threading.Event()
         self.env = {
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(self.base),
@@ -198,10 +203,31 @@ class Workshop:
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGINT)
 
+    def run_all(self, *lanes: t.Iterable[Step]) -> None:
+        """Run lanes side by side, the steps of each one after the other."""
+
+        def run_lane(steps: t.Iterable[Step]) -> None:
+            for step in steps:
+                if self.ended.is_set():
+                    return
+                self.run(step)
+
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            running = [pool.submit(run_lane, steps) for steps in lanes]
+            try:
+                for lane in running:
+                    lane.result()
+            except BaseException:
+                self.ended.set()
+                for process in list(self.processes):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGINT)
+                raise
+
     def run(self, step: Step, show: bool = False) -> None:
         """Run a step and note the result. Its output goes to the terminal with ``show``, or else when it failed."""
         log = LOGS / f"{step.name.replace(' ', '-')}.log"
-        print(f"{step.name:<36} ", end="\n" if show else "", flush=True)
+        say(f"{step.name:<36} begins")
         begin = time.monotonic()
         with open(log, "w", encoding="utf-8") as file:
             good = all(self._command(argv, None if show else file) for argv in step.commands)
@@ -210,9 +236,11 @@ class Workshop:
         failed = max(failed, int(not good))
         self.results.append(Result(step.name, passed, failed, skipped, seconds))
         if not show:
-            say(f"{'FAILED' if failed else 'ok':<6} {seconds:7.1f} s")
+            text = f"{step.name:<36} {'FAILED' if failed else 'ok':<6} {seconds:7.1f} s"
             if failed:
-                say(f"{log.read_text(encoding='utf-8', errors='replace')}\n---- end of {step.name} (kept in {log})\n")
+                said = log.read_text(encoding="utf-8", errors="replace")
+                text += f"\n{said}\n---- end of {step.name} (kept in {log})\n"
+            say(text)
 
     def _command(self, argv: list[str], output: t.Optional[t.TextIO]) -> bool:
         """Run one command in the copy. What is left of its process group ends with it."""
@@ -225,12 +253,14 @@ class Workshop:
             stderr=output and subprocess.STDOUT,
             start_new_session=True,
         )
+        self.processes.add(process)
         try:
             return process.wait(STEP_LIMIT_S) == 0
         except subprocess.TimeoutExpired:
             print(f"Stopped: not finished after {STEP_LIMIT_S} s.", file=output, flush=True)
             return False
         finally:
+            self.processes.discard(process)
             # The first signal lets pytest and Ansible clear away.
             for number in (signal.SIGINT, signal.SIGKILL):
                 with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
@@ -328,15 +358,9 @@ def command_demo(*args: str) -> int:
 
 def command_test() -> int:
     shop = Workshop("test", HOSTS)
-    rooms = [
-        check_steps(shop, CHECKS),
-        pytest_steps(shop, "unit"),
-        molecule_steps(shop),
-        pytest_steps(shop, "integration"),
-    ]
-    for steps in rooms:
-        for step in steps:
-            shop.run(step)
+    # Scenarios mostly wait for their hosts. What breaks things on purpose has the machine for itself.
+    shop.run_all(itertools.chain(check_steps(shop, CHECKS), pytest_steps(shop, "unit")), molecule_steps(shop))
+    shop.run_all(pytest_steps(shop, "integration"))
     return shop.finish()
 
 

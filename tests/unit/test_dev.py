@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
+import time
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,52 @@ def test_copy_has_what_git_does_not_ignore(tmp_path: Path, monkeypatch: pytest.M
     assert (copy / "run").stat().st_mode & 0o111
     listed = subprocess.run(["git", "ls-files"], cwd=copy, capture_output=True, text=True, check=True).stdout
     assert listed.split() == files
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dev.Workshop:
+    """A workshop without a copy of the tree: only what runs steps."""
+    monkeypatch.setattr(dev, "LOGS", tmp_path)
+    made = object.__new__(dev.Workshop)
+    made.tree, made.env, made.results = tmp_path, dict(os.environ), []
+    made.processes, made.ended = set(), threading.Event()
+    return made
+
+
+def test_lanes_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each first step waits for the other; the second one of a lane needs what its first has left."""
+    wait = "touch $0; while ! [ -e $1 ]; do sleep 0.01; done; echo >>$0"
+    shop.run_all(
+        [dev.Step("a", [["sh", "-c", wait, "one", "two"]]), dev.Step("b", [["test", "-s", "one"]])],
+        [
+            dev.Step("c", [["sh", "-c", wait, "two", "one"]]),
+            dev.Step("d", [["sh", "-c", "echo no such thing; exit 1"]]),
+        ],
+    )
+    assert sorted((one.name, one.passed, one.failed) for one in shop.results) == [
+        ("a", 1, 0), ("b", 1, 0), ("c", 1, 0), ("d", 0, 1),
+    ]  # fmt: skip
+    assert shop.finish() == 1
+    assert "no such thing" in capsys.readouterr().out
+
+
+def test_interrupted_lanes_end(shop: dev.Workshop, tmp_path: Path) -> None:
+    """Ctrl-C: what runs is ended, and nothing more begins."""
+
+    def steps() -> t.Iterator[dev.Step]:
+        yield dev.Step("a", [["sh", "-c", "touch started; exec sleep 600"]])
+        yield dev.Step("b", [["touch", "second"]])
+
+    def interrupt() -> t.Iterator[dev.Step]:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        shop.run_all(interrupt(), steps())
+    assert not (tmp_path / "second").exists()
+    assert not shop.processes
 
 
 def test_pip_settings_hold_what_the_environment_said() -> None:
