@@ -20,15 +20,31 @@ options:
   _input:
     description:
       - The clones, as the role takes them (C(guest_fleet_clones)), or a text with a line C(template:count:group:type)
-        for each set.
+        for each set, or that list as YAML.
     type: raw
     required: true
   hosts:
     description:
       - What each host has, by name, with the keys C(memory_mib) (or C(meminfo), the text of its C(/proc/meminfo)) and
-        C(guests) (what M(cnvm.platform.guest_info) returns).
+        C(guests) (what M(cnvm.platform.guest_info) returns). With C(templates) (what M(cnvm.platform.template_info)
+        returns) a plan is refused when a host lacks one that it needs.
     type: dict
     required: true
+  others:
+    description:
+      - Hosts that get no clone, by name, with what came of M(cnvm.platform.guest_info) there. Clones that they have are
+        not made again. When one of them did not answer and there are clones that no other has, the plan is refused.
+    type: dict
+    default: {}
+  gone:
+    description: Those of O(others) that need not answer, as they are gone for good.
+    type: list
+    elements: str
+    default: []
+  tell:
+    description: Whether a refusal is returned as C(refused), instead of an error.
+    type: bool
+    default: false
   defaults:
     description: What all sets have that do not say otherwise, with the keys C(guest), C(disk), C(linked) and C(state).
     type: dict
@@ -62,15 +78,17 @@ _value:
   description:
     - C(calls) has, by host, the options for M(cnvm.platform.guest_clone), one mapping for each set. C(placement) has
       the host of each clone, C(elsewhere) those that a host has which is not among O(hosts). C(new) lists those that no
-      host has yet, and C(templates) which hosts need which template for them.
+      host has yet, and C(templates) which hosts need which template for them. C(silent) says why a host of O(others) is
+      not known. C(refused) is there alone, with O(tell).
   type: dict
 """
 
 import typing as t
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.yaml import yaml_load
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import fleet
 
 
@@ -81,19 +99,39 @@ def guest_fleet(
     max_per_host: object = 0,
     memory_reserve_mib: object = 512,
     memory_overcommit: object = 1,
+    others: t.Optional[t.Mapping[str, t.Any]] = None,
+    gone: t.Collection[str] = (),
+    tell: bool = False,
 ) -> dict[str, t.Any]:
-    """The plan; what is wrong with the description comes out as the filter's error."""
+    """The plan; what is in the way of one comes out as the filter's error, or is told."""
     try:
         return fleet.plan(
-            description,
+            read_yaml(description) if isinstance(description, str) and fleet.is_yaml(description) else description,
             hosts,
             defaults=defaults,
             max_per_host=max_per_host,
             reserve_mib=memory_reserve_mib,
             overcommit=memory_overcommit,
+            others=others,
+            gone=gone,
         )
     except CnvmError as error:
+        if tell:
+            return {"refused": str(error)}
         raise AnsibleFilterError(f"guest_fleet: {error}") from error
+
+
+def read_yaml(text: str) -> object:
+    """A description that is YAML. The error has no piece of it: there may be passwords in it."""
+    try:
+        return yaml_load(text)
+    except Exception as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(
+            f"The description is not YAML{where}: {getattr(error, 'problem', None) or type(error).__name__}.",
+            hint="Write one set of clones per item, each after '- '.",
+        ) from None
 
 
 class FilterModule:

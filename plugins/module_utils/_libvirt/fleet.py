@@ -5,7 +5,8 @@
 """Clones spread over hosts: which host gets which, decided the same way each time, and never for one that is there.
 
 A clone that some host has stays where it is, whatever the plan would say today. The others go, one after the other, to
-the host that has the fewest of their set, then of their group, then the most memory left.
+the host that has the fewest of their set, then of their group, then the most memory left. None is made as long as a host
+that may have it cannot be asked, or a host lacks the template that it needs.
 """
 
 from __future__ import annotations
@@ -55,11 +56,19 @@ class Room:
     free_mib: int
     here: dict[str, dict[str, t.Any]] = dataclasses.field(default_factory=dict)
     placed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    # None: it was not asked for them.
+    templates: t.Optional[dict[str, dict[str, t.Any]]] = None
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Descriptions
 # --------------------------------------------------------------------------------------------------------------------
+def is_yaml(text: str) -> bool:
+    """Whether a description is YAML (a list), and not lines; no template's name begins with one of these signs."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "").startswith(("-", "[", "{"))
+
+
 def read_lines(text: str, option: str = "description") -> list[dict[str, t.Any]]:
     """A description file with a line ``template:count:group:type`` for each set; group and type may be left out.
 
@@ -181,39 +190,91 @@ def _rooms(hosts: object, reserve_mib: int, overcommit: float) -> dict[str, Room
         raise InputError("hosts: there is none.", hint="Give what each host of the play has.")
     found = {}
     for name in sorted(hosts):
-        about = known_keys(hosts[name], f"hosts: {name}", ("memory_mib", "meminfo", "guests"))
+        about = known_keys(hosts[name], f"hosts: {name}", ("memory_mib", "meminfo", "guests", "templates"))
         given = about.get("memory_mib") if about.get("meminfo") is None else memory_mib(str(about["meminfo"]))
         total = integer(given, f"hosts: {name}: memory_mib", least=1, most=2**30)
-        here = {str(guest["name"]): guest for guest in about.get("guests") or ()}
+        here = _by_name(about.get("guests"))
         used = sum(int(guest.get("memory_mib") or 0) for guest in here.values() if guest.get("state") not in _OFF)
         found[name] = Room(name, total, int(total * overcommit) - reserve_mib - used, here)
+        if about.get("templates") is not None:
+            found[name].templates = _templates(about["templates"])
     return found
 
 
-def _found(rooms: t.Mapping[str, Room], names: t.Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _by_name(guests: t.Any) -> dict[str, dict[str, t.Any]]:
+    return {str(guest["name"]): guest for guest in guests or ()}
+
+
+def _templates(found: t.Any) -> dict[str, dict[str, t.Any]]:
+    """What template_info returns, by name and by digest."""
+    return {word: one for one in found for word in (str(one["digest"]), *map(str, one.get("names") or ()))}
+
+
+@dataclasses.dataclass
+class Others:
+    """Hosts that get no clone: ``here`` has the guests of those that answered, ``silent`` why one did not."""
+
+    here: dict[str, dict[str, dict[str, t.Any]]] = dataclasses.field(default_factory=dict)
+    silent: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def why_silent(answer: t.Mapping[str, t.Any]) -> str:
+    """Why a host did not tell of its guests, from what came of the task guest_info."""
+    said = " ".join(str(answer.get("msg") or "").split())[:200].rstrip(".")
+    said = f" ({said})" if said else ""
+    if answer.get("unreachable"):
+        return f"did not answer{said}"
+    if answer.get("failed"):
+        return f"could not tell{said}"
+    return "was not asked: it has left the play before"
+
+
+def _others(answers: object, rooms: t.Mapping[str, Room], gone: t.Collection[str]) -> Others:
+    found = Others()
+    if answers in (None, ""):
+        answers = {}
+    if not isinstance(answers, dict):
+        raise InputError("others is not a mapping.", hint="Give what guest_info returned, by host.")
+    for name in sorted(answers):
+        answer = answers[name]
+        if name in rooms:
+            continue
+        if isinstance(answer.get("guests"), list):
+            found.here[name] = _by_name(answer["guests"])
+        elif name not in gone:
+            found.silent[name] = why_silent(answer)
+    return found
+
+
+def _found(rooms: t.Mapping[str, Room], others: Others, names: t.Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     """({name: host of the play that has it}, {name: host that has it and is not in the play})."""
-    here: dict[str, str] = {}
-    elsewhere: dict[str, str] = {}
+    known = {**{room.name: room.here for room in rooms.values()}, **others.here}
+    has: dict[str, str] = {}
+    gave: dict[str, str] = {}
     for name in names:
-        for room in rooms.values():
-            guest = room.here.get(name)
+        for host, guests in known.items():
+            guest = guests.get(name)
             if guest is None:
                 continue
             if guest.get("managed"):
-                if name in here:
+                if name in has:
                     raise Refused(
-                        f"Both {here[name]} and {room.name} say that they have the guest {name!r}.",
+                        f"Both {has[name]} and {host} say that they have the guest {name!r}.",
                         hint="Run the playbook cnvm.platform.recover.",
                     )
-                here[name] = room.name
+                has[name] = host
             elif guest.get("state") == "moved":
-                elsewhere[name] = str(guest.get("placement") or "another host")
-            else:
+                to = str(guest.get("placement") or "another host")
+                # Where that host says that it has it no more, the record is history.
+                if to not in known or guest.get("moving"):
+                    gave[name] = to
+            elif host in rooms:
                 raise Refused(
-                    f"{room.name} has a domain {name!r} that was not made by this collection.",
+                    f"{host} has a domain {name!r} that was not made by this collection.",
                     hint="Give the clones another pattern, or take it over with cnvm.platform.guest (adopt).",
                 )
-    return here, {name: host for name, host in elsewhere.items() if name not in here}
+    here = {name: host for name, host in has.items() if host in rooms}
+    return here, {name: host for name, host in {**gave, **has}.items() if name not in here}
 
 
 def _choose(one: Set, rooms: t.Mapping[str, Room], memory: int, most: int) -> t.Optional[Room]:
@@ -241,13 +302,17 @@ def plan(
     max_per_host: object = 0,
     reserve_mib: object = 512,
     overcommit: object = 1,
+    others: object = None,
+    gone: t.Collection[str] = (),
 ) -> dict[str, t.Any]:
     """What each host has to be asked for.
 
-    ``hosts``: {name: {memory_mib (or meminfo, a text), guests: as guest_info has them}}. The result: ``calls``
-    {host: options of guest_clone, one mapping for each set}, ``placement`` {clone: host}, ``elsewhere`` {clone: a host
-    that is not in the play}, ``new`` (names), ``templates`` {template: hosts that need it}. InputError when there is no
-    room for all of them.
+    ``hosts``: {name: {memory_mib (or meminfo, a text), guests: as guest_info has them, templates: as template_info has
+    them}}. ``others``: {name: what came of guest_info} of hosts that get no clone, ``gone`` those of them that need not
+    be known. The result: ``calls`` {host: options of guest_clone, one mapping for each set}, ``placement``
+    {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names), ``templates`` {template: hosts
+    that need it}, ``silent`` {host: why}. InputError when there is no room for all of them. Refused when a template is
+    missing, or a host that does not answer may have one of those that would be made.
     """
     most = integer(max_per_host, "max_per_host", least=0, most=MOST_CLONES)
     reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
@@ -259,7 +324,8 @@ def plan(
             raise InputError(
                 f"{one.option}: hosts: {unknown[0]!r} is not in this play.", hint=f"Hosts in it: {', '.join(rooms)}."
             )
-    placement, elsewhere = _found(rooms, [clone.name for one in sets for clone in one.clones])
+    asked = _others(others, rooms, gone)
+    placement, elsewhere = _found(rooms, asked, [clone.name for one in sets for clone in one.clones])
     for one in sets:
         for clone in one.clones:
             if clone.name in placement:
@@ -269,17 +335,58 @@ def plan(
                 if about.get("state") in _OFF and one.state in ("running", "paused"):
                     room.free_mib -= int(about.get("memory_mib") or 0)
     new = _place_new(sets, rooms, placement, elsewhere, most)
+    if new and asked.silent:
+        raise Refused(
+            f"Whether {_shown(new)} {'is' if len(new) == 1 else 'are'} there already is not known: "
+            f"{'; '.join(f'{host} {why}' for host, why in asked.silent.items())}. Nothing was made.",
+            hint="Bring them back or, if they are gone for good, name them in guest_fleet_gone_hosts (-e gone=HOST).",
+        )
+    needed = {
+        template: sorted({placement[clone.name] for one in sets for clone in one.clones
+                          if one.template == template and clone.name in new})
+        for template in sorted({one.template for one in sets if any(clone.name in new for clone in one.clones)})
+    }  # fmt: skip
+    _check_templates(needed, rooms)
     return {
         "calls": {name: _calls(sets, placement, name) for name in rooms},
         "placement": dict(sorted(placement.items())),
         "elsewhere": dict(sorted(elsewhere.items())),
         "new": new,
-        "templates": {
-            template: sorted({placement[clone.name] for one in sets for clone in one.clones
-                              if one.template == template and clone.name in new})
-            for template in sorted({one.template for one in sets if any(clone.name in new for clone in one.clones)})
-        },
-    }  # fmt: skip
+        "templates": needed,
+        "silent": asked.silent,
+    }
+
+
+def _shown(names: t.Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_templates(needed: t.Mapping[str, t.Sequence[str]], rooms: t.Mapping[str, Room]) -> None:
+    """Refused unless each host has each template that it needs, and the same one as the others."""
+    wrong = []
+    missing = False
+    for template, hosts in needed.items():
+        has = {name: room.templates for name, room in rooms.items() if room.templates is not None}
+        lacking = [name for name in hosts if name in has and template not in has[name]]
+        if lacking:
+            missing = True
+            others = [name for name in has if template in has[name]]
+            wrong.append(
+                f"{', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no template {template!r}"
+                f" ({', '.join(others) or 'no host'} has it)"
+            )
+        there = {name: has[name][template] for name in hosts if name in has and name not in lacking}
+        wrong += [f"{template!r} of {name}: {one['problem']}" for name, one in there.items() if one.get("problem")]
+        if len({one["digest"] for one in there.values()}) > 1:
+            listed = ", ".join(f"{name} {str(one['digest'])[:12]}" for name, one in there.items())
+            wrong.append(f"template {template!r} is not the same on all hosts: {listed}")
+    if wrong:
+        raise Refused(
+            f"{'; '.join(wrong)}. Nothing was made.",
+            hint="Bring it to them with the role cnvm.platform.guest_template or the playbook cnvm.platform.vm_create."
+            if missing
+            else "Run the role cnvm.platform.guest_template on all hosts.",
+        )
 
 
 def _place_new(
@@ -312,13 +419,12 @@ def _place_new(
             placement[clone.name] = room.name
             new.append(clone.name)
     if left_over:
-        shown = ", ".join(left_over[:5]) + (f" and {len(left_over) - 5} more" if len(left_over) > 5 else "")
         have = "; ".join(
             f"{room.name} has {max(room.free_mib, 0)} MiB left and {len(room.placed)} of these clones"
             for room in rooms.values()
         )
         raise InputError(
-            f"There is no room for {len(left_over)} clones: {shown}. With the others in their places {have}.",
+            f"There is no room for {len(left_over)} clones: {_shown(left_over)}. With the others in their places {have}.",
             hint="Take more hosts, less memory, or another max_per_host, memory_reserve_mib or memory_overcommit.",
         )
     return new

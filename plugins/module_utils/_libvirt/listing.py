@@ -1,0 +1,163 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Guests of many hosts in one list: chosen, as a table to read, and with the commands that lead to one of them."""
+
+from __future__ import annotations
+
+import shlex
+import typing as t
+
+from .._core.errors import InputError, Refused
+from .._core.values import boolean
+from .guest_definition import check_guest_name
+
+COLUMNS = ("name", "host", "state", "address", "template", "group", "type")
+_KEPT = ("state", "address", "address_source", "memory_mib", "vcpus", "console_command", "vnc", "managed")
+_SAID = ("group", "type", "template")
+
+
+def _answers(found: object) -> dict[str, t.Mapping[str, t.Any]]:
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise InputError("The guests are not given by host.", hint="Give what guest_info returned, by host.")
+    return found
+
+
+def rows_of(found: object) -> list[dict[str, t.Any]]:
+    """A row for each guest of ``found`` ({host: what came of guest_info}), by name. One that was moved is told where it
+    is; where that is not known, where it went."""
+    answers = _answers(found)
+    rows = []
+    has = {guest["name"] for one in answers.values() for guest in one.get("guests") or () if guest.get("managed")}
+    for host, one in answers.items():
+        for guest in one.get("guests") or ():
+            away = guest.get("state") == "moved" and not guest.get("managed")
+            if away and guest["name"] in has:
+                continue
+            tags = guest.get("tags") or {}
+            rows.append(
+                {
+                    "name": str(guest["name"]),
+                    "host": str(guest.get("placement") or "another host") if away else host,
+                    **{key: guest.get(key) for key in _KEPT},
+                    **{key: str(tags.get(key) or "") for key in _SAID},
+                }
+            )
+    unique = {(row["name"], row["host"], row["state"]): row for row in rows}
+    return [unique[key] for key in sorted(unique, key=lambda key: (key[0], key[1], str(key[2])))]
+
+
+def names_in(value: object, option: str) -> list[str]:
+    """Names as a list, or as a text with commas."""
+    if value in (None, ""):
+        return []
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(words, list):
+        raise InputError(f"{option}: {value!r} is no list of names.", hint="Allowed: name,name or a list.")
+    return [check_guest_name(word, option) for word in words if word != ""]
+
+
+def choose(
+    found: object,
+    *,
+    names: object = None,
+    group: object = "",
+    kind: object = "",
+    template: object = "",
+    everything: object = False,
+) -> list[dict[str, t.Any]]:
+    """The rows of the collection's guests that all words fit. Refused when there is none, or not one of each name."""
+    wanted = names_in(names, "name")
+    words = {"group": str(group or ""), "type": str(kind or ""), "template": str(template or "")}
+    if not (wanted or any(words.values()) or boolean(everything, "all")):
+        raise InputError(
+            "Which guests are meant is not said.", hint="Say group, type, template, names, or all: true (-e group=web)."
+        )
+    answers = _answers(found)
+    silent = [host for host, one in answers.items() if not isinstance(one.get("guests"), list)]
+    rows = [row for row in rows_of(answers) if row["managed"] or row["state"] == "moved"]
+    asked = f"Asked: {', '.join(host for host in answers if host not in silent) or 'none'}."
+    if silent:
+        asked += f" Did not answer: {', '.join(silent)}."
+    for name in wanted:
+        places = [row for row in rows if row["name"] == name]
+        here = [row for row in places if row["managed"]]
+        if len(here) > 1:
+            raise Refused(
+                f"Both {here[0]['host']} and {here[1]['host']} say that they have the guest {name!r}.",
+                hint="Run the playbook cnvm.platform.recover.",
+            )
+        if not places:
+            raise Refused(f"No host has a guest {name!r}. {asked}", hint="See cnvm.platform.vm_list.")
+        if not here:
+            raise Refused(f"Guest {name!r} is at {places[0]['host']}. {asked}", hint="Take that host into the play.")
+    chosen = [
+        row
+        for row in rows
+        if row["managed"]
+        and (not wanted or row["name"] in wanted)
+        and all(not word or row[key] == word for key, word in words.items())
+    ]
+    if not chosen and not boolean(everything, "all"):
+        said = ", ".join(f"{key} {word}" for key, word in words.items() if word)
+        raise Refused(f"No guest has {said}. {asked}", hint="See cnvm.platform.vm_list.")
+    return chosen
+
+
+def table(rows: object, columns: t.Sequence[str] = COLUMNS) -> list[str]:
+    """The rows as lines of text under a headline."""
+    if not isinstance(rows, list):
+        raise InputError("The rows are not a list.", hint="Give what guest_rows returned.")
+    cells = [[column.upper() for column in columns]]
+    cells += [[_text(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    return ["  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in cells]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value))
+    return "-" if value is None or value == "" else str(value)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The way to one
+# --------------------------------------------------------------------------------------------------------------------
+def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str = "") -> dict[str, str]:
+    """Shell commands to a guest, '' where there is none: ``ssh`` through its host, ``console``, ``vnc``.
+
+    ``way``: Ansible's variables of the connection to the host. A jump with -J would know nothing of the key and the
+    options that Ansible uses, so they are in a ProxyCommand when there are any.
+    """
+    local = way.get("ansible_connection") == "local"
+    target = str(way.get("ansible_host") or way.get("inventory_hostname"))
+    login = way.get("ansible_user") or way.get("ansible_ssh_user")
+    host = f"{login}@{target}" if login else target
+    options = []
+    if way.get("ansible_ssh_private_key_file"):
+        options += ["-i", str(way["ansible_ssh_private_key_file"])]
+    for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+        options += shlex.split(str(way.get(key) or ""))
+    port = str(way.get("ansible_port") or "")
+    to_host = [] if local else ["ssh", *options, *(["-p", port] if port else [])]
+    made = {"ssh": "", "console": "", "vnc": ""}
+    if guest.get("address"):
+        name = f"{user}@{guest['address']}" if user else str(guest["address"])
+        jump: list[str] = []
+        if options and not local:
+            # ssh replaces what begins with a percent sign: here by the guest's own address.
+            words = [word.replace("%", "%%") for word in to_host] + ["-W", "%h:%p", host.replace("%", "%%")]
+            jump = ["-o", f"ProxyCommand={shlex.join(words)}"]
+        elif not local:
+            jump = ["-J", (f"[{host}]" if ":" in target and not login else host) + (f":{port}" if port else "")]
+        made["ssh"] = shlex.join(["ssh", *jump, name])
+    if guest.get("console_command"):
+        words = shlex.split(str(guest["console_command"]))
+        if boolean(way.get("ansible_become") or False, "ansible_become"):
+            words = ["sudo", *words]
+        made["console"] = shlex.join(words if local else [*to_host, "-t", host, shlex.join(words)])
+    vnc = guest.get("vnc")
+    if vnc and not local:
+        made["vnc"] = shlex.join([*to_host, "-N", "-L", f"5900:{vnc['listen']}:{vnc['port']}", host])
+    return made
