@@ -26,6 +26,12 @@ options:
       - Only guests of this collection that fit all of the keys C(names) (a list, or a text with commas), C(group),
         C(type) and C(template), or with C(all) all of them.
     type: dict
+  others:
+    description:
+      - The same of hosts that are only looked at. Guests that they have are not chosen; that they are there is a reason
+        why one is not.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -55,7 +61,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.values import 
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import listing
 
 
-def guest_rows(found: object, choose: t.Optional[t.Mapping[str, t.Any]] = None) -> t.Any:
+def guest_rows(found: object, choose: t.Optional[t.Mapping[str, t.Any]] = None, others: object = None) -> t.Any:
     """The rows, or those that are chosen with what is in the way."""
     try:
         if choose is None:
@@ -66,6 +72,7 @@ def guest_rows(found: object, choose: t.Optional[t.Mapping[str, t.Any]] = None) 
         wanted = known_keys(choose, "choose", ("names", "group", "type", "template", "all"))
         guests = listing.choose(
             found,
+            others,
             names=wanted.get("names"),
             group=wanted.get("group"),
             kind=wanted.get("type"),

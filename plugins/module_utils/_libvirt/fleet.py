@@ -5,8 +5,8 @@
 """Clones spread over hosts: which host gets which, decided the same way each time, and never for one that is there.
 
 A clone that some host has stays where it is, whatever the plan would say today. The others go, one after the other, to
-the host that has the fewest of their set, then of their group, then the most memory left. None is made as long as a host
-that may have it cannot be asked, or a host lacks the template that it needs.
+the host that has the fewest of their set, then of their group, then the most memory left. None is made as long as
+a host that may have it cannot be asked, or a host lacks the template that it needs.
 """
 
 from __future__ import annotations
@@ -246,7 +246,9 @@ def _others(answers: object, rooms: t.Mapping[str, Room], gone: t.Collection[str
     return found
 
 
-def _found(rooms: t.Mapping[str, Room], others: Others, names: t.Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _found(
+    rooms: t.Mapping[str, Room], others: Others, names: t.Iterable[str]
+) -> tuple[dict[str, str], dict[str, str]]:
     """({name: host of the play that has it}, {name: host that has it and is not in the play})."""
     known = {**{room.name: room.here for room in rooms.values()}, **others.here}
     has: dict[str, str] = {}
@@ -310,9 +312,11 @@ def plan(
     ``hosts``: {name: {memory_mib (or meminfo, a text), guests: as guest_info has them, templates: as template_info has
     them}}. ``others``: {name: what came of guest_info} of hosts that get no clone, ``gone`` those of them that need not
     be known. The result: ``calls`` {host: options of guest_clone, one mapping for each set}, ``placement``
-    {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names), ``templates`` {template: hosts
-    that need it}, ``silent`` {host: why}. InputError when there is no room for all of them. Refused when a template is
-    missing, or a host that does not answer may have one of those that would be made.
+    {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names), ``templates``
+    {template: hosts that need it}, ``silent`` {host: why}.
+
+    InputError when there is no room for all of them. Refused when a template is missing, or a host that does not answer
+    may have one of those that would be made.
     """
     most = integer(max_per_host, "max_per_host", least=0, most=MOST_CLONES)
     reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
@@ -424,7 +428,8 @@ def _place_new(
             for room in rooms.values()
         )
         raise InputError(
-            f"There is no room for {len(left_over)} clones: {_shown(left_over)}. With the others in their places {have}.",
+            f"There is no room for {len(left_over)} clones: {_shown(left_over)}. "
+            f"With the others in their places {have}.",
             hint="Take more hosts, less memory, or another max_per_host, memory_reserve_mib or memory_overcommit.",
         )
     return new

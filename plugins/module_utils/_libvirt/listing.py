@@ -60,6 +60,7 @@ def names_in(value: object, option: str) -> list[str]:
 
 def choose(
     found: object,
+    others: object = None,
     *,
     names: object = None,
     group: object = "",
@@ -67,42 +68,66 @@ def choose(
     template: object = "",
     everything: object = False,
 ) -> list[dict[str, t.Any]]:
-    """The rows of the collection's guests that all words fit. Refused when there is none, or not one of each name."""
-    wanted = names_in(names, "name")
+    """The rows of the collection's guests on the hosts of ``found`` that all words fit.
+
+    ``others``: what came of guest_info on hosts with which nothing is done. Refused when nothing fits, or not one guest
+    has each name, or one of the names is elsewhere.
+    """
+    wanted = names_in(names, "names")
     words = {"group": str(group or ""), "type": str(kind or ""), "template": str(template or "")}
-    if not (wanted or any(words.values()) or boolean(everything, "all")):
+    every = boolean(everything, "all")
+    if not (wanted or any(words.values()) or every):
         raise InputError(
-            "Which guests are meant is not said.", hint="Say group, type, template, names, or all: true (-e group=web)."
+            "Which guests are meant is not said.",
+            hint="Say it with -e guest=NAME, -e group=NAME, -e type=NAME, -e template=NAME or -e all=true.",
         )
-    answers = _answers(found)
+    play = _answers(found)
+    answers = {**_answers(others or {}), **play}
     silent = [host for host, one in answers.items() if not isinstance(one.get("guests"), list)]
-    rows = [row for row in rows_of(answers) if row["managed"] or row["state"] == "moved"]
     asked = f"Asked: {', '.join(host for host in answers if host not in silent) or 'none'}."
     if silent:
         asked += f" Did not answer: {', '.join(silent)}."
+    rows = rows_of(answers)
     for name in wanted:
-        places = [row for row in rows if row["name"] == name]
-        here = [row for row in places if row["managed"]]
-        if len(here) > 1:
-            raise Refused(
-                f"Both {here[0]['host']} and {here[1]['host']} say that they have the guest {name!r}.",
-                hint="Run the playbook cnvm.platform.recover.",
-            )
-        if not places:
-            raise Refused(f"No host has a guest {name!r}. {asked}", hint="See cnvm.platform.vm_list.")
-        if not here:
-            raise Refused(f"Guest {name!r} is at {places[0]['host']}. {asked}", hint="Take that host into the play.")
-    chosen = [
+        _check_place(name, [row for row in rows if row["name"] == name], play, asked)
+    fitting = [
         row
         for row in rows
         if row["managed"]
         and (not wanted or row["name"] in wanted)
         and all(not word or row[key] == word for key, word in words.items())
     ]
-    if not chosen and not boolean(everything, "all"):
-        said = ", ".join(f"{key} {word}" for key, word in words.items() if word)
-        raise Refused(f"No guest has {said}. {asked}", hint="See cnvm.platform.vm_list.")
+    chosen = [row for row in fitting if row["host"] in play]
+    if not chosen and not every:
+        said = [f"{key} {word!r}" for key, word in words.items() if word]
+        said += [f"name {', '.join(wanted)}"] if wanted else []
+        away = f" On hosts that are not in this play: {_places(fitting)}." if fitting else ""
+        raise Refused(f"No guest has {' and '.join(said)}.{away} {asked}", hint="See cnvm.platform.vm_list.")
     return chosen
+
+
+def _places(rows: t.Sequence[t.Mapping[str, t.Any]]) -> str:
+    return ", ".join(f"{row['name']} ({row['host']})" for row in rows)
+
+
+def _check_place(name: str, places: t.Sequence[t.Mapping[str, t.Any]], play: t.Mapping[str, t.Any], asked: str) -> None:
+    """Refused unless one host of the play has the guest ``name``."""
+    here = [row for row in places if row["managed"]]
+    if len(here) > 1:
+        raise Refused(
+            f"Both {here[0]['host']} and {here[1]['host']} say that they have the guest {name!r}.",
+            hint="Run the playbook cnvm.platform.recover.",
+        )
+    if not places:
+        raise Refused(f"No host has a guest {name!r}. {asked}", hint="See cnvm.platform.vm_list.")
+    if not here and places[0]["state"] != "moved":
+        raise Refused(
+            f"{places[0]['host']} has a domain {name!r} that was not made by this collection.",
+            hint="Use virsh, or take it over with cnvm.platform.guest (adopt).",
+        )
+    at = (here or places)[0]["host"]
+    if at not in play or not here:
+        raise Refused(f"Guest {name!r} is at {at}. {asked}", hint="Take that host into the play.")
 
 
 def table(rows: object, columns: t.Sequence[str] = COLUMNS) -> list[str]:

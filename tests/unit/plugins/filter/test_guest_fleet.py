@@ -29,3 +29,27 @@ def test_words_that_are_named() -> None:
 def test_a_refusal_says_what_to_do() -> None:
     with pytest.raises(AnsibleFilterError, match=r"guest_fleet: .*line 1.*Allowed: template:count:group:type"):
         plan("debian", HOSTS)
+
+
+def test_a_refusal_can_be_told() -> None:
+    found = plan("debian", HOSTS, tell=True)
+    assert list(found) == ["refused"]
+    assert "line 1" in found["refused"]
+
+
+def test_hosts_that_are_not_in_the_play() -> None:
+    defaults = {"guest": {"memory_mib": 512}}
+    with pytest.raises(AnsibleFilterError, match="host3 did not answer"):
+        plan("debian:1", HOSTS, defaults=defaults, others={"host3": {"unreachable": True}})
+    assert plan("debian:1", HOSTS, defaults=defaults, others={"host3": {"unreachable": True}}, gone=["host3"])["new"]
+
+
+def test_yaml_is_read() -> None:
+    text = "# mine\n- {template: debian, count: 2, group: front, guest: {memory_mib: 512}}\n"
+    assert plan(text, HOSTS)["new"] == ["debian-front-1", "debian-front-2"]
+
+
+def test_yaml_that_is_none_is_not_shown() -> None:
+    with pytest.raises(AnsibleFilterError, match="not YAML, line 3") as caught:
+        plan("- template: debian\n  password: [secretword", HOSTS)
+    assert "secretword" not in str(caught.value)

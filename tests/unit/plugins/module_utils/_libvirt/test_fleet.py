@@ -16,10 +16,12 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import clon
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.fleet import (
     KEYS,
     default_pattern,
+    is_yaml,
     memory_mib,
     plan,
     read_lines,
     sets_of,
+    why_silent,
 )
 
 SMALL = {"guest": {"memory_mib": 100}}
@@ -82,6 +84,15 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except InputError:
         return
     assert all(one.clones for one in sets)
+
+
+def test_a_list_is_told_from_lines() -> None:
+    assert is_yaml("# mine\n\n- template: a\n  count: 2\n")
+    assert is_yaml("---\n- {template: a}")
+    assert is_yaml("[]")
+    assert not is_yaml(CLOUDME)
+    assert not is_yaml("# - a\na:1\n- b\n")
+    assert not is_yaml("")
 
 
 def test_names_follow_from_the_line_and_from_nothing_else() -> None:
@@ -190,6 +201,99 @@ def test_one_that_went_away_is_where_it_is() -> None:
     found = spread("a:2", hosts([{**moved, "placement": "h9"}, guest("a-2")]))
     assert (found["elsewhere"], found["new"]) == ({"a-1": "h9"}, [])
     assert found["calls"]["h1"][0]["numbers"] == [2]
+
+
+def test_one_that_was_moved_and_removed_is_made_again() -> None:
+    moved = {"name": "a-1", "managed": False, "state": "moved", "placement": "h2"}
+    assert spread("a:1", hosts([moved], []))["new"] == ["a-1"]
+    assert spread("a:1", hosts([moved]), others={"h2": {"guests": []}})["new"] == ["a-1"]
+    # Not while it is on its way, nor when the host was not asked or did not answer.
+    assert spread("a:1", hosts([{**moved, "moving": True}], []))["elsewhere"] == {"a-1": "h2"}
+    assert spread("a:1", hosts([moved]))["elsewhere"] == {"a-1": "h2"}
+    assert spread("a:1", hosts([moved]), others={"h2": {"unreachable": True}})["elsewhere"] == {"a-1": "h2"}
+
+
+def test_one_on_a_host_that_is_left_out_is_not_made_again() -> None:
+    """As with --limit."""
+    others = {"h8": {"guests": [guest("a-2"), {"name": "a-1", "managed": False, "state": "running"}]}}
+    found = spread("a:3", hosts([]), others=others)
+    assert found["elsewhere"] == {"a-2": "h8"}
+    assert found["new"] == ["a-1", "a-3"]
+    assert found["calls"]["h1"][0]["numbers"] == [1, 3]
+    with pytest.raises(Refused, match="Both h1 and h8"):
+        spread("a:3", hosts([guest("a-2")]), others=others)
+
+
+SILENT = {
+    "h7": {"unreachable": True, "msg": "Failed to connect:\n no route "},
+    "h8": {"failed": True, "msg": "libvirt is not there."},
+    "h9": {},
+}
+
+
+def test_nothing_is_made_that_a_silent_host_may_have() -> None:
+    with pytest.raises(Refused) as caught:
+        spread("a:7", hosts([guest("a-1")]), others=SILENT)
+    assert "Whether a-2, a-3, a-4, a-5, a-6 and 1 more are there already is not known: " in caught.value.message
+    assert "h7 did not answer (Failed to connect: no route); h8 could not tell (libvirt is not there); " in (
+        caught.value.message
+    )
+    assert "h9 was not asked" in caught.value.message
+    assert "guest_fleet_gone_hosts" in caught.value.hint
+    with pytest.raises(Refused, match="Whether a-2 is there already is not known: h9"):
+        spread("a:2", hosts([guest("a-1")]), others=SILENT, gone=["h7", "h8"])
+
+
+def test_a_host_that_is_named_as_gone_need_not_answer() -> None:
+    assert spread("a:2", hosts([guest("a-1")]), others=SILENT, gone=["h7", "h8", "h9"])["new"] == ["a-2"]
+    # One that answers all the same is believed.
+    others = {"h7": {"guests": [guest("a-2")]}}
+    assert spread("a:2", hosts([guest("a-1")]), others=others, gone=["h7"])["elsewhere"] == {"a-2": "h7"}
+
+
+def test_a_silent_host_is_told_when_nothing_is_new() -> None:
+    found = spread("a:2", hosts([guest("a-1"), guest("a-2")]), others={**SILENT, "h1": {}})
+    assert (found["new"], set(found["silent"])) == ([], {"h7", "h8", "h9"})
+    with pytest.raises(InputError, match="others"):
+        spread("a:2", hosts([]), others=[1])
+
+
+@given(st.dictionaries(st.sampled_from(["msg", "unreachable", "failed"]), st.none() | st.booleans() | st.text()))
+def test_why_is_one_line(answer: dict[str, t.Any]) -> None:
+    assert len(why_silent(answer).splitlines()) == 1
+
+
+def template(name: str, digest: str = "1" * 64, problem: t.Optional[str] = None) -> dict[str, t.Any]:
+    return {"names": [name], "digest": digest, "problem": problem}
+
+
+def with_templates(*found: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+    return {name: {**place, "templates": one} for (name, place), one in zip(hosts(*([] for _ in found)).items(), found)}
+
+
+def test_templates_are_looked_for_before_anything_is_made() -> None:
+    with pytest.raises(Refused) as caught:
+        spread("a:3\nb:2", with_templates([template("a")], [], []))
+    assert "h2, h3 have no template 'a' (h1 has it); h1, h2 have no template 'b' (no host has it)" in (
+        caught.value.message
+    )
+    assert "cnvm.platform.guest_template" in caught.value.hint
+    assert "cnvm.platform.vm_create" in caught.value.hint
+    # A host that gets none needs none.
+    assert spread("a:1", with_templates([template("a")], []))["new"] == ["a-1"]
+    # By digest, too.
+    assert spread("1" * 64 + ":1", with_templates([template("a")]))["new"]
+
+
+def test_templates_that_are_not_what_they_should_be() -> None:
+    with pytest.raises(Refused, match="'a' of h2: it was written to"):
+        spread("a:2", with_templates([template("a")], [template("a", problem="it was written to")]))
+    with pytest.raises(Refused, match="is not the same on all hosts: h1 111111111111, h2 222222222222"):
+        spread("a:2", with_templates([template("a")], [template("a", "2" * 64)]))
+    # Those that are there are left alone.
+    places = with_templates([template("a")], [template("a", "2" * 64)])
+    places["h2"]["guests"] = [guest("a-2")]
+    assert spread("a:2", places)["new"] == ["a-1"]
 
 
 def test_two_hosts_that_say_that_they_have_one() -> None:
