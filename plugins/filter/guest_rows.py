@@ -15,6 +15,7 @@ description:
   - Puts together what M(cnvm.platform.guest_info) returned on several hosts, one mapping for each guest. One that was
     moved is there once, with the host that has it.
   - Nothing of a guest's definition is in it but its tags.
+positional: _input, choose, others
 options:
   _input:
     description:

@@ -86,7 +86,7 @@ def choose(
     silent = [host for host, one in answers.items() if not isinstance(one.get("guests"), list)]
     asked = f"Asked: {', '.join(host for host in answers if host not in silent) or 'none'}."
     if silent:
-        asked += f" Did not answer: {', '.join(silent)}."
+        asked += f" No answer came from {', '.join(silent)}."
     rows = rows_of(answers)
     for name in wanted:
         _check_place(name, [row for row in rows if row["name"] == name], play, asked)
@@ -119,7 +119,7 @@ def _check_place(name: str, places: t.Sequence[t.Mapping[str, t.Any]], play: t.M
             hint="Run the playbook cnvm.platform.recover.",
         )
     if not places:
-        raise Refused(f"No host has a guest {name!r}. {asked}", hint="See cnvm.platform.vm_list.")
+        raise Refused(f"No host that was asked has a guest {name!r}. {asked}", hint="See cnvm.platform.vm_list.")
     if not here and places[0]["state"] != "moved":
         raise Refused(
             f"{places[0]['host']} has a domain {name!r} that was not made by this collection.",

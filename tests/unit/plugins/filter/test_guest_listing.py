@@ -1,0 +1,43 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filters hand their words on, and refusals to Ansible."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.cnvm.platform.plugins.filter import guest_commands, guest_rows, guest_table
+
+FOUND = {"host1": {"guests": [{"name": "web", "managed": True, "state": "running", "tags": {"group": "front"}}]}}
+rows = guest_rows.FilterModule().filters()["guest_rows"]
+table = guest_table.FilterModule().filters()["guest_table"]
+commands = guest_commands.FilterModule().filters()["guest_commands"]
+
+
+def test_rows_and_their_table() -> None:
+    assert table(rows(FOUND)) == [
+        "NAME  HOST   STATE    ADDRESS  TEMPLATE  GROUP  TYPE",
+        "web   host1  running  -        -         front  -",
+    ]
+    with pytest.raises(AnsibleFilterError, match="guest_rows"):
+        rows(5)
+    with pytest.raises(AnsibleFilterError, match="guest_table"):
+        table(5)
+
+
+def test_what_is_chosen_and_why_nothing_is() -> None:
+    found = rows(FOUND, {"group": "front"})
+    assert ([one["name"] for one in found["guests"]], found["refused"]) == (["web"], "")
+    found = rows({}, {"names": "web"}, FOUND)
+    assert found == {"guests": [], "refused": found["refused"]}
+    assert "is at host1" in found["refused"]
+    assert "x" in rows(FOUND, {"x": 1})["refused"]
+
+
+def test_commands() -> None:
+    way = {"inventory_hostname": "host1"}
+    assert commands({"address": "192.0.2.5"}, way, user="me")["ssh"] == "ssh -J host1 me@192.0.2.5"
+    with pytest.raises(AnsibleFilterError, match="ansible_become"):
+        commands({"console_command": "virsh console a"}, {**way, "ansible_become": "perhaps"})
