@@ -124,7 +124,8 @@ def guest_fleet(
 def read_yaml(text: str) -> object:
     """A description that is YAML. The error has no piece of it: there may be passwords in it."""
     try:
-        return yaml_load(text)
+        # Ansible's own kind of text is none to the parser.
+        return yaml_load(str(text))
     except Exception as error:  # noqa: BLE001 - yaml.YAMLError, which this room does not import
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
