@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes docs/reference from the modules' own documentation; with --check, says which pages are not up to date."""
+"""Writes docs/reference from the plugins' own documentation; with --check, says which pages are not up to date."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ SPDX-License-Identifier: GPL-3.0-or-later
 Made by './dev docs' from the modules; not written by hand.
 -->
 """
+# Fragments of Ansible itself that a page leads to instead of repeating them.
+_ANSIBLE = {
+    "constructed": "[constructed](https://docs.ansible.com/ansible/latest/collections/ansible/builtin/constructed_inventory.html)"
+    " (`strict`, `compose`, `groups`, `keyed_groups`, …)",
+    "inventory_cache": "[those of the inventory's cache](https://docs.ansible.com/ansible/latest/plugins/cache.html)"
+    " (`cache`, `cache_plugin`, `cache_timeout`, `cache_connection`, `cache_prefix`)",
+}
 # What the markup of module documentation becomes.
 _CODE = re.compile(r"\b(?:C|O|V|RV|E)\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 _MARKUP = (
@@ -91,19 +98,27 @@ def strings(path: Path) -> dict[str, str]:
 
 
 def page(path: Path) -> tuple[str, str]:
-    """(Markdown, one line) of a module."""
+    """(Markdown, one line) of a module, or of an inventory plugin."""
     parts = strings(path)
     about = yaml.safe_load(parts["DOCUMENTATION"])
+    theirs = []
     for fragment in about.get("extends_documentation_fragment", []):
+        if fragment in _ANSIBLE:
+            theirs.append(_ANSIBLE[fragment])
+            continue
         shared = strings(path.parent.parent / "doc_fragments" / f"{fragment.rpartition('.')[2]}.py")["DOCUMENTATION"]
         about["attributes"] = {**yaml.safe_load(shared)["attributes"], **about.get("attributes", {})}
-    lines = [f"# {about['module']}", "", f"{text(about['short_description'])}.", ""]
+    lines = [f"# {path.stem}", "", f"{text(about['short_description'])}.", ""]
     for paragraph in about["description"] if isinstance(about["description"], list) else [about["description"]]:
         lines += [text(paragraph), ""]
     if about.get("requirements"):
         lines += ["Needs:", "", *(f"- {text(one)}" for one in about["requirements"]), ""]
     if about.get("options"):
         lines += ["## Options", "", "| option | | meaning |", "|---|---|---|", *options(about["options"]), ""]
+    if theirs:
+        lines += [f"And the options of {' and '.join(theirs)}.", ""]
+    if about.get("notes"):
+        lines += ["## Notes", "", *(f"- {text(one)}" for one in about["notes"]), ""]
     if about.get("attributes"):
         lines += ["## Attributes", "", "| attribute | support | |", "|---|---|---|"]
         lines += [f"| {name} | {one.get('support', '')} | {cell(one.get('details') or one.get('description', ''))} |"
@@ -121,6 +136,10 @@ def pages() -> dict[Path, str]:
     made = {}
     index = ["# Modules", "", "| module | what for |", "|---|---|"]
     for path in sorted((ROOT / "plugins/modules").glob("*.py")):
+        made[PAGES / f"{path.stem}.md"], line = page(path)
+        index.append(f"| [{path.stem}]({path.stem}.md) | {line} |")
+    index += ["", "# Inventory plugins", "", "| plugin | what for |", "|---|---|"]
+    for path in sorted((ROOT / "plugins/inventory").glob("*.py")):
         made[PAGES / f"{path.stem}.md"], line = page(path)
         index.append(f"| [{path.stem}]({path.stem}.md) | {line} |")
     index += ["", "`ansible-doc cnvm.platform.container` says the same. Roles have a README each."]

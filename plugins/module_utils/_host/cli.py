@@ -28,6 +28,7 @@ _ROOMS = {
     "recover": "recover",
     "guest": "guest_start",
     "template": "template_making",
+    "workloads": "workloads",
 }
 Command = t.Callable[[t.Sequence[str], Host], int]
 

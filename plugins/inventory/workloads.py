@@ -1,0 +1,295 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: workloads
+short_description: Guests and containers of all hosts as an inventory
+version_added: 0.1.0
+author:
+  - the cnvm.platform authors (@cnvm)
+description:
+  - Asks all hosts at once, over SSH, which guests and containers they have. Each of these becomes a host of the
+    inventory, reached through the host that has it.
+  - The name of the file with these options must end in C(workloads.yml) or C(workloads.yaml).
+  - A host that does not answer is named in a warning. The others are not affected. With O(cache), what it said the last
+    time is used instead, and marked C(cnvm_stale).
+  - Host keys are checked, those of hosts and those of workloads.
+notes:
+  - It uses the C(ssh) of the controller with the variables that Ansible's own SSH connection reads (such as
+    C(ansible_host), C(ansible_user), C(ansible_ssh_common_args)), and keys only. A user other than root needs C(sudo)
+    without a password.
+  - "Groups, each with O(prefix) before it: C(guests), C(containers), C(state_STATE), C(host_HOST), C(group_GROUP),
+    C(type_TYPE) and C(template_TEMPLATE) by the tags of these names, C(tag_NAME_VALUE) by others, C(image_IMAGE) for
+    containers, C(reachable) for those with an address whose host has answered, and C(stale). Tags of a container are
+    its labels."
+  - "Variables: C(cnvm_kind), C(cnvm_host), C(cnvm_state), C(cnvm_managed), C(cnvm_tags), C(cnvm_group), C(cnvm_type),
+    C(cnvm_template), C(cnvm_stale), C(cnvm_jump_host), C(cnvm_unreachable_reason), and C(cnvm_workload), which is what
+    M(cnvm.platform.guest_info) or M(cnvm.platform.container_info) returns, without C(definition)."
+  - A workload without an address, such as a guest that is off, has no C(ansible_host), and C(cnvm_unreachable_reason)
+    says why. Connecting to it fails at once with that reason. Take C(GROUP:&cnvm_reachable) as the hosts of a play, or
+    set O(only_reachable).
+  - Two workloads of the same name are called C(NAME.HOST), and so is one with the name of a host.
+  - The key of a workload is looked for under its address on the overlay. An address of a libvirt network can be that of
+    other guests on other hosts; such a guest's key is looked for under C(NAME.HOST).
+options:
+  plugin:
+    description: The name of this plugin.
+    type: str
+    required: true
+    choices: [cnvm.platform.workloads]
+  inventory:
+    description:
+      - Other inventory files, relative to this one, that have the hosts to ask.
+      - Needed when O(hosts) is not set.
+    type: list
+    elements: str
+    default: []
+  pattern:
+    description: Which hosts of O(inventory) to ask.
+    type: str
+    default: cnvm_hosts
+  hosts:
+    description: The hosts to ask, by name, with their variables, instead of O(inventory).
+    type: dict
+    default: {}
+  timeout_s:
+    description: After how many seconds a host that does not answer is given up.
+    type: int
+    default: 15
+  direct_networks:
+    description:
+      - Networks such as V(192.0.2.0/24) of which the controller itself reaches the workloads, without a jump through
+        the host.
+    type: list
+    elements: str
+    default: []
+  accept_new_host_keys:
+    description:
+      - Whether to accept the key of a workload that was never seen before. A key that has changed is always refused.
+    type: bool
+    default: false
+  only_reachable:
+    description: Whether to leave out workloads without an address.
+    type: bool
+    default: false
+  prefix:
+    description: What the names of groups begin with.
+    type: str
+    default: cnvm_
+extends_documentation_fragment:
+  - constructed
+  - inventory_cache
+"""
+
+EXAMPLES = r"""
+# Beside hosts.yml, with the group cnvm_hosts in it:
+#   ansible-inventory -i workloads.yml --graph
+#   ansible -i workloads.yml 'cnvm_group_front:&cnvm_reachable' -m ansible.builtin.ping
+plugin: cnvm.platform.workloads
+inventory: [hosts.yml]
+compose:
+  ansible_user: "'cnvm' if cnvm_kind == 'container' else 'debian'"
+
+---
+# Asked at most every five minutes. Of a host that is off, what it said before.
+plugin: cnvm.platform.workloads
+inventory: [hosts.yml]
+cache: true
+cache_plugin: ansible.builtin.jsonfile
+cache_connection: ~/.cache/cnvm-workloads
+cache_timeout: 300
+
+---
+# Hosts that stand here, guests on a bridge of their network, groups of one's own.
+plugin: cnvm.platform.workloads
+hosts:
+  host1: {ansible_host: 192.0.2.11, ansible_user: root}
+  host2: {ansible_host: 192.0.2.12, ansible_user: root}
+direct_networks: [192.0.2.0/24]
+only_reachable: true
+keyed_groups:
+  - {key: cnvm_workload.memory_mib | default(0), prefix: memory}
+groups:
+  databases: "'db' in inventory_hostname"
+"""
+
+import os
+import time
+import typing as t
+
+from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.inventory.manager import InventoryManager
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable, get_cache_plugin
+from ansible.template import Templar
+from ansible.utils.unsafe_proxy import wrap_var
+from ansible.vars.manager import VariableManager
+
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh, _workloads
+
+# Files that are being read: one that names itself would be read for ever.
+_reading: set[str] = set()
+
+
+class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
+    """Ansible's way to find it."""
+
+    NAME = "cnvm.platform.workloads"
+
+    def verify_file(self, path: str) -> bool:
+        return super().verify_file(path) and path.endswith(("workloads.yml", "workloads.yaml"))
+
+    def parse(self, inventory: t.Any, loader: t.Any, path: str, cache: bool = True) -> None:
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        try:
+            direct = _workloads.networks(self.get_option("direct_networks"))
+        except ValueError as error:
+            raise AnsibleParserError(f"direct_networks: {error}.") from error
+        settings = _workloads.Settings(self.get_option("prefix"), direct, self.get_option("accept_new_host_keys"))
+        places = self._answers(path, self._places(path), fresh=not cache)
+        entries, warnings = _workloads.entries(places, settings)
+        for text in warnings:
+            self.display.warning(text)
+        for entry in entries:
+            if not (self.get_option("only_reachable") and entry.variables["cnvm_unreachable_reason"]):
+                self._add(entry)
+
+    # --- the hosts to ask ---
+
+    def _places(self, path: str) -> list[_workloads.Place]:
+        """The hosts, with the way to each, or with why there is none."""
+        found = []
+        for name, variables in sorted(self._host_variables(path).items()):
+            if variables.get("ansible_connection") == "local":
+                found.append(_workloads.Place(name))
+                continue
+            argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))
+            found.append(_workloads.Place(name, destination, argv))
+        return found
+
+    def _host_variables(self, path: str) -> dict[str, dict[str, t.Any]]:
+        """Of each host the variables that say how SSH comes to it."""
+        given, files = self.get_option("hosts"), self.get_option("inventory")
+        if bool(given) == bool(files):
+            raise AnsibleParserError("Either 'inventory' or 'hosts' must say which hosts to ask.")
+        if given:
+            everything = {str(name): dict(variables or {}) for name, variables in given.items()}
+        else:
+            everything = self._from_files(path, [os.path.join(os.path.dirname(path), str(file)) for file in files])
+        found = {}
+        for name, variables in everything.items():
+            variables = {"inventory_hostname": name, **variables}
+            templar = Templar(loader=self.loader, variables=variables)
+            found[name] = {key: templar.template(variables[key]) for key in _ssh.VARIABLES if key in variables}
+        return found
+
+    def _from_files(self, path: str, files: t.Sequence[str]) -> dict[str, dict[str, t.Any]]:
+        if path in _reading:
+            raise AnsibleParserError(f"{path} names itself as the inventory with its hosts.")
+        for file in files:
+            if not os.path.exists(file):
+                raise AnsibleParserError(f"inventory: there is no {file}.")
+        _reading.add(path)
+        try:
+            manager = InventoryManager(loader=self.loader, sources=[os.path.abspath(file) for file in files])
+        finally:
+            _reading.discard(path)
+        variables = VariableManager(loader=self.loader, inventory=manager)
+        pattern = self.get_option("pattern")
+        hosts = manager.list_hosts(pattern)
+        if not hosts:
+            raise AnsibleParserError(f"pattern: no host of {', '.join(files)} is in {pattern!r}.")
+        return {host.name: variables.get_vars(host=host, include_hostvars=False) for host in hosts}
+
+    # --- what they say ---
+
+    def _answers(self, path: str, places: t.Sequence[_workloads.Place], *, fresh: bool) -> list[_workloads.Place]:
+        """The places with what each has said."""
+        known = self._recall(path)
+        now = time.time()
+        timeout = self.get_option("cache_timeout")
+        hosts = known.get("hosts", {})
+        usable = not timeout or 0 <= now - known.get("asked_at", 0) <= timeout
+        if fresh or not usable or sorted(hosts) != [place.name for place in places]:
+            hosts = self._ask(places, hosts, now)
+            self._keep(path, {"asked_at": now, "hosts": hosts})
+        found: list[_workloads.Place] = []
+        for place in places:
+            found += self._with_answer(place, hosts[place.name])
+        return found
+
+    def _ask(
+        self, places: t.Sequence[_workloads.Place], before: t.Mapping[str, t.Any], now: float
+    ) -> dict[str, dict[str, t.Any]]:
+        """{host: its last answer, when it gave that, and what went wrong after it}."""
+        helper = _ssh.helper_command("workloads")
+        commands = {
+            place.name: ["sh", "-c", helper] if place.ssh is None else [*place.ssh, place.destination, helper]
+            for place in places
+        }
+        found = {}
+        for name, (answer, error) in _ssh.ask_all(commands, self.get_option("timeout_s")).items():
+            error = error or _workloads.check_answer(answer)
+            last = before.get(name, {})
+            if error:
+                found[name] = {**last, "error": error}
+                continue
+            found[name] = {"answer": answer, "answered_at": now, "error": ""}
+            if answer.get("guests_error") and last.get("answer"):
+                found[name]["guests"] = last.get("guests") or last["answer"]["guests"]
+        return found
+
+    def _with_answer(self, place: _workloads.Place, said: t.Mapping[str, t.Any]) -> list[_workloads.Place]:
+        """The place with its answer; twice when a part of it is from an earlier time."""
+
+        def made(answer: t.Any, *, stale: bool) -> _workloads.Place:
+            return _workloads.Place(place.name, place.destination, place.ssh, answer, stale)
+
+        answer: dict[str, t.Any] = said.get("answer") or {}
+        if said["error"]:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said.get("answered_at", 0)))
+            then = f"What it has is as of {when}." if answer else "What it has is left out."
+            self.display.warning(f"The host {place.name} does not say which workloads it has: {said['error']}. {then}")
+            return [made(answer, stale=True)]
+        found = [made(answer, stale=False)]
+        if answer.get("guests_error"):
+            self.display.warning(f"The host {place.name} does not say which guests it has: {answer['guests_error']}")
+            found.append(made({"guests": said.get("guests", [])}, stale=True))
+        return found
+
+    # --- the cache: of a host that is gone an old answer is taken, so it is we who look how old one is ---
+
+    def _recall(self, path: str) -> dict[str, t.Any]:
+        if not self.get_option("cache"):
+            return {}
+        where = {"_uri": self.get_option("cache_connection"), "_prefix": self.get_option("cache_prefix")}
+        options = {key: value for key, value in where.items() if value is not None}
+        self._cache = get_cache_plugin(self.get_option("cache_plugin"), _timeout=0, **options)
+        try:
+            known = self._cache[self.get_cache_key(path)]
+        except (KeyError, AnsibleError):
+            return {}
+        return known if isinstance(known, dict) and isinstance(known.get("hosts"), dict) else {}
+
+    def _keep(self, path: str, value: dict[str, t.Any]) -> None:
+        if self.get_option("cache"):
+            self._cache[self.get_cache_key(path)] = value
+
+    # --- the inventory ---
+
+    def _add(self, entry: _workloads.Entry) -> None:
+        # What comes from hosts is no template.
+        variables = {key: wrap_var(value) for key, value in entry.variables.items()}
+        inventory: t.Any = self.inventory
+        inventory.add_host(entry.name)
+        for key, value in variables.items():
+            inventory.set_variable(entry.name, key, value)
+        for group in entry.groups:
+            inventory.add_child(inventory.add_group(group), entry.name)
+        strict = self.get_option("strict")
+        self._set_composite_vars(self.get_option("compose"), variables, entry.name, strict=strict)
+        self._add_host_to_composed_groups(self.get_option("groups"), variables, entry.name, strict=strict)
+        self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, entry.name, strict=strict)

@@ -1,0 +1,99 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This plugin util is PRIVATE to the collection.
+"""Asks hosts over SSH, all at once, where there are no tasks yet: while an inventory is read."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shlex
+import signal
+import subprocess
+import typing as t
+
+from ansible import constants
+from ansible.plugins.loader import connection_loader
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+
+# Variables that say how SSH comes to a host; those that the connection plugin ssh reads.
+VARIABLES = (
+    "ansible_connection", "ansible_host", "ansible_ssh_host", "ansible_port", "ansible_ssh_port", "ansible_user",
+    "ansible_ssh_user", "ansible_private_key_file", "ansible_ssh_private_key_file", "ansible_ssh_common_args",
+    "ansible_ssh_extra_args", "ansible_ssh_args",
+)  # fmt: skip
+_MOST_AT_ONCE = 50
+
+
+def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tuple[tuple[str, ...], str]:
+    """(SSH up to the host's address, that address), from the variables and settings that Ansible's own SSH has.
+
+    Nothing is asked on a terminal, and no connection is left open: the one who asks would wait for its end.
+    """
+    connection_loader.get("ssh", class_only=True)  # what it knows of its options is loaded with it
+
+    def option(key: str) -> str:
+        value = constants.config.get_config_value(
+            key, plugin_type="connection", plugin_name="ssh", variables={"inventory_hostname": name, **variables}
+        )
+        return "" if value is None else str(value)
+
+    argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={timeout_s}"]
+    argv += ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
+    for key in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+        argv += shlex.split(option(key))
+    if option("port"):
+        argv += ["-p", option("port")]
+    if option("private_key_file"):
+        argv += ["-i", os.path.abspath(os.path.expanduser(option("private_key_file")))]
+    user = option("remote_user")
+    if user:
+        argv += ["-l", user]
+    return tuple(argv), option("host") or name
+
+
+def helper_command(*words: str) -> str:
+    """The shell command that runs ``cnvm-host`` as root."""
+    said = shlex.join([paths.HELPER, *words])
+    script = f'if [ "$(id -u)" = 0 ]; then exec {said}; else exec sudo -n {said}; fi'
+    return shlex.join(["sh", "-c", script])
+
+
+def ask(argv: t.Sequence[str], timeout_s: float) -> tuple[t.Any, str]:
+    """(what a command answers as JSON, what went wrong)."""
+    try:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        return None, str(error)
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except BaseException as error:
+        # With what it has started: a ProxyCommand would keep the pipes open.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        return None, f"no answer within {timeout_s:g} s"
+    if process.returncode:
+        said = errors.decode(errors="replace").strip().splitlines()
+        if process.returncode == 127:
+            said = ["it has no cnvm-host; run the role cnvm.platform.host_bootstrap on it"]
+        return None, said[-1].strip() if said else f"code {process.returncode}"
+    try:
+        return json.loads(output), ""
+    except (ValueError, RecursionError):
+        return None, "its answer is no JSON"
+
+
+def ask_all(commands: t.Mapping[str, t.Sequence[str]], timeout_s: float) -> dict[str, tuple[t.Any, str]]:
+    """``ask`` of all of them at once, by name."""
+    if not commands:
+        return {}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(len(commands), _MOST_AT_ONCE)) as pool:
+        asked = {name: pool.submit(ask, argv, timeout_s) for name, argv in commands.items()}
+        return {name: one.result() for name, one in asked.items()}

@@ -1,0 +1,245 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This plugin util is PRIVATE to the collection.
+"""From what hosts say of their workloads to the hosts, groups and variables of an inventory. No effects.
+
+What a host says is not trusted: names, states and addresses become parts of names, groups and command lines here, so
+each is brought into a form that can do no harm there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import ipaddress
+import re
+import shlex
+import typing as t
+
+KINDS = {"guests": "guest", "containers": "container"}
+_STATES = frozenset((
+    "running", "paused", "stopped", "stopping", "crashed", "suspended", "missing", "restarting", "failed",
+))  # fmt: skip
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
+_NOT_IN_GROUPS = re.compile(r"[^A-Za-z0-9_]")
+Item = t.Mapping[str, t.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A host, and what it said: now, or (``stale``) the last time. ``ssh``: the command that leads to it, up to its
+    address; None for this machine."""
+
+    name: str
+    destination: str = ""
+    ssh: t.Optional[tuple[str, ...]] = None
+    answer: t.Optional[Item] = None
+    stale: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``direct``: the networks that are reached without a jump. ``accept_new``: take keys that were never seen."""
+
+    prefix: str = "cnvm_"
+    direct: tuple[t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network], ...] = ()
+    accept_new: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A host of the inventory."""
+
+    name: str
+    groups: tuple[str, ...]
+    variables: dict[str, t.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    place: Place
+    kind: str
+    item: Item
+
+    @property
+    def name(self) -> str:
+        return _NOT_IN_NAMES.sub("_", self.item["name"]).lstrip(".-_") or "unnamed"
+
+    @property
+    def managed(self) -> bool:
+        return self.kind == "container" or bool(self.item.get("managed"))
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Which of two that say they have the same one is right: records are compared by generation, never by time."""
+        generation = self.item.get("generation")
+        return (generation if isinstance(generation, int) else -1, not self.place.stale)
+
+
+def check_answer(answer: object) -> str:
+    """What is wrong with a host's answer; empty when nothing is."""
+    if not isinstance(answer, dict) or answer.get("schema") != 1:
+        return "its answer is of another version of the collection; run the role cnvm.platform.host_bootstrap again"
+    for key in KINDS:
+        found = answer.get(key)
+        if not isinstance(found, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("name"), str) for one in found
+        ):
+            return f"its answer has no list of {key}"
+    return ""
+
+
+def networks(texts: t.Iterable[object]) -> tuple[t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network], ...]:
+    """``10.0.0.0/8`` and the like; ValueError for what is no network."""
+    return tuple(ipaddress.ip_network(str(text)) for text in texts)
+
+
+def entries(places: t.Sequence[Place], settings: Settings) -> tuple[list[Entry], list[str]]:
+    """(the inventory's hosts sorted by name, warnings)."""
+    seen, warnings = _once(_all(places))
+    count: dict[str, int] = {}
+    for one in seen:
+        count[one.name] = count.get(one.name, 0) + 1
+    ours = {one.name for one in seen if one.managed and sum(x.managed for x in seen if x.name == one.name) == 1}
+    # A workload must not become another host by its name.
+    taken = {place.name for place in places} | {"localhost"}
+    found = {}
+    for one in seen:
+        name = one.name
+        if name in taken or (count[name] > 1 and not (one.managed and name in ours)):
+            name = f"{name}.{one.place.name}"
+            if name in found:
+                name = f"{name}.{one.kind}"
+            warnings.append(
+                f"There is more than one {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here."
+            )
+        found[name] = _entry(name, one, settings)
+    return [found[name] for name in sorted(found)], warnings
+
+
+def _all(places: t.Sequence[Place]) -> list[_Seen]:
+    """All that hosts say they have; what has moved away is said by its new host."""
+    return [
+        _Seen(place, kind, item)
+        for place in sorted(places, key=lambda place: place.name)
+        for key, kind in KINDS.items()
+        for item in (place.answer or {}).get(key, ())
+        if item.get("state") != "moved"
+    ]
+
+
+def _once(seen: t.Sequence[_Seen]) -> tuple[list[_Seen], list[str]]:
+    """Each workload once, where its newest record says that it is: a stale answer may have one that went on."""
+    warnings = []
+    best: dict[tuple[str, str], _Seen] = {}
+    for index, one in enumerate(seen):
+        key = (one.name, str(one.item.get("uuid")) if one.managed else str(index))
+        other = best.get(key)
+        if other is None or one.rank > other.rank:
+            best[key] = one
+        elif one.rank == other.rank and not one.place.stale:
+            warnings.append(
+                f"Both {other.place.name} and {one.place.name} say that they have {one.name!r}. "
+                "Run the playbook cnvm.platform.recover."
+            )
+    return list(best.values()), warnings
+
+
+def _state(one: _Seen) -> str:
+    state = str(one.item.get("state"))
+    return state if state in _STATES else "unknown"
+
+
+def _address(one: _Seen) -> t.Optional[t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
+    try:
+        return ipaddress.ip_address(str(one.item.get("address")))
+    except ValueError:
+        return None
+
+
+def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
+    item, state, address = one.item, _state(one), _address(one)
+    tags = item.get("tags" if one.kind == "guest" else "labels")
+    tags = {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+    reason = ""
+    if state != "running":
+        reason = f"The {one.kind} {name} is {state}."
+    elif address is None:
+        reason = f"The {one.kind} {name} has no address" + ("." if one.kind == "container" else " that was seen.")
+    variables: dict[str, t.Any] = {
+        "cnvm_kind": one.kind,
+        "cnvm_host": one.place.name,
+        "cnvm_state": state,
+        "cnvm_managed": one.managed,
+        "cnvm_tags": tags,
+        "cnvm_group": tags.get("group"),
+        "cnvm_type": tags.get("type"),
+        "cnvm_template": tags.get("template"),
+        "cnvm_stale": one.place.stale,
+        "cnvm_unreachable_reason": reason or None,
+        # Without its definition, which is as large as the rest.
+        "cnvm_workload": {key: value for key, value in item.items() if key != "definition"},
+    }
+    if reason:
+        # Without an address, SSH would take the name for one, and may find another machine there.
+        variables["ansible_ssh_common_args"] = ssh_option("ProxyCommand", f"echo {_proxy_word(reason)} >&2")
+    else:
+        variables["ansible_host"] = str(address)
+        variables.update(_way(one, t.cast("ipaddress.IPv4Address", address), settings))
+    return Entry(name, _groups(one, state, tags, reachable=not reason, prefix=settings.prefix), variables)
+
+
+def _way(one: _Seen, address: ipaddress.IPv4Address | ipaddress.IPv6Address, settings: Settings) -> dict[str, t.Any]:
+    """How SSH comes to a workload, and by which name it knows its key."""
+    options = []
+    jump = one.place.ssh is not None and not any(address in network for network in settings.direct)
+    if jump:
+        options.append(ssh_option("ProxyCommand", proxy_command(one.place)))
+    if not _on_overlay(one):
+        # Another guest, on another host, may have the same address.
+        options.append(ssh_option("HostKeyAlias", f"{one.name}.{one.place.name}"))
+    if settings.accept_new:
+        options.append(ssh_option("StrictHostKeyChecking", "accept-new"))
+    # Ansible would share one connection between all that have the same address.
+    number = hashlib.sha256(f"{one.place.name} {one.item.get('uuid')} {one.name}".encode()).hexdigest()[:10]
+    return {
+        "ansible_ssh_common_args": " ".join(options),
+        "ansible_control_path": f"%(directory)s/{number}-%%p-%%r",
+        "cnvm_jump_host": one.place.name if jump else None,
+    }
+
+
+def _on_overlay(one: _Seen) -> bool:
+    """Whether its address is one that no other workload of the overlay has."""
+    return one.kind == "container" or one.item.get("address") == one.item.get("overlay_address")
+
+
+def ssh_option(name: str, value: str) -> str:
+    """``-o NAME=VALUE`` for ansible_ssh_common_args, which is split as a shell does."""
+    return f"-o {shlex.quote(f'{name}={value}')}"
+
+
+def _proxy_word(text: str) -> str:
+    """A word of a ProxyCommand: for the shell, and % is the start of what SSH puts in."""
+    return shlex.quote(text).replace("%", "%%")
+
+
+def proxy_command(place: Place) -> str:
+    """The command that connects to an address as the host of ``place`` sees it."""
+    words = [_proxy_word(word) for word in place.ssh or ()]
+    return " ".join([*words, "-W", "'[%h]:%p'", _proxy_word(place.destination)])
+
+
+def _groups(one: _Seen, state: str, tags: t.Mapping[str, str], *, reachable: bool, prefix: str) -> tuple[str, ...]:
+    words = [f"{one.kind}s", f"state_{state}", f"host_{one.place.name}"]
+    for key, value in tags.items():
+        words.append(f"{key}_{value}" if key in ("group", "type", "template") else f"tag_{key}_{value}")
+    image = one.item.get("image") if one.kind == "container" else None
+    if image:
+        words.append(f"image_{image}")
+    if one.place.stale:
+        words.append("stale")
+    elif reachable:
+        words.append("reachable")
+    return tuple(_NOT_IN_GROUPS.sub("_", prefix + word) for word in words)

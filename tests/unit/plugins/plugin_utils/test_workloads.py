@@ -1,0 +1,206 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What hosts say becomes an inventory, whatever they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import typing as t
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _workloads
+from ansible_collections.cnvm.platform.plugins.plugin_utils._workloads import Entry, Place, Settings
+
+SSH = ("ssh", "-o", "UserKnownHostsFile=/a b/100%", "-i", "/key")
+CONTAINER = {
+    "name": "web", "uuid": "u1", "state": "running", "placement": "host1", "generation": 3,
+    "address": "10.100.101.20", "image": "cnvm", "labels": {"group": "front", "rack": "r-1"},
+    "definition": {"environment": {"PASSWORD": "x"}},
+}  # fmt: skip
+GUEST = {
+    "name": "db", "uuid": "u2", "managed": True, "state": "running", "placement": "host1", "generation": 1,
+    "address": "192.168.122.50", "address_source": "lease", "overlay_address": None,
+    "tags": {"group": "back", "type": "sql", "template": "debian-13"},
+}  # fmt: skip
+
+
+def place(name: str = "host1", *, stale: bool = False, guests: t.Any = (), containers: t.Any = ()) -> Place:
+    answer = {"schema": 1, "guests": list(guests), "containers": list(containers)}
+    return Place(name, f"{name}.example.net", SSH, answer, stale)
+
+
+def listed(*places: Place, **settings: t.Any) -> dict[str, Entry]:
+    found, warnings = _workloads.entries(places, Settings(**settings))
+    assert warnings == []
+    return {entry.name: entry for entry in found}
+
+
+def options(entry: Entry) -> dict[str, str]:
+    """What SSH is given, as Ansible splits it."""
+    words = shlex.split(entry.variables["ansible_ssh_common_args"])
+    assert words[::2] == ["-o"] * (len(words) // 2)
+    return dict(word.split("=", 1) for word in words[1::2])
+
+
+def test_a_container_is_reached_through_its_host() -> None:
+    entry = listed(place(containers=[CONTAINER]))["web"]
+    assert entry.variables["ansible_host"] == "10.100.101.20"
+    assert entry.variables["cnvm_jump_host"] == "host1"
+    assert set(options(entry)) == {"ProxyCommand"}
+    assert entry.groups == (
+        "cnvm_containers", "cnvm_state_running", "cnvm_host_host1", "cnvm_group_front", "cnvm_tag_rack_r_1",
+        "cnvm_image_cnvm", "cnvm_reachable",
+    )  # fmt: skip
+    assert "PASSWORD" not in str(entry.variables)
+
+
+def test_the_proxy_command_is_what_the_shell_makes_of_it() -> None:
+    """SSH puts in the address first, then a shell runs it; % in our words is no place to put something in."""
+    text = options(listed(place(containers=[CONTAINER]))["web"])["ProxyCommand"]
+    text = re.sub("%(.)", lambda found: {"%": "%", "h": "fd00::1", "p": "22"}[found[1]], text)
+    said = subprocess.run(["sh", "-c", f"printf '%s\\n' {text}"], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [*SSH, "-W", "[fd00::1]:22", "host1.example.net"]
+
+
+def test_groups_of_a_guest() -> None:
+    entry = listed(place(guests=[GUEST]), prefix="")["db"]
+    assert entry.groups == (
+        "guests", "state_running", "host_host1", "group_back", "type_sql", "template_debian_13", "reachable",
+    )  # fmt: skip
+    assert (entry.variables["cnvm_group"], entry.variables["cnvm_type"]) == ("back", "sql")
+
+
+def test_addresses_that_others_may_have_too() -> None:
+    """Two guests at the same address of two hosts: neither key nor connection of one is taken for the other's."""
+    other = {**GUEST, "name": "db2", "uuid": "u3"}
+    found = listed(place(guests=[GUEST]), place("host2", guests=[other]))
+    assert options(found["db"])["HostKeyAlias"] == "db.host1"
+    assert options(found["db2"])["HostKeyAlias"] == "db2.host2"
+    paths = {entry.variables["ansible_control_path"] for entry in found.values()}
+    assert len(paths) == 2
+    assert all(re.fullmatch(r"/cp/[0-9a-f]{10}-%p-%r", path % {"directory": "/cp"}) for path in paths)
+
+
+def test_a_guest_on_the_overlay_is_known_by_its_address() -> None:
+    guest = {**GUEST, "address": "10.100.101.30", "overlay_address": "10.100.101.30"}
+    assert "HostKeyAlias" not in options(listed(place(guests=[guest]))["db"])
+
+
+def test_no_jump_where_none_is_needed() -> None:
+    direct = _workloads.networks(["192.168.122.0/24"])
+    entry = listed(place(guests=[GUEST]), direct=direct)["db"]
+    assert "ProxyCommand" not in options(entry)
+    assert entry.variables["cnvm_jump_host"] is None
+    here = Place("host1", answer={"guests": [], "containers": [CONTAINER]})
+    assert listed(here)["web"].variables["ansible_ssh_common_args"] == ""
+
+
+def test_new_keys_only_when_asked_for() -> None:
+    assert "StrictHostKeyChecking" not in str(listed(place(containers=[CONTAINER]))["web"])
+    entry = listed(place(containers=[CONTAINER]), accept_new=True)["web"]
+    assert options(entry)["StrictHostKeyChecking"] == "accept-new"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"state": "stopped"}, "The guest db is stopped."),
+        ({"state": "crashed; rm"}, "The guest db is unknown."),
+        ({"address": None}, "The guest db has no address that was seen."),
+        ({"address": "-oProxyCommand=id"}, "The guest db has no address that was seen."),
+    ],
+)
+def test_why_it_is_not_reachable(change: dict[str, t.Any], reason: str) -> None:
+    """Connecting to it leads nowhere: its name is not looked up, and the reason is said."""
+    entry = listed(place(guests=[{**GUEST, **change}]))["db"]
+    assert "ansible_host" not in entry.variables
+    assert entry.variables["cnvm_unreachable_reason"] == reason
+    assert "cnvm_reachable" not in entry.groups
+    command = options(entry)["ProxyCommand"]
+    assert subprocess.run(["sh", "-c", command], capture_output=True, text=True).stderr == f"{reason}\n"
+
+
+def test_what_moved_is_where_it_went() -> None:
+    gone = {"name": "web", "uuid": "u1", "state": "moved", "placement": "host2", "generation": 4}
+    there = {**CONTAINER, "placement": "host2", "generation": 4}
+    assert listed(place(containers=[gone]), place("host2", containers=[there]))["web"].variables["cnvm_host"] == "host2"
+
+
+def test_an_old_answer_does_not_win() -> None:
+    """A host that is off had it; it was brought back elsewhere since."""
+    there = {**CONTAINER, "generation": 4}
+    found = listed(place(stale=True, containers=[CONTAINER]), place("host2", containers=[there]))
+    assert found["web"].variables["cnvm_host"] == "host2"
+    assert not found["web"].variables["cnvm_stale"]
+
+
+def test_an_old_answer_is_marked() -> None:
+    entry = listed(place(stale=True, containers=[CONTAINER]))["web"]
+    assert entry.variables["cnvm_stale"]
+    assert entry.variables["ansible_host"] == "10.100.101.20"
+    assert "cnvm_stale" in entry.groups
+    assert "cnvm_reachable" not in entry.groups
+
+
+def test_a_host_without_an_answer_empties_nothing() -> None:
+    assert set(listed(Place("host2", "a", SSH, None, True), place(containers=[CONTAINER]))) == {"web"}
+
+
+def test_two_that_say_they_have_it() -> None:
+    found, warnings = _workloads.entries(
+        [place(containers=[CONTAINER]), place("host2", containers=[CONTAINER])], Settings()
+    )
+    assert [entry.name for entry in found] == ["web"]
+    assert "Both host1 and host2" in warnings[0]
+
+
+def test_others_of_the_same_name() -> None:
+    foreign = {**GUEST, "managed": False, "uuid": "u9"}
+    found, warnings = _workloads.entries(
+        [place(guests=[GUEST]), place("host2", guests=[foreign]), place("host3", guests=[{**foreign, "uuid": "u8"}])],
+        Settings(),
+    )
+    assert [entry.name for entry in found] == ["db", "db.host2", "db.host3"]
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize("name", ["host1", "host2", "localhost"])
+def test_no_workload_becomes_a_host(name: str) -> None:
+    found, _warnings = _workloads.entries([place(guests=[{**GUEST, "name": name}]), place("host2")], Settings())
+    assert [entry.name for entry in found] == [f"{name}.host1"]
+
+
+@pytest.mark.parametrize(
+    "answer", [None, [], {}, {"schema": 2, "guests": [], "containers": []}, {"schema": 1, "guests": [{}]}]
+)
+def test_answers_that_are_none(answer: t.Any) -> None:
+    assert _workloads.check_answer(answer)
+
+
+def test_an_answer() -> None:
+    assert _workloads.check_answer(place(guests=[GUEST], containers=[CONTAINER]).answer) == ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+KEYS = st.sampled_from([*GUEST, *CONTAINER])
+
+
+@given(st.lists(st.dictionaries(KEYS, JSON, max_size=6), max_size=4), st.text(max_size=8))
+def test_nothing_that_a_host_says_does_harm(items: list[dict[str, t.Any]], name: str) -> None:
+    items = [{**item, "name": name} for item in items]
+    answer = place(guests=items, containers=items)
+    assert _workloads.check_answer(answer.answer) == ""
+    for entry in _workloads.entries([answer], Settings())[0]:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", entry.name)
+        assert all(re.fullmatch(r"[A-Za-z0-9_]+", group) for group in entry.groups)
+        assert set(options(entry)) <= {"ProxyCommand", "HostKeyAlias"}
