@@ -111,7 +111,7 @@ hosts:
 direct_networks: [192.0.2.0/24]
 only_reachable: true
 keyed_groups:
-  - {key: cnvm_workload.memory_mib | default(0), prefix: memory}
+  - {key: cnvm_workload.vcpus | default(0) | string, prefix: vcpus}
 groups:
   databases: "'db' in inventory_hostname"
 """
@@ -251,7 +251,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         answer: dict[str, t.Any] = said.get("answer") or {}
         if said["error"]:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said.get("answered_at", 0)))
-            then = f"What it has is as of {when}." if answer else "What it has is left out."
+            then = f"They are as of {when}." if answer else "They are left out."
             self.display.warning(f"The host {place.name} does not say which workloads it has: {said['error']}. {then}")
             return [made(answer, stale=True)]
         found = [made(answer, stale=False)]

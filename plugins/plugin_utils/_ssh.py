@@ -25,6 +25,8 @@ VARIABLES = (
     "ansible_ssh_user", "ansible_private_key_file", "ansible_ssh_private_key_file", "ansible_ssh_common_args",
     "ansible_ssh_extra_args", "ansible_ssh_args",
 )  # fmt: skip
+# Ansible's own ssh_args: they keep a connection open for its next task, and there is none here.
+_SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=60s"
 _MOST_AT_ONCE = 50
 
 
@@ -44,7 +46,7 @@ def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tupl
     argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={timeout_s}"]
     argv += ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
     for key in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
-        argv += shlex.split(option(key))
+        argv += shlex.split(option(key)) if option(key) != _SSH_ARGS else []
     if option("port"):
         argv += ["-p", option("port")]
     if option("private_key_file"):

@@ -183,7 +183,11 @@ def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
     }
     if reason:
         # Without an address, SSH would take the name for one, and may find another machine there.
-        variables["ansible_ssh_common_args"] = ssh_option("ProxyCommand", f"echo {_proxy_word(reason)} >&2")
+        # SSH shows what its ProxyCommand says unless the connection is shared, and ends it when its output is closed: so
+        # there is a shell that keeps that open.
+        command = f"sh -c {_proxy_word(f'echo {shlex.quote(reason)} >&2')}"
+        options = ssh_option("ProxyCommand", command), ssh_option("ControlPath", "none")
+        variables["ansible_ssh_common_args"] = " ".join(options)
     else:
         variables["ansible_host"] = str(address)
         variables.update(_way(one, t.cast("ipaddress.IPv4Address", address), settings))

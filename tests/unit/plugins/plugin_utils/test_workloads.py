@@ -203,4 +203,4 @@ def test_nothing_that_a_host_says_does_harm(items: list[dict[str, t.Any]], name:
     for entry in _workloads.entries([answer], Settings())[0]:
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", entry.name)
         assert all(re.fullmatch(r"[A-Za-z0-9_]+", group) for group in entry.groups)
-        assert set(options(entry)) <= {"ProxyCommand", "HostKeyAlias"}
+        assert set(options(entry)) <= {"ProxyCommand", "HostKeyAlias", "ControlPath"}

@@ -1,0 +1,209 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This plugin util is PRIVATE to the collection.
+"""Who goes where when a host is to be empty, and back. No effects."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import choice, integer, known_keys
+
+ORDERS = ("name", "smallest", "largest")
+_KINDS = {"guests": "guest", "containers": "container"}
+# States in which a workload takes no memory. A guest of ours that libvirt does not know any more is missing.
+_OFF = ("stopped", "crashed", "failed", "missing")
+# What is written down of a workload that has gone.
+_RECORD = ("kind", "name", "uuid", "target")
+Item = t.Mapping[str, t.Any]
+
+
+def _meminfo(text: str) -> dict[str, int]:
+    """/proc/meminfo, in MiB."""
+    return {name: int(kib) // 1024 for name, kib in re.findall(r"^(\w+):\s+([0-9]+) kB", text, re.MULTILINE)}
+
+
+def _here(about: Item) -> list[dict[str, t.Any]]:
+    """The workloads of a host: what is to be known of each to move it."""
+    found = []
+    for key, kind in _KINDS.items():
+        for item in about.get(key) or ():
+            if item.get("state") == "moved":
+                continue
+            running = item.get("state") not in _OFF
+            memory = item.get("memory_mib") if kind == "guest" else -(-int(item.get("memory_bytes") or 0) // 2**20)
+            found.append({
+                "kind": kind,
+                "name": str(item["name"]),
+                "uuid": item.get("uuid"),
+                "state": str(item.get("state")),
+                "memory_mib": int(memory or 0) if running else 0,
+                "managed": kind == "container" or bool(item.get("managed")),
+            })  # fmt: skip
+    return found
+
+
+def _free(about: Item, reserve: int) -> int:
+    """MiB for more workloads: what nobody uses, and what is promised to nobody."""
+    memory = _meminfo(str(about.get("meminfo") or ""))
+    promised = sum(one["memory_mib"] for one in _here(about) if one["kind"] == "guest")
+    available, total = memory.get("MemAvailable", 0), memory.get("MemTotal", 0)
+    return min(available, total - promised) - reserve
+
+
+def _blocker(one: Item, reason: str) -> dict[str, str]:
+    return {"kind": one["kind"], "name": one["name"], "state": str(one.get("state") or ""), "reason": reason}
+
+
+def plan(
+    hosts: t.Mapping[str, t.Any],
+    host: str,
+    *,
+    target: str = "",
+    order: object = "name",
+    first: t.Sequence[str] = (),
+    reserve_mib: object = 256,
+) -> dict[str, t.Any]:
+    """``moves`` away from ``host``, in order, and ``blockers``.
+
+    ``hosts``: {name: {meminfo, guests, containers}}; ``guests`` is None where a host has no libvirt. Each goes to the
+    host that has the most memory left after those before it.
+    """
+    order = choice(order, "order", ORDERS)
+    first = first.split(",") if isinstance(first, str) else first  # as it comes from -e first=a,b
+    reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
+    if host not in hosts:
+        raise InputError(f"{host!r} is not in this play, or does not answer.", hint=f"Hosts: {', '.join(hosts)}.")
+    others = [target] if target else sorted(name for name in hosts if name != host)
+    if target == host or any(name not in hosts for name in others) or not others:
+        what = "There is no other host" if not others else f"{target!r} is no other host"
+        raise InputError(f"{what} in this play that answers.", hint=f"Hosts: {', '.join(hosts)}.")
+    free = {name: _free(hosts[name], reserve) for name in others}
+    moves, blockers = [], []
+    for one in _sorted(_here(hosts[host]), order, first):
+        if not one["managed"]:
+            blockers.append(_blocker(one, "not made by this collection; take it over with cnvm.platform.guest (adopt)"))
+            continue
+        able = [name for name in others if one["kind"] == "container" or hosts[name].get("guests") is not None]
+        if not able:
+            blockers.append(_blocker(one, f"no libvirt on {', '.join(others)}"))
+            continue
+        best = max(able, key=lambda name: (free[name], [-ord(letter) for letter in name]))
+        if free[best] < one["memory_mib"]:
+            left = ", ".join(f"{name} has {max(free[name], 0)} MiB" for name in able)
+            blockers.append(_blocker(one, f"no room for {one['memory_mib']} MiB: {left}"))
+            continue
+        free[best] -= one["memory_mib"]
+        moves.append(_move(one, host, best))
+    return {"moves": moves, "blockers": blockers}
+
+
+def _sorted(found: t.Iterable[dict[str, t.Any]], order: str, first: t.Sequence[str]) -> list[dict[str, t.Any]]:
+    sign = {"name": 0, "smallest": 1, "largest": -1}[order]
+    places = {name: number for number, name in enumerate(first)}
+    return sorted(
+        found,
+        key=lambda one: (places.get(one["name"], len(places)), sign * one["memory_mib"], one["name"], one["kind"]),
+    )
+
+
+def _move(one: Item, source: str, target: str) -> dict[str, t.Any]:
+    keys = ("kind", "name", "uuid", "state", "memory_mib")
+    return {**{key: one[key] for key in keys}, "source": source, "target": target}
+
+
+def plan_back(hosts: t.Mapping[str, t.Any], host: str, record: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """``moves`` of what ``record`` says went away from ``host``, the last one first; nothing for what is back."""
+    moves: list[dict[str, t.Any]] = []
+    blockers = []
+    where = {(one["kind"], one["name"]): (name, one) for name in hosts for one in _here(hosts[name]) if one["managed"]}
+    if host not in hosts:
+        raise InputError(f"{host!r} is not in this play, or does not answer.", hint=f"Hosts: {', '.join(hosts)}.")
+    for entry in reversed(record):
+        known_keys(entry, "record", _RECORD)
+        place, one = where.get((entry["kind"], entry["name"]), ("", {}))
+        if not place:
+            blockers.append(_blocker(entry, f"no host of this play has it; it went to {entry['target']}"))
+        elif one["uuid"] != entry["uuid"]:
+            blockers.append(_blocker(entry, f"the one of this name on {place} is another one"))
+        elif place != host:
+            moves.append(_move(one, place, host))
+    return {"moves": moves, "blockers": blockers}
+
+
+def report(
+    made: t.Mapping[str, t.Any], tried: t.Sequence[Item], done: t.Sequence[Item], before: t.Sequence[Item], host: str
+) -> dict[str, t.Any]:
+    """The plan with what is known since: what a look at each move has said, and what became of it.
+
+    ``tried`` and ``done``: results of the modules, with ``item`` (the move). ``moves`` are those that can be made,
+    ``record`` is what has gone from ``host`` and is not back.
+    """
+    blockers = [*made["blockers"], *(_blocker(one["item"], reason) for one in tried for reason in _objections(one))]
+    blocked = {(one["kind"], one["name"]) for one in blockers}
+    results = {(one["item"]["kind"], one["item"]["name"]): one for one in done}
+    outcomes, moves = [], []
+    for one in made["moves"]:
+        key = (one["kind"], one["name"])
+        if key not in blocked:
+            moves.append(one)
+            outcomes.append(_outcome(one, results.get(key)))
+    places = {(one["kind"], one["name"]): one for one in made["moves"]}
+    outcomes += [{**places.get((one["kind"], one["name"]), {}), **one, "outcome": "blocked"} for one in blockers]
+    return {
+        "moves": moves,
+        "blockers": blockers,
+        "outcomes": outcomes,
+        "failed": [one["name"] for one in outcomes if one["outcome"] in ("failed", "blocked")],
+        "left": [one["name"] for one in outcomes if one["outcome"] != "moved"],
+        "record": _record(before, outcomes, host),
+        "table": _table(outcomes),
+    }
+
+
+def _objections(result: Item) -> list[str]:
+    """Why a move cannot be made, from a run of its module in check mode."""
+    if isinstance(result.get("plan"), dict):
+        return [str(reason) for reason in result["plan"].get("blockers") or ()]
+    return [str(result.get("msg") or "no answer")]
+
+
+def _outcome(move: Item, result: t.Optional[Item]) -> dict[str, t.Any]:
+    if result is None:
+        return {**move, "outcome": "planned"}
+    moved = result.get("outcome") == "target"
+    return {
+        **move,
+        "outcome": "moved" if moved else "failed",
+        "reason": "" if moved else str(result.get("msg") or "no answer"),
+        "frozen_ms": result.get("frozen_ms"),
+        "total_ms": (result.get("timeline") or {}).get("total_ms"),
+    }
+
+
+def _record(before: t.Sequence[Item], outcomes: t.Sequence[Item], host: str) -> list[dict[str, t.Any]]:
+    found = {(one["kind"], one["name"]): dict(one) for one in before}
+    for one in outcomes:
+        if one["outcome"] == "moved":
+            found.pop((one["kind"], one["name"]), None)
+            if one["target"] != host:
+                found[one["kind"], one["name"]] = {key: one[key] for key in _RECORD}
+    return list(found.values())
+
+
+def _table(outcomes: t.Sequence[Item]) -> list[str]:
+    """Lines for people."""
+    if not outcomes:
+        return ["Nothing has to move."]
+    rows: list[tuple[str, ...]] = [("workload", "kind", "state", "from", "to", "outcome", "stood still", "took")]
+    for one in outcomes:
+        frozen, total = one.get("frozen_ms"), one.get("total_ms")
+        places = [str(one.get(key) or "-") for key in ("name", "kind", "state", "source", "target", "outcome")]
+        took = "-" if total is None else f"{total / 1000:.1f} s"
+        rows.append((*places, "-" if frozen is None else f"{frozen:.0f} ms", took))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in rows]
+    return lines + [f"{one['name']}: {one['reason']}" for one in outcomes if one.get("reason")]
