@@ -152,7 +152,10 @@ def report(
             moves.append(one)
             outcomes.append(_outcome(one, results.get(key)))
     places = {(one["kind"], one["name"]): one for one in made["moves"]}
-    outcomes += [{**places.get((one["kind"], one["name"]), {}), **one, "outcome": "blocked"} for one in blockers]
+    for key in dict.fromkeys((one["kind"], one["name"]) for one in blockers):
+        about = [one for one in blockers if (one["kind"], one["name"]) == key]
+        reason = " ".join(one["reason"] for one in about)
+        outcomes.append({**about[0], **places.get(key, {}), "reason": reason, "outcome": "blocked"})
     return {
         "moves": moves,
         "blockers": blockers,

@@ -182,9 +182,8 @@ def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
         "cnvm_workload": {key: value for key, value in item.items() if key != "definition"},
     }
     if reason:
-        # Without an address, SSH would take the name for one, and may find another machine there.
-        # SSH shows what its ProxyCommand says unless the connection is shared, and ends it when its output is closed: so
-        # there is a shell that keeps that open.
+        # Without an address, SSH would take the name for one, and may find another machine there. It shows what its
+        # ProxyCommand says unless the connection is shared. A shell keeps the output open: SSH would not wait for echo.
         command = f"sh -c {_proxy_word(f'echo {shlex.quote(reason)} >&2')}"
         options = ssh_option("ProxyCommand", command), ssh_option("ControlPath", "none")
         variables["ansible_ssh_common_args"] = " ".join(options)
