@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import typing as t
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.hosts import ACCESS, Fleet, playbook
+from ansible_collections.cnvm.platform.tests.integration.hosts import ACCESS, Fleet, environment, playbook, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "inventories/example/site.yml"
@@ -27,6 +28,26 @@ def play(*args: str) -> dict[str, dict[str, int]]:
         host: {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", counts)}
         for host, counts in re.findall(r"^(\S+)\s+: (.*)$", recap, re.MULTILINE)
     }
+
+
+def logged_in(name: str, folder: Path, **options: t.Any) -> str:
+    """What ``hostname`` says in a workload, by way of the inventory plugin."""
+    path = folder / "workloads.yml"
+    made = {
+        "plugin": "cnvm.platform.workloads",
+        "inventory": [str(ACCESS / "inventory.yml")],
+        "accept_new_host_keys": True,
+        "compose": {
+            "ansible_user": "'cnvm'",
+            "ansible_ssh_private_key_file": f"'{ACCESS}/id_ed25519'",
+            "ansible_ssh_extra_args": f"'-o UserKnownHostsFile={folder}/known_hosts'",
+        },
+        **options,
+    }
+    path.write_text(json.dumps(made), encoding="utf-8")
+    program = str(Path(sys.executable).parent / "ansible")
+    argv = [program, "-i", str(path), name, "-m", "ansible.builtin.raw", "-a", "hostname"]
+    return run(argv, check=False, env=environment()).stdout
 
 
 def runs_on(fleet: Fleet) -> list[str]:
@@ -57,10 +78,18 @@ def test_second_run_changes_nothing(site: Fleet) -> None:
     assert {host: recap["changed"] for host, recap in play(str(SITE)).items()} == dict.fromkeys(site.hosts, 0)
 
 
-def test_after_a_teleport_it_stays_where_it_went(site: Fleet) -> None:
+def test_inventory_leads_to_it_through_its_host(site: Fleet, tmp_path: Path) -> None:
+    """The controller has no way to the overlay. A key that nobody has vouched for is refused."""
+    assert "Host key verification failed" in logged_in("web", tmp_path, accept_new_host_keys=False)
+    assert "web" in logged_in("web", tmp_path).split()
+    assert runs_on(site) == ["host1"]
+
+
+def test_after_a_teleport_it_stays_where_it_went(site: Fleet, tmp_path: Path) -> None:
     play("cnvm.platform.teleport", "-e", "container=web", "-e", "target=host2")
     assert runs_on(site) == ["host2"]
     assert all(recap["changed"] == 0 for recap in play(str(SITE)).values())
     assert runs_on(site) == ["host2"]
+    assert "web" in logged_in("web", tmp_path).split()
     again = play("cnvm.platform.teleport", "-e", "container=web", "-e", "target=host2")
     assert all(recap["changed"] == 0 for recap in again.values())

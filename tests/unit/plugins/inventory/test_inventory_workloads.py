@@ -1,0 +1,190 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plugin with an ``ssh`` that answers from files: who is asked, and when an earlier answer is taken."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible import template
+from ansible.errors import AnsibleParserError
+from ansible.inventory.data import InventoryData
+from ansible.parsing.dataloader import DataLoader
+
+from ansible_collections.cnvm.platform.plugins.inventory.workloads import InventoryModule
+
+# ansible-core 2.18 and older trust all that is not marked otherwise.
+trust_as_template = getattr(template, "trust_as_template", str)
+FAKE_SSH = """#!/bin/sh
+while [ $# -gt 2 ]; do shift; done
+echo "$1" >>{folder}/asked
+cat "{folder}/$1.json" || {{ echo "ssh: connect to host $1 port 22: Connection refused" >&2; exit 255; }}
+"""
+HOSTS = {"host1": {"ansible_host": "192.0.2.1"}, "host2": {"ansible_host": "192.0.2.2"}}
+
+
+class Bench:
+    """The plugin, its options, and the hosts that it asks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept: dict[str, t.Any] = {}
+        self.warnings: list[str] = []
+        self.options: dict[str, t.Any] = {
+            "hosts": HOSTS, "inventory": [], "pattern": "cnvm_hosts", "timeout_s": 30, "direct_networks": [],
+            "accept_new_host_keys": False, "only_reachable": False, "prefix": "cnvm_", "strict": True, "compose": {},
+            "groups": {}, "keyed_groups": [], "cache": True, "cache_timeout": 3600,
+        }  # fmt: skip
+        self.says("192.0.2.1", "web")
+        self.says("192.0.2.2", "db", state="stopped")
+
+    def says(self, address: str, name: str, **more: t.Any) -> None:
+        """What a host answers from now on."""
+        item = {"name": name, "uuid": name, "managed": True, "state": "running", "address": "10.0.0.9", "generation": 1}
+        answer = {"schema": 1, "guests": [{**item, **more}], "containers": [], "guests_error": ""}
+        (self.folder / f"{address}.json").write_text(json.dumps(answer))
+
+    def hushes(self, address: str) -> None:
+        """It does not answer any more."""
+        (self.folder / f"{address}.json").unlink()
+
+    def asked(self) -> int:
+        """How many questions there were."""
+        file = self.folder / "asked"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def read(self, *, cache: bool = True) -> dict[str, dict[str, t.Any]]:
+        """The variables of all hosts of the inventory."""
+        plugin: t.Any = InventoryModule()
+        plugin._options = dict(self.options)
+        plugin.display = self
+        plugin._read_config_data = lambda path: {}
+        plugin._recall = lambda path: self.kept  # Ansible's cache plugins are not what is tested
+        plugin._keep = lambda path, value: self.kept.update(json.loads(json.dumps(value)))
+        inventory = InventoryData()
+        self.warnings = []
+        plugin.parse(inventory, DataLoader(), str(self.folder / "workloads.yml"), cache=cache)
+        return {name: host.get_vars() for name, host in inventory.hosts.items()}
+
+    def warning(self, text: str) -> None:
+        """What Ansible's display would show."""
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    program = tmp_path / "ssh"
+    program.write_text(FAKE_SSH.format(folder=tmp_path))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return Bench(tmp_path)
+
+
+def test_all_are_listed(bench: Bench) -> None:
+    found = bench.read()
+    assert {name: one["cnvm_host"] for name, one in found.items()} == {"web": "host1", "db": "host2"}
+    assert "192.0.2.1" in found["web"]["ansible_ssh_common_args"]
+    assert bench.warnings == []
+
+
+def test_only_reachable_ones(bench: Bench) -> None:
+    bench.options["only_reachable"] = True
+    assert list(bench.read()) == ["web"]
+
+
+def test_a_fresh_answer_is_not_asked_for_again(bench: Bench) -> None:
+    bench.read()
+    bench.says("192.0.2.1", "other")
+    assert set(bench.read()) == {"web", "db"}
+    assert bench.asked() == 2
+    assert set(bench.read(cache=False)) == {"other", "db"}
+
+
+def test_an_old_answer_is(bench: Bench) -> None:
+    bench.read()
+    bench.kept["asked_at"] -= 4000
+    bench.says("192.0.2.1", "other")
+    assert set(bench.read()) == {"other", "db"}
+
+
+def test_other_hosts_are_asked(bench: Bench) -> None:
+    bench.options["hosts"] = {"host1": HOSTS["host1"]}
+    assert set(bench.read()) == {"web"}
+    bench.options["hosts"] = HOSTS
+    assert set(bench.read()) == {"web", "db"}
+
+
+def test_a_silent_host_without_an_earlier_answer(bench: Bench) -> None:
+    bench.hushes("192.0.2.1")
+    assert set(bench.read()) == {"db"}
+    assert "host1" in bench.warnings[0]
+    assert "Connection refused" in bench.warnings[0]
+
+
+@pytest.mark.parametrize("how", ["silent", "no JSON", "of another version"])
+def test_the_last_answer_of_a_silent_host(bench: Bench, how: str) -> None:
+    bench.read()
+    bench.hushes("192.0.2.1")
+    if how != "silent":
+        (bench.folder / "192.0.2.1.json").write_text("{}" if how == "of another version" else "Welcome!")
+    for _time in range(2):
+        found = bench.read(cache=False)
+        assert found["web"]["cnvm_stale"]
+        assert not found["db"]["cnvm_stale"]
+        assert len(bench.warnings) == 1
+    bench.says("192.0.2.1", "web")
+    assert not bench.read(cache=False)["web"]["cnvm_stale"]
+
+
+def test_guests_of_a_host_whose_libvirt_is_silent(bench: Bench) -> None:
+    bench.read()
+    answer = {
+        "schema": 1,
+        "guests": [],
+        "containers": [{"name": "box", "state": "running"}],
+        "guests_error": "No libvirt.",
+    }
+    (bench.folder / "192.0.2.1.json").write_text(json.dumps(answer))
+    for _time in range(2):
+        found = bench.read(cache=False)
+        assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": True, "box": False, "db": False}
+        assert "No libvirt." in bench.warnings[0]
+
+
+def test_what_hosts_say_is_no_template(bench: Bench) -> None:
+    bench.says("192.0.2.1", "web", description="{{ lookup('pipe', 'id') }}")
+    bench.options["compose"] = {"about": trust_as_template("cnvm_workload.description")}
+    bench.options["strict"] = False  # the other guest has no description
+    assert bench.read()["web"]["about"] == "{{ lookup('pipe', 'id') }}"
+
+
+def test_hosts_of_an_inventory_file(bench: Bench) -> None:
+    file = bench.folder / "hosts.json"
+    file.write_text(json.dumps({"cnvm_hosts": {"hosts": HOSTS, "vars": {"ansible_port": "{{ 2200 + 22 }}"}}}))
+    bench.options.update(hosts={}, inventory=["hosts.json"])
+    assert "-p 2222 " in bench.read()["web"]["ansible_ssh_common_args"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"hosts": {}}, "Either 'inventory' or 'hosts'"),
+        ({"inventory": ["hosts.yml"]}, "Either 'inventory' or 'hosts'"),
+        ({"hosts": {}, "inventory": ["hosts.yml"]}, "there is no .*hosts.yml"),
+        ({"direct_networks": ["10.0.0.1/8"]}, "direct_networks"),
+    ],
+)
+def test_refusals(bench: Bench, options: dict[str, t.Any], said: str) -> None:
+    bench.options.update(options)
+    with pytest.raises(AnsibleParserError, match=said):
+        bench.read()
+
+
+def test_names_of_the_file(tmp_path: Path) -> None:
+    for name, good in (("workloads.yml", True), ("my.workloads.yaml", True), ("hosts.yml", False)):
+        (tmp_path / name).touch()
+        assert InventoryModule().verify_file(str(tmp_path / name)) is good

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a host is reached, and what becomes of one that does not answer."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh
+
+
+def test_the_way_that_ansible_takes() -> None:
+    argv, destination = _ssh.command(
+        "host1",
+        {
+            "ansible_host": "192.0.2.1", "ansible_port": 2222, "ansible_user": "admin",
+            "ansible_ssh_private_key_file": "~/key", "ansible_ssh_common_args": "-o 'ProxyCommand=a %h' -o X=1",
+        },
+        7,
+    )  # fmt: skip
+    words = " ".join(argv)
+    assert destination == "192.0.2.1"
+    assert "-o BatchMode=yes -o ConnectTimeout=7" in words
+    assert "-o ProxyCommand=a %h -o X=1 -p 2222" in words
+    assert f"-i {os.path.expanduser('~/key')} -l admin" in words
+    assert "ControlPersist" not in words
+    assert "StrictHostKeyChecking" not in words
+
+
+def test_a_host_that_has_only_a_name() -> None:
+    argv, destination = _ssh.command("host1", {}, 7)
+    assert destination == "host1"
+    assert "-p" not in argv
+
+
+@pytest.mark.parametrize(
+    ("script", "answer", "error"),
+    [
+        ("echo '{\"a\": 1}'; echo noise >&2", {"a": 1}, ""),
+        ("echo Welcome", None, "its answer is no JSON"),
+        ("echo one >&2; echo 'Permission denied.' >&2; exit 255", None, "Permission denied."),
+        ("exit 3", None, "code 3"),
+        ("exit 127", None, "it has no cnvm-host; run the role cnvm.platform.host_bootstrap on it"),
+    ],
+)
+def test_answers(script: str, answer: object, error: str) -> None:
+    assert _ssh.ask(["sh", "-c", script], 30) == (answer, error)
+
+
+def test_no_ssh() -> None:
+    assert "No such file" in _ssh.ask(["/nowhere/ssh"], 30)[1]
+
+
+def test_one_that_never_answers_does_not_keep_the_others() -> None:
+    """Nor does what it has started, which has its output open."""
+    begun = time.monotonic()
+    found = _ssh.ask_all({"slow": ["sh", "-c", "sleep 600 & wait"], "good": ["echo", "{}"]}, 1)
+    assert found == {"slow": (None, "no answer within 1 s"), "good": ({}, "")}
+    assert time.monotonic() - begun < 300
