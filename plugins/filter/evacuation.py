@@ -110,7 +110,7 @@ def evacuation(
     """The plan, and how far it is; what is wrong comes out as the filter's error."""
     try:
         if back:
-            made = _evacuation.plan_back(hosts, host, record)
+            made = _evacuation.plan_back(hosts, host, record, reserve_mib=memory_reserve_mib)
         else:
             made = _evacuation.plan(
                 hosts, host, target=target, order=order, first=first, reserve_mib=memory_reserve_mib

@@ -115,13 +115,16 @@ def _move(one: Item, source: str, target: str) -> dict[str, t.Any]:
     return {**{key: one[key] for key in keys}, "source": source, "target": target}
 
 
-def plan_back(hosts: t.Mapping[str, t.Any], host: str, record: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+def plan_back(
+    hosts: t.Mapping[str, t.Any], host: str, record: t.Sequence[Item], *, reserve_mib: object = 256
+) -> dict[str, t.Any]:
     """``moves`` of what ``record`` says went away from ``host``, the last one first; nothing for what is back."""
     moves: list[dict[str, t.Any]] = []
     blockers = []
     where = {(one["kind"], one["name"]): (name, one) for name in hosts for one in _here(hosts[name]) if one["managed"]}
     if host not in hosts:
         raise InputError(f"{host!r} is not in this play, or does not answer.", hint=f"Hosts: {', '.join(hosts)}.")
+    free = _free(hosts[host], integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30))
     for entry in reversed(record):
         known_keys(entry, "record", _RECORD)
         place, one = where.get((entry["kind"], entry["name"]), ("", {}))
@@ -129,7 +132,10 @@ def plan_back(hosts: t.Mapping[str, t.Any], host: str, record: t.Sequence[t.Mapp
             blockers.append(_blocker(entry, f"no host of this play has it; it went to {entry['target']}"))
         elif one["uuid"] != entry["uuid"]:
             blockers.append(_blocker(entry, f"the one of this name on {place} is another one"))
+        elif place != host and free < one["memory_mib"]:
+            blockers.append(_blocker(one, f"no room for {one['memory_mib']} MiB: {host} has {max(free, 0)} MiB"))
         elif place != host:
+            free -= one["memory_mib"]
             moves.append(_move(one, place, host))
     return {"moves": moves, "blockers": blockers}
 

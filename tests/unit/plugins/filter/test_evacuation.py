@@ -141,6 +141,12 @@ def test_the_way_back_of_others() -> None:
     ]  # fmt: skip
 
 
+def test_no_room_at_home() -> None:
+    record = [{"kind": "guest", "name": "g", "uuid": "u-g", "target": "b"}]
+    found = evacuation({"a": host(300), "b": host(guests=[guest("g")])}, "a", back=True, record=record)
+    assert found["blockers"][0]["reason"] == "no room for 100 MiB: a has 44 MiB"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
