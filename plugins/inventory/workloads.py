@@ -133,6 +133,18 @@ from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh, _worklo
 _reading: set[str] = set()
 
 
+def _no_template(value: t.Any) -> t.Any:
+    """``value`` with each text in it that Ansible could take for a template marked: what comes from hosts is none.
+
+    Others are left as they are; ansible-inventory shows the marks.
+    """
+    if isinstance(value, dict):
+        return {key: _no_template(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_no_template(one) for one in value]
+    return wrap_var(value) if isinstance(value, str) and "{" in value else value
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     """Ansible's way to find it."""
 
@@ -281,8 +293,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     # --- the inventory ---
 
     def _add(self, entry: _workloads.Entry) -> None:
-        # What comes from hosts is no template.
-        variables = {key: wrap_var(value) for key, value in entry.variables.items()}
+        variables = {key: _no_template(value) for key, value in entry.variables.items()}
         inventory: t.Any = self.inventory
         inventory.add_host(entry.name)
         for key, value in variables.items():
