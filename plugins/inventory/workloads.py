@@ -120,10 +120,10 @@ import os
 import time
 import typing as t
 
+from ansible import template
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable, get_cache_plugin
-from ansible.template import Templar
 from ansible.utils.unsafe_proxy import wrap_var
 from ansible.vars.manager import VariableManager
 
@@ -133,16 +133,19 @@ from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh, _worklo
 _reading: set[str] = set()
 
 
-def _no_template(value: t.Any) -> t.Any:
-    """``value`` with each text in it that Ansible could take for a template marked: what comes from hosts is none.
+# Since ansible-core 2.19 texts are no templates unless this says so, and ansible-inventory marks all others.
+_harmless = getattr(template, "trust_as_template", str)
 
-    Others are left as they are; ansible-inventory shows the marks.
-    """
+
+def _no_template(value: t.Any) -> t.Any:
+    """``value`` with each text in it that Ansible could take for a template marked: what comes from hosts is none."""
     if isinstance(value, dict):
         return {key: _no_template(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_no_template(one) for one in value]
-    return wrap_var(value) if isinstance(value, str) and "{" in value else value
+    if isinstance(value, str):
+        return wrap_var(value) if "{" in value else _harmless(value)
+    return value
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -194,7 +197,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         found = {}
         for name, variables in everything.items():
             variables = {"inventory_hostname": name, **variables}
-            templar = Templar(loader=self.loader, variables=variables)
+            templar = template.Templar(loader=self.loader, variables=variables)
             found[name] = {key: templar.template(variables[key]) for key in _ssh.VARIABLES if key in variables}
         return found
 
