@@ -433,7 +433,8 @@ def main(stage: Stage, options: argparse.Namespace) -> int:
         raise Failed(f"--parts: there are {', '.join(PARTS)}.")
     teller.step("Look for what an earlier run left")
     stage.down()
-    boot(stage, ["virtinst"])
+    # community.libvirt wants lxml.
+    boot(stage, ["virtinst", "python3-lxml"])
     tasks = Tasks(stage)
     result: dict[str, float] = {}
     if {"clones", "many"} & set(parts):
