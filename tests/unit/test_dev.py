@@ -94,8 +94,10 @@ def test_interrupted_lanes_end(shop: dev.Workshop, tmp_path: Path) -> None:
     def interrupt() -> t.Iterator[dev.Step]:
         while not (tmp_path / "started").exists():
             time.sleep(0.01)
+        yield from interrupted()
+
+    def interrupted() -> list[dev.Step]:
         raise KeyboardInterrupt
-        yield
 
     with pytest.raises(KeyboardInterrupt):
         shop.run_all(interrupt(), steps())

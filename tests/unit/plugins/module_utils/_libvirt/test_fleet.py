@@ -268,7 +268,9 @@ def template(name: str, digest: str = "1" * 64, problem: t.Optional[str] = None)
 
 
 def with_templates(*found: list[dict[str, t.Any]]) -> dict[str, t.Any]:
-    return {name: {**place, "templates": one} for (name, place), one in zip(hosts(*([] for _ in found)).items(), found)}
+    return {
+        name: {**place, "templates": one} for (name, place), one in zip(hosts(*([] for dummy in found)).items(), found)
+    }
 
 
 def test_templates_are_looked_for_before_anything_is_made() -> None:
