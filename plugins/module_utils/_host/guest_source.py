@@ -70,6 +70,7 @@ class Leaving(kinds.Leaving):
         self._tunnel: t.Optional[Tunnel] = None
         self._thread: t.Optional[threading.Thread] = None
         self._error: t.Optional[CnvmError] = None
+        self._peer_lost = False
         self._stats: dict[str, t.Any] = {}
         # For ``let_go``: they go with it.
         move.journal["moved"] = [disk["path"] for disk in self._moved]
@@ -117,7 +118,11 @@ class Leaving(kinds.Leaving):
             domain = guest_preflight.known(connection, self.name).domain
             self._thread = threading.Thread(target=self._migrate, daemon=True)
             self._thread.start()
-            self._watch(domain)
+            try:
+                self._watch(domain)
+            except PeerError:
+                self._peer_lost = True
+                raise
         move.channel.call("arrived", timeout_s=min(move.left(), _ARRIVAL_LIMIT_S))
 
     def _migrate(self) -> None:
@@ -205,6 +210,12 @@ class Leaving(kinds.Leaving):
 
     def abandon(self) -> None:
         """End libvirt's job, if it has one still: it lets the guest go on here."""
+        if self._peer_lost:
+            # Before anything else: told to cancel, QEMU would stand still until the kernel gives its connections up.
+            with contextlib.suppress(CnvmError), libvirt.connect() as connection:
+                each = libvirt.domain(connection, self.name)
+                if each is not None:
+                    cut_loose(each)
         if self._tunnel is not None:
             self._tunnel.close()
         if self._thread is None:
