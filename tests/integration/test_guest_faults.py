@@ -21,7 +21,6 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     Move,
     Trap,
     environment,
-    eventually,
     playbook,
     playbook_argv,
 )
@@ -239,12 +238,12 @@ def test_controller_killed(guest: Guest) -> None:
     target = guest.fleet.other(source)
     command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={target.name}")
     source.sh("rm -rf /var/log/cnvm/moves")
+    trap = Trap(source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "memory"')
     controller = subprocess.Popen(
         playbook_argv(*command, "-e", "bandwidth_mib_s=12"), env=environment(), stdout=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    script = 'grep -l \'"phase": "memory"\' /var/log/cnvm/moves/*/status.json || true'
-    eventually("memory is copied", lambda: source.sh(script))
+    trap.sprung()
     os.killpg(controller.pid, KILL)
     controller.wait()
     guest.check(target, [source, target])
