@@ -397,9 +397,11 @@ def command_bench(name: str = "", *args: str) -> int:
     if name not in names:
         raise Failed(f"There is no benchmark {name!r}; there are: {', '.join(names) or 'none'}.")
     shop = Workshop("bench", HOSTS)
-    # The collections of peers.
-    for path in (python_environment("requirements-peers.txt") / "lib").glob("python*/site-packages"):
-        shop.env["ANSIBLE_COLLECTIONS_PATH"] += f":{path}"
+    # The collections of its peers, where it has such.
+    requirements = f"requirements-bench-{name}.txt"
+    if (ROOT / "tests" / requirements).exists():
+        for path in (python_environment(requirements) / "lib").glob("python*/site-packages"):
+            shop.env["ANSIBLE_COLLECTIONS_PATH"] += f":{path}"
     return shop.script(ROOT / f"tests/bench/{name}.py", args)
 
 
