@@ -151,7 +151,8 @@ def _make(
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     journal = {
         **records.journal(
-            "source", records.SOURCE_BEGUN, move_id, owner, me["name"], me["host_id"], "checkpoint", movedir.boot_id()
+            "source", records.SOURCE_BEGUN, move_id, owner, me["name"], me["host_id"], records.CHECKPOINT,
+            movedir.boot_id(),
         ),
         "running": True, "enabled": containers.is_enabled(name),
     }  # fmt: skip

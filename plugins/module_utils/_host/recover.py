@@ -129,7 +129,9 @@ def _may_be_taken_over(journal: dict[str, t.Any]) -> bool:
 
     Only after a boot: until then the workload's processes are here. And only when the target may have had it all.
     """
-    return journal["boot_id"] != movedir.boot_id() and journal["state"] != records.SOURCE_BEGUN
+    if journal["mode"] == records.CHECKPOINT or journal["state"] == records.SOURCE_BEGUN:
+        return False
+    return bool(journal["boot_id"] != movedir.boot_id())
 
 
 def _taken_over(host: Host, journal: dict[str, t.Any]) -> bool:

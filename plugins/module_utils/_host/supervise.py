@@ -397,8 +397,9 @@ def prepare(host: Host, definition: t.Mapping[str, t.Any], *, network: bool = Tr
 
 
 def _handing_over(name: str) -> bool:
-    """Whether a move is at work with the container frozen or stopped. The owner record may change at any moment then:
-    one that was killed while it stood still and is started anew here would be a second one.
+    """Whether a move that is not finished had the container frozen or stopped. Another host may run it by now, or at
+    any moment, also when this one was off meanwhile: started anew here it would be a second one. ``recover`` starts it
+    once that cannot be.
 
     A restored copy that ends before its move has ended is not started anew either: the source may go on with the
     memory and the connections that such a start would lose.
@@ -408,7 +409,7 @@ def _handing_over(name: str) -> bool:
         return journal.get("mode") != "cold"
     if journal.get("role") != "source" or journal.get("state") == records.SOURCE_BEGUN:
         return False
-    return files.lock_holder(paths.lock_file(name)) != 0
+    return journal.get("mode") != records.CHECKPOINT or files.lock_holder(paths.lock_file(name)) != 0
 
 
 def _run(name: str, host: Host) -> int:
@@ -419,7 +420,7 @@ def _run(name: str, host: Host) -> int:
         _say(host, f"Container {name} is not started: it is at {owner.get('owner_name') or 'an unknown host'}.")
         return NOT_HERE
     if not waits and _handing_over(name):
-        _say(host, f"Container {name} is not started: a move is about to hand it over. That starts it when it fails.")
+        _say(host, f"Container {name} is not started: a move of it is not finished. That starts it when it fails.")
         return NOT_HERE
     enter_cgroups(name)
     if waits:

@@ -25,6 +25,9 @@ TARGET_RECEIVING = "receiving"  # may give up by itself
 TARGET_PREPARED = "prepared"  # restored and held; must ask the source
 TARGET_ACTIVE = "active"  # it runs here; the source may still have a frozen copy
 
+# The mode in the journal of a container that is saved into a file: no other host can have it.
+CHECKPOINT = "checkpoint"
+
 # Answers of a source to "what about this move?"
 DECIDED_COMMIT = "commit"
 DECIDED_ABORT = "abort"

@@ -126,9 +126,9 @@ def booted(host: Host, monkeypatch: pytest.MonkeyPatch) -> Kind:
     return kind
 
 
-def begun(boot_id: str, state: str) -> None:
+def begun(boot_id: str, state: str, mode: str = "stop_copy") -> None:
     """Its journal."""
-    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": boot_id, "state": state, "mode": "stop_copy"}
+    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": boot_id, "state": state, "mode": mode}
     files.write_json(paths.journal_file("web"), {**JOURNAL, **more})
 
 
@@ -166,11 +166,14 @@ def test_nothing_is_started_at_boot_while_it_may_go_on_elsewhere(
     assert booted.did == ["roll back"]
 
 
-@pytest.mark.parametrize(("boot_id", "state"), [("now", records.SOURCE_FROZEN), ("old", records.SOURCE_BEGUN)])
+@pytest.mark.parametrize(
+    "journal",
+    [("now", records.SOURCE_FROZEN), ("old", records.SOURCE_BEGUN), ("old", records.SOURCE_FROZEN, records.CHECKPOINT)],
+)
 def test_nobody_is_asked_who_can_have_nothing(
-    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, boot_id: str, state: str
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, journal: tuple[str, ...]
 ) -> None:
-    begun(boot_id, state)
+    begun(*journal)
     nobody_answers(monkeypatch)
     assert recover.recover_one(host, "web")["outcome"] == "source"
     assert booted.did == ["roll back"]

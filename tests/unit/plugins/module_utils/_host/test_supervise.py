@@ -1,0 +1,80 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What systemd is answered when it starts a container: it has one place, and in a move no other starts it by chance."""
+
+from __future__ import annotations
+
+import io
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, supervise
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
+
+
+class Started(Exception):
+    """It got as far as that."""
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host that owns ``web``."""
+
+    def started(name: str) -> None:
+        raise Started(name)
+
+    for name in ("WORKLOADS", "RUN", "HOST_FILE"):
+        monkeypatch.setattr(paths, name, str(tmp_path / name))
+    monkeypatch.setattr(supervise, "enter_cgroups", started)
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    own("S", "host1")
+    return Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0), stdout=io.BytesIO(), stderr=io.BytesIO())
+
+
+def own(owner: str, name: str) -> None:
+    """Who has it."""
+    files.write_json(paths.owner_file("web"), records.owner_record("web", "u", owner, name, 3))
+
+
+def start(host: Host) -> int:
+    """What systemd does."""
+    return supervise.commands()["container"](["run", "web"], host)
+
+
+def test_it_is_started_where_it_is(host: Host) -> None:
+    with pytest.raises(Started):
+        start(host)
+    own("T", "host2")
+    assert start(host) == supervise.NOT_HERE
+    assert b"it is at host2" in t.cast("io.BytesIO", host.stderr or host.stdout).getvalue()
+
+
+@pytest.mark.parametrize(
+    ("role", "state", "mode", "may"),
+    [
+        ("source", records.SOURCE_BEGUN, "stop_copy", True),
+        # Nobody is at work on it: this host has lost power, and the other one may have been told to go on meanwhile.
+        ("source", records.SOURCE_FROZEN, "stop_copy", False),
+        ("source", records.SOURCE_COMMITTED, "stop_copy", False),
+        ("source", records.SOURCE_FROZEN, records.CHECKPOINT, True),
+        ("target", records.TARGET_ACTIVE, "stop_copy", False),
+        ("target", records.TARGET_ACTIVE, "cold", True),
+    ],
+)
+def test_what_stood_still_in_a_move_is_started_by_its_recovery(
+    host: Host, role: str, state: str, mode: str, may: bool
+) -> None:
+    owner = files.read_json(paths.owner_file("web"))
+    assert owner
+    files.write_json(paths.journal_file("web"), records.journal(role, state, "m1", owner, "host2", "T", mode, "old"))
+    if may:
+        with pytest.raises(Started):
+            start(host)
+    else:
+        assert start(host) == supervise.NOT_HERE
