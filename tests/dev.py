@@ -182,6 +182,7 @@ class Workshop:
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(self.base),
             "ANSIBLE_HOME": str(CACHE / "ansible"),
+            "ANSIBLE_PIPELINING": "1",
             "HYPOTHESIS_STORAGE_DIRECTORY": str(CACHE / "hypothesis"),
             "LC_ALL": "C.UTF-8",
             "MYPY_CACHE_DIR": str(CACHE / "mypy"),

@@ -79,7 +79,7 @@ def main(stage: Stage, keep: bool) -> int:
     target = {"host1": "host2", "host2": "host1"}[source]
     pings, stream = Pings(stage, FIRST), Stream(stage, FIRST)
     pings.settle()
-    seconds, results = timed(
+    _seconds, results = timed(
         stage, f"Migrate web1 from {source} to {target}, a connection in use", "cnvm.platform.migrate",
         "-e", "guest=web1", "-e", f"target={target}",
     )  # fmt: skip

@@ -235,6 +235,13 @@ class Fleet:
         """Undo ``cut``."""
         run(["ip", "link", "set", "dev", self.device(host), "master", f"lh-{SET}"], check=False)
 
+    def power_cut(self, host: Host) -> None:
+        """The host is off, from now on for the others. First its link: to end its processes takes a while, in which
+        they would go on, and the kernel would close their connections."""
+        self.cut(host)
+        self.change(**{host.name: {"state": "powered_off"}})
+        host.hang_up()
+
     def device(self, host: Host) -> str:
         """This machine's end of the host's link."""
         return link_name(SET, host.name)

@@ -81,6 +81,15 @@ def draining(app: App, source: Host) -> Move:
     return move
 
 
+def under_way(app: App, source: Host, phase: str) -> Move:
+    """A move that is in the phase layer, or drain."""
+    if phase == "drain":
+        return draining(app, source)
+    move = app.start("stop_copy", source=source)
+    move.wait_phase(phase)
+    return move
+
+
 # --- processes die ---
 
 
@@ -252,13 +261,8 @@ def test_target_loses_power(app: App, phase: str) -> None:
     target = app.fleet.other(source)
     thicken(app, source, 16)
     with app.fleet.slow(target):
-        if phase == "held":
-            move = held(app)
-        else:
-            move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
-            move.wait_phase(phase)
-        app.fleet.change(**{target.name: {"state": "powered_off"}})
-    target.hang_up()
+        move = held(app) if phase == "held" else under_way(app, source, phase)
+        app.fleet.power_cut(target)
     result = move.result()
     if phase == "drain":
         assert result["outcome"] == "waiting", result
@@ -280,10 +284,8 @@ def test_source_loses_power(app: App, phase: str) -> None:
     target = app.fleet.other(source)
     thicken(app, source, 16)
     with app.fleet.slow(target):
-        move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
-        move.wait_phase(phase)
-        app.fleet.change(**{source.name: {"state": "powered_off"}})
-    source.hang_up()
+        under_way(app, source, phase)
+        app.fleet.power_cut(source)
     app.fleet.change(**{source.name: {"state": "present"}})
     app.witness(source)
     app.settle(source)
@@ -298,8 +300,7 @@ def test_source_is_dead_for_good(app: App) -> None:
     move = held(app)
     # It must not give up before its power is cut.
     kill(source, "cnvm-host move run", STOP)
-    app.fleet.change(**{source.name: {"state": "powered_off"}})
-    source.hang_up()
+    app.fleet.power_cut(source)
     kill(move.target, SERVE, CONT)
     (result,) = move.target.helper("recover", "--fenced", source.name, app.name)["results"]
     assert result["outcome"] == "target", result

@@ -179,8 +179,7 @@ def test_target_fills_up(guest: Guest) -> None:
 def test_target_loses_power(guest: Guest, state: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
     move = guest.slowly() if state == "memory" else stopped_at(guest, state)
-    guest.fleet.change(**{move.target.name: {"state": "powered_off"}})
-    move.target.hang_up()
+    guest.fleet.power_cut(move.target)
     if state != "memory":
         kill(move.source, MOVER, CONT)
     result = move.result()
@@ -202,8 +201,7 @@ def test_target_loses_power(guest: Guest, state: str) -> None:
 def test_source_loses_power(guest: Guest, state: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
     move = guest.slowly() if state == "memory" else stopped_at(guest, state)
-    guest.fleet.change(**{move.source.name: {"state": "powered_off"}})
-    move.source.hang_up()
+    guest.fleet.power_cut(move.source)
     if state == "memory":
         assert guest.stays() == [move.source.name]
     guest.fleet.change(**{move.source.name: {"state": "present"}})
@@ -219,8 +217,7 @@ def test_source_loses_power(guest: Guest, state: str) -> None:
 def test_source_is_dead_for_good(guest: Guest) -> None:
     """By the user's word: the copy that stands still goes on, with its memory. The dead may come back."""
     move = stopped_at(guest, "committed")
-    guest.fleet.change(**{move.source.name: {"state": "powered_off"}})
-    move.source.hang_up()
+    guest.fleet.power_cut(move.source)
     (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
     assert result["outcome"] == "target", result
     guest.counts_on(move.target)
