@@ -359,9 +359,11 @@ def command_demo(*args: str) -> int:
 
 def command_test() -> int:
     shop = Workshop("test", HOSTS)
-    # Scenarios mostly wait for their hosts. What breaks things on purpose has the machine for itself.
-    shop.run_all(itertools.chain(check_steps(shop, CHECKS), pytest_steps(shop, "unit")), molecule_steps(shop))
-    shop.run_all(pytest_steps(shop, "integration"))
+    # Scenarios and integration tests mostly wait for their hosts.
+    shop.run_all(
+        itertools.chain(check_steps(shop, CHECKS), pytest_steps(shop, "unit"), pytest_steps(shop, "integration")),
+        molecule_steps(shop),
+    )
     return shop.finish()
 
 

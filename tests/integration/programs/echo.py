@@ -10,7 +10,20 @@ import socket
 import sys
 import time
 
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as sock:
+
+def connect(address: str, port: int, seconds: float = 60) -> socket.socket:
+    """A connection; the guest may be starting yet."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection((address, port), 5)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+with connect(sys.argv[1], int(sys.argv[2])) as sock:
     sock.settimeout(None)
     answers, count = sock.makefile("rb"), 0
     while True:
