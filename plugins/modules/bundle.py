@@ -287,12 +287,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name, is_digest
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer, size_bytes
 from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
+from ansible_collections.cnvm.platform.plugins.module_utils._module import mmdebstrap_options, run_module
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
 
 
@@ -303,21 +304,7 @@ def argument_spec() -> dict[str, t.Any]:
         "archive": {"type": "str"},
         "rootfs": {"type": "str"},
         "oci_layout": {"type": "str"},
-        "mmdebstrap": {
-            "type": "dict",
-            "options": {
-                "suite": {"type": "str", "required": True},
-                "packages": {"type": "list", "elements": "str", "default": []},
-                "variant": {
-                    "type": "str",
-                    "choices": ["minbase", "apt", "essential", "required", "important", "standard", "buildd"],
-                    "default": "minbase",
-                },
-                "components": {"type": "list", "elements": "str", "default": []},
-                "mirror": {"type": "str"},
-                "customize": {"type": "list", "elements": "str", "default": []},
-            },
-        },
+        "mmdebstrap": {"type": "dict", "options": mmdebstrap_options()},
         "files": {
             "type": "list",
             "elements": "dict",
@@ -375,11 +362,7 @@ def wanted_image(params: dict[str, t.Any]) -> bundles.Wanted:
     if not kind:
         raise InputError("No source is given.", hint=f"Give one of: {', '.join(bundles.SOURCES)}.")
     if kind == "mmdebstrap":
-        for key in ("suite", "mirror"):
-            if (params[kind][key] or "").startswith("-"):
-                raise InputError(
-                    f"mmdebstrap.{key}: {params[kind][key]!r} is not allowed.", hint="Do not start it with '-'."
-                )
+        mmdebstrap.read(params[kind], kind)
     else:
         absolute(params[kind], kind)
     for item in params["files"]:

@@ -10,7 +10,8 @@ module: template
 short_description: Templates that guests are cloned from
 version_added: 0.1.0
 description:
-  - Registers a disk image on a host as a template, takes one over from another host, or removes one.
+  - Registers a disk image on a host as a template, builds one of Debian's packages, takes one over from another host, or
+    removes one.
   - A template is a qcow2 image, read-only, in C(/var/lib/cnvm/templates), known by the sha256 of its bytes. Names point
     at it. It lies at the same path on every host, so that a guest whose disk rests on it can move.
   - An image from outside is read by the collection's own code first. It is refused when it names other files (backing
@@ -37,8 +38,49 @@ options:
     description:
       - Path of a disk image on the host. It may be compressed with gzip, xz, zstd or bzip2, which its content tells.
       - When the template was made of the same checksum, nothing is done, and the file need not even be there.
-      - With neither this nor O(guest) nor O(peer) the template must be there.
+      - With neither this nor O(build) nor O(guest) nor O(peer) the template must be there.
     type: path
+  build:
+    description:
+      - Build a disk that boots Debian, of packages, with C(mmdebstrap), C(mke2fs) and plain files; neither loop devices nor
+        mounts of images are needed. The host and the guests are of the kind C(x86_64), and the guests have a BIOS.
+      - Beside O(build.packages) it has cloud-init, which looks for a seed (NoCloud, ConfigDrive), the guest agent, sshd,
+        systemd-networkd, which asks for an address by DHCP where cloud-init says nothing, GRUB, the kernel
+        C(linux-image-cloud-amd64), and a console on the first serial port. Nobody has a password.
+      - It is made anew when these options change, not when the distribution has newer packages; see O(refresh).
+    type: dict
+    suboptions:
+      suite:
+        description: The release of Debian, such as V(trixie).
+        type: str
+        required: true
+      packages:
+        description:
+          - Packages to install beside those that every guest needs.
+          - Where one of them is a kernel (C(linux-image-)…), it takes the place of the one named above.
+        type: list
+        elements: str
+        default: []
+      variant:
+        description: What is installed beside them.
+        type: str
+        choices: [minbase, apt, essential, required, important, standard, buildd]
+        default: minbase
+      components:
+        description: Parts of the archive. Default is V(main).
+        type: list
+        elements: str
+        default: []
+      mirror:
+        description:
+          - URL of the archive. Default is the distribution's own, with its updates and security updates.
+          - It is what C(apt) in the guests asks, too.
+        type: str
+      customize:
+        description: Shell commands that are run in the new root file system, in order.
+        type: list
+        elements: str
+        default: []
   format:
     description:
       - Format of O(source). Default is what its name says, without what it is compressed with. It is never guessed from
@@ -71,6 +113,7 @@ options:
     description:
       - Virtual size of the template, as a number of bytes or with K, M, G or T. Default is that of its source; less is
         refused. Disks of clones can be larger in any case.
+      - With O(build) the default is 3G, or more where the packages need it, and the most is 2T.
     type: raw
   reset_identity:
     description:
@@ -78,7 +121,7 @@ options:
         identifiers, seeds of randomness, and what cloud-init knows of its instance. sshd of Debian and Ubuntu is told
         to make new host keys at its first start.
       - It works on ext4 and its predecessors, without mounting anything. Another root file system is refused.
-      - Default is V(true) with O(guest), else V(false). Images that vendors publish for clouds need none.
+      - Default is V(true) with O(guest) and O(build), else V(false). Images that vendors publish for clouds need none.
     type: bool
   fingerprint:
     description:
@@ -110,7 +153,8 @@ attributes:
 requirements:
   - P(cnvm.platform.host_bootstrap#role) has run on the host with C(host_bootstrap_guests=true).
   - For O(peer), P(cnvm.platform.overlay#role).
-  - For O(reset_identity), C(e2fsprogs).
+  - For O(reset_identity) and O(build), C(e2fsprogs).
+  - For O(build), C(mmdebstrap), which P(cnvm.platform.host_bootstrap#role) installs on Debian and Ubuntu.
   - The program that O(source) is compressed with.
 seealso:
   - module: cnvm.platform.template_info
@@ -126,6 +170,13 @@ EXAMPLES = r"""
     name: debian-13
     source: /var/tmp/debian-13-generic-amd64.qcow2
     checksum: sha256:9f0ae3b5e2c8a5a5a1a6d5d7c5f3e2d1c0b9a8978675645342312011ffeeddcc
+
+- name: Build one of packages
+  cnvm.platform.template:
+    name: web
+    build:
+      suite: trixie
+      packages: [nginx-light]
 
 - name: Make a template of a guest that was installed by hand and is stopped now
   cnvm.platform.template:
@@ -212,7 +263,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._host.template_making import bring_to
-from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
+from ansible_collections.cnvm.platform.plugins.module_utils._module import mmdebstrap_options, run_module
 
 
 def argument_spec() -> dict[str, t.Any]:
@@ -221,6 +272,7 @@ def argument_spec() -> dict[str, t.Any]:
         "name": {"type": "raw", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "source": {"type": "path"},
+        "build": {"type": "dict", "options": mmdebstrap_options()},
         "format": {"type": "str", "choices": ["raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vpc"]},
         "checksum": {"type": "str"},
         "guest": {"type": "raw"},

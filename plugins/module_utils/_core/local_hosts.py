@@ -16,7 +16,7 @@ import json
 import re
 import typing as t
 
-from . import values
+from . import mmdebstrap, values
 from .errors import HostError, InputError, Refused
 
 # Raise it when a base built by an older recipe must not be used any more.
@@ -638,14 +638,14 @@ def finish_script(made: Recipe, mirror: str, nested: str) -> str:
 
 def build_argv(made: Recipe, target: str, mirror: str, finish: str, proxies: t.Mapping[str, str]) -> list[str]:
     """Builds the base in ``target``. All that it starts and mounts ends with it, and it ends with its caller."""
+    root = mmdebstrap.Recipe(made.suite, tuple(made.include()), components=("main",), mirror=mirror)
     return [
         *("setpriv", "--pdeathsig", "KILL"),
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
         # In a session of its own: in the background of a terminal (sudo's, SSH's) apt would be stopped by it.
         *("setsid", "--wait", "timeout", "-k", "10", "1500"),
         *("env", *(f"{name}={value}" for name, value in sorted(proxies.items()))),
-        *("mmdebstrap", "--mode=root", "--variant=minbase", "--components=main"),
-        *(f"--include={','.join(made.include())}", f"--customize-hook={finish}", made.suite, target, mirror),
+        *mmdebstrap.argv(root, target, [f"--customize-hook={finish}"]),
     ]
 
 

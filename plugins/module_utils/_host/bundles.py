@@ -14,16 +14,23 @@ import shutil
 import stat
 import typing as t
 
-from .._core import paths
+from .._core import mmdebstrap, paths
 from .._core.errors import HostError, InputError
 from .._core.names import check_name, is_digest
 from .._oci import bundle
 from .._oci.members import Policy, check_member, keep_attribute
 from .._oci.users import find_account
-from . import archive, containers, files, images, supervise
+from . import archive, containers, debian, files, images, supervise
 from .system import Host
 
 SOURCES = ("archive", "rootfs", "oci_layout", "mmdebstrap")
+# Documentation of packages is not read in a container; its licence texts stay.
+_NO_DOCUMENTATION = (
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    "--dpkgopt=path-exclude=/usr/share/locale/*/LC_MESSAGES/*",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,36 +193,7 @@ def _from_layout(wanted: Wanted, place: str, host: Host) -> tuple[t.Optional[bun
 
 
 def _from_packages(wanted: Wanted, place: str, host: Host) -> tuple[t.Optional[bundle.Process], list[str], list[str]]:
-    source = wanted.source
-    if shutil.which("mmdebstrap") is None:
-        raise HostError("The program mmdebstrap is missing on this host.", hint="Install the package mmdebstrap.")
-    root = f"{place}/rootfs"
-    # It makes all mounts that it sees private, for good: namespaces and mounts of containers would be left over.
-    argv = ["unshare", "--mount", "--propagation", "private", "--"]
-    argv += ["mmdebstrap", "--mode=root", "--format=directory", f"--variant={source.get('variant') or 'minbase'}"]
-    if source.get("packages"):
-        argv.append(f"--include={','.join(source['packages'])}")
-    if source.get("components"):
-        argv.append(f"--components={','.join(source['components'])}")
-    # Documentation of packages is not read in a container; its licence texts stay.
-    argv += [
-        "--dpkgopt=path-exclude=/usr/share/man/*",
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
-        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-        "--dpkgopt=path-exclude=/usr/share/locale/*/LC_MESSAGES/*",
-        "--",
-        source["suite"],
-        root,
-        *([source["mirror"]] if source.get("mirror") else []),
-    ]
-    host.run(argv)
-    # The runtime makes /dev; nodes in it would only be refused elsewhere.
-    for entry in os.listdir(f"{root}/dev"):
-        path = f"{root}/dev/{entry}"
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
+    debian.unpack(host, mmdebstrap.read(wanted.source, wanted.kind), f"{place}/rootfs", wanted.kind, _NO_DOCUMENTATION)
     return None, [], []
 
 
@@ -252,8 +230,8 @@ def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.An
         check_root(root)
         if wanted.files:
             _add_files(root, wanted.files)
-        for command in wanted.source.get("customize") or [] if wanted.kind == "mmdebstrap" else []:
-            host.run(["chroot", root, "/bin/sh", "-ec", command])
+        if wanted.kind == "mmdebstrap":
+            debian.run_inside(host, root, wanted.source.get("customize") or [])
         final = bundle.override(process or bundle.Process(), wanted.overrides)
         if not final.args:
             final = dataclasses.replace(final, args=("/bin/sh",))

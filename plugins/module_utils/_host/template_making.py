@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is PRIVATE to the collection.
-"""Templates are made: of a disk image file, of a stopped guest's disk, or taken over from another host.
+"""Templates are made: of a disk image file, of packages, of a stopped guest's disk, or taken over from another host.
 
 ``cnvm-host template fetch PEER WORD`` takes a template over; the peer answers ``template send WORD`` with its record in
 one line of JSON and the bytes of its image behind it. What arrives is believed when its digest is what it is called.
@@ -20,6 +20,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
+from .._core.mmdebstrap import Recipe
 from .._core.names import check_name, is_digest
 from .._core.values import human_bytes
 from .._image import template
@@ -27,7 +28,7 @@ from .._image.commands import Making
 from .._image.template import Wanted
 from .._libvirt import guest_plan
 from .._migrate import wire
-from . import archive, cli, disks, domains, files, guest_disks, identity, libvirt, peers, templates
+from . import archive, cli, disks, domains, files, guest_disks, identity, libvirt, peers, template_building, templates
 from .system import Host
 
 _MAKING = Making(templates.FORMAT)
@@ -101,10 +102,22 @@ def _finish(
     disks.convert(host, source, kind, raw, Making("raw"), wanted.size, **options)
     if source.startswith(f"{place}/"):
         os.unlink(source)
+    return _without_identity(host, place, raw)
+
+
+def _without_identity(host: Host, place: str, raw: str) -> dict[str, t.Any]:
+    """The same, of a raw image of ours that is not needed any more."""
     done = identity.reset(host, raw, place)
-    disks.convert(host, raw, "raw", made, _MAKING, trusted=True)
+    disks.convert(host, raw, "raw", f"{place}/disk.qcow2", _MAKING, trusted=True)
     os.unlink(raw)
     return {"reset_identity": True, "reset": done}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Of packages
+# --------------------------------------------------------------------------------------------------------------------
+def _from_packages(host: Host, recipe: Recipe, wanted: Wanted, place: str) -> dict[str, t.Any]:
+    return _without_identity(host, place, template_building.build(host, recipe, wanted.size, place))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -270,9 +283,9 @@ def _from_peer(host: Host, wanted: Wanted) -> tuple[str, bool]:
 # --------------------------------------------------------------------------------------------------------------------
 def _known_by(wanted: Wanted, before: t.Optional[t.Mapping[str, t.Any]], check_mode: bool) -> str:
     """What it is made of now; '' in check mode, for a file that is not there yet."""
-    if wanted.peer or not (wanted.source or wanted.guest):
+    if wanted.peer or not (wanted.source or wanted.build or wanted.guest):
         return str((before or {}).get("made_of") or "")
-    if wanted.fingerprint or wanted.guest or wanted.checksum:
+    if wanted.fingerprint or wanted.build or wanted.guest or wanted.checksum:
         return template.made_of(wanted)
     try:
         status = os.stat(wanted.source)
@@ -294,6 +307,8 @@ def _make(host: Host, wanted: Wanted, known_by: str, uri: str) -> tuple[str, boo
     try:
         if wanted.guest:
             about = _from_guest(host, wanted, place, uri)
+        elif wanted.build:
+            about = _from_packages(host, wanted.build, wanted, place)
         else:
             about = _from_file(host, wanted, place)
         description = {**about, "made_of": known_by, "origin": wanted.origin}
@@ -313,7 +328,7 @@ def bring_to(host: Host, values: object, *, check_mode: bool = False, uri: str =
     known = templates.record(digest) if digest else None
     wrong = templates.problem(digest, full=wanted.verify) if digest else ""
     known_by = _known_by(wanted, known, check_mode)
-    source = bool(wanted.source or wanted.guest or wanted.peer)
+    source = bool(wanted.source or wanted.build or wanted.guest or wanted.peer)
     if wrong and not source:
         templates.check(digest, full=wanted.verify)
     same = known is not None and not wrong and not wanted.refresh

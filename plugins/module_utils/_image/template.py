@@ -13,18 +13,23 @@ import posixpath
 import re
 import typing as t
 
+from .._core import mmdebstrap
 from .._core.errors import InputError
+from .._core.mmdebstrap import Recipe
 from .._core.names import check_name, is_digest
 from .._core.values import boolean, choice, known_keys, size_bytes
+from . import bootable
 from .definition import checksum_of, format_of, path_of
 from .headers import SECTOR
 from .trust import DEFAULT_MOST_VIRTUAL_BYTES
 
 STATES = ("present", "absent")
+SOURCES = ("source", "build", "guest", "peer")
 KEYS = (
     "name",
     "state",
     "source",
+    "build",
     "format",
     "checksum",
     "guest",
@@ -45,15 +50,16 @@ _COMPRESSED = re.compile(r"\.(gz|xz|zst|bz2)\Z", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A template as it is to be. One of ``source`` (a file of the host), ``guest`` and ``peer`` says where from; none
-    of them: it is there. ``checksum``: (algorithm, digits) of the file, None where it is waived. ``size``: virtual
-    bytes, None for as many as its source has."""
+    """A template as it is to be. One of ``source`` (a file of the host), ``build`` (packages), ``guest`` and ``peer``
+    says where from; none of them: it is there. ``checksum``: (algorithm, digits) of the file, None where it is waived.
+    ``size``: virtual bytes, None for as many as its source has."""
 
     name: str
     state: str = "present"
     source: str = ""
     format: str = ""
     checksum: t.Optional[tuple[str, str]] = None
+    build: t.Optional[Recipe] = None
     guest: str = ""
     peer: str = ""
     digest: str = ""
@@ -69,6 +75,8 @@ class Wanted:
         """Where it comes from, in a word for the record."""
         if self.source:
             return f"file {self.source}"
+        if self.build:
+            return f"built of {self.build.suite}"
         return f"guest {self.guest}" if self.guest else ""
 
 
@@ -107,11 +115,12 @@ def normalise(values: object) -> Wanted:
     if state == "absent":
         return Wanted(name=word_of(item.get("name"), "name"), state=state)
     name = check_template_name(item.get("name"), "name")
-    sources = [key for key in ("source", "guest", "peer") if item.get(key)]
+    sources = [key for key in SOURCES if item.get(key)]
     if len(sources) > 1:
         raise InputError(f"{sources[0]} and {sources[1]} are both given.", hint="Say in one way where it comes from.")
     source = path_of(item["source"], "source") if item.get("source") else ""
     guest = check_name(item["guest"], "guest") if item.get("guest") else ""
+    build = mmdebstrap.read(item["build"], "build") if item.get("build") else None
     checksum, given = None, item.get("checksum")
     if given not in (None, "") and not source:
         raise InputError("checksum is that of a source.", hint="To ask for a certain content, give digest.")
@@ -122,9 +131,14 @@ def normalise(values: object) -> Wanted:
                 hint=f"Give 'sha256:' and its 64 digits, or checksum: {UNVERIFIED} where nobody has told it.",
             )
         checksum = None if given == UNVERIFIED else checksum_of(given, "checksum")
+    # Two guests of a disk that was a guest's would be taken for one.
+    reset_identity = flag("reset_identity", bool(guest or build))
+    if build and not reset_identity:
+        raise InputError("reset_identity: what is built has no identity.", hint="Allowed with build: true.")
     size = item.get("size")
     if size not in (None, ""):
-        size = size_bytes(size, "size", least=SECTOR, most=2**56)
+        least, most_bytes = (bootable.LEAST_BYTES, bootable.MOST_BYTES) if build else (SECTOR, 2**56)
+        size = size_bytes(size, "size", least=least, most=most_bytes)
         if size % SECTOR:
             raise InputError(f"size: {size} is not allowed.", hint=f"Allowed: multiples of {SECTOR} bytes.")
     most = item.get("max_virtual_size")
@@ -133,12 +147,12 @@ def normalise(values: object) -> Wanted:
         source=source,
         format=format_of(item.get("format"), "format", _COMPRESSED.sub("", source)) if source else "",
         checksum=checksum,
+        build=build,
         guest=guest,
         peer=check_name(item["peer"], "peer") if item.get("peer") else "",
         digest=_digest_of(item.get("digest"), "digest"),
         size=t.cast("t.Optional[int]", size or None),
-        # Two guests of a disk that was a guest's would be taken for one.
-        reset_identity=flag("reset_identity", bool(guest)),
+        reset_identity=reset_identity,
         fingerprint=str(item.get("fingerprint") or ""),
         refresh=flag("refresh"),
         verify=flag("verify"),
@@ -157,6 +171,8 @@ def made_of(wanted: Wanted, file: t.Optional[t.Sequence[int]] = None) -> str:
         return hashlib.sha256(b"given " + wanted.fingerprint.encode()).hexdigest()
     if wanted.guest:
         content: t.Any = ["guest", wanted.guest]
+    elif wanted.build:
+        content = ["build", bootable.RULES, dataclasses.asdict(wanted.build)]
     elif wanted.checksum:
         content = list(wanted.checksum)
     else:
