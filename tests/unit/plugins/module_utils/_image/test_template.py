@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.mmdebstrap import Recipe
 from ansible_collections.cnvm.platform.plugins.module_utils._image.template import (
     KEYS,
     Wanted,
@@ -48,6 +49,39 @@ def test_the_identity_of_a_guest_is_reset_unless_it_is_said() -> None:
     assert normalise({"name": "a", "guest": "web"}).reset_identity
     assert not normalise({"name": "a", "guest": "web", "reset_identity": "no"}).reset_identity
     assert not normalise(FILE).reset_identity
+
+
+def test_what_is_built() -> None:
+    found = normalise({"name": "a", "build": {"suite": "trixie", "packages": ["nginx"]}, "size": "4G"})
+    assert found == Wanted("a", build=Recipe("trixie", ("nginx",)), size=4 * 2**30, reset_identity=True)
+    assert found.origin == "built of trixie"
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"reset_identity": False}, "reset_identity"),
+        ({"size": "100M"}, "size"),
+        ({"size": "3T"}, "size"),
+        ({"guest": "web"}, "build and guest"),
+        ({"checksum": "unverified"}, "checksum"),
+        ({"build": "trixie"}, "build"),
+        ({"build": {"packages": ["nginx"]}}, "build.suite"),
+        ({"build": {"suite": "trixie", "kernel": "x"}}, "kernel"),
+    ],
+)
+def test_what_cannot_be_built(more: dict[str, t.Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        normalise({"name": "a", "build": {"suite": "trixie"}, **more})
+
+
+def test_another_recipe_is_another_template() -> None:
+    def known(**build: t.Any) -> str:
+        return made_of(normalise({"name": "a", "build": {"suite": "trixie", **build}}))
+
+    assert known() == known(packages=[], mirror=None)
+    different = [known(), known(suite="forky"), known(packages=["nginx"]), known(mirror="http://m/debian")]
+    assert len({*different, known(customize=["true"]), known(components=["main"]), known(variant="apt")}) == 7
 
 
 def test_all_options() -> None:
@@ -131,7 +165,7 @@ def test_whatever_is_given_it_is_understood_or_refused(values: dict[str, t.Any])
         found = normalise(values)
     except InputError:
         return
-    assert found.state == "absent" or sum(map(bool, (found.source, found.guest, found.peer))) <= 1
+    assert found.state == "absent" or sum(map(bool, (found.source, found.build, found.guest, found.peer))) <= 1
 
 
 def test_a_word_is_a_name_or_a_digest() -> None:
