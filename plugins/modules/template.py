@@ -10,8 +10,8 @@ module: template
 short_description: Templates that guests are cloned from
 version_added: 0.1.0
 description:
-  - Registers a disk image on a host as a template, builds one of Debian's packages, takes one over from another host, or
-    removes one.
+  - Registers a disk image on a host as a template, builds one of Debian's packages, takes one over from another host,
+    or removes one.
   - A template is a qcow2 image, read-only, in C(/var/lib/cnvm/templates), known by the sha256 of its bytes. Names point
     at it. It lies at the same path on every host, so that a guest whose disk rests on it can move.
   - An image from outside is read by the collection's own code first. It is refused when it names other files (backing
@@ -42,10 +42,10 @@ options:
     type: path
   build:
     description:
-      - Build a disk that boots Debian, of packages, with C(mmdebstrap), C(mke2fs) and plain files; neither loop devices nor
-        mounts of images are needed. The host and the guests are of the kind C(x86_64), and the guests have a BIOS.
-      - Beside O(build.packages) it has cloud-init, which looks for a seed (NoCloud, ConfigDrive), the guest agent, sshd,
-        systemd-networkd, which asks for an address by DHCP where cloud-init says nothing, GRUB, the kernel
+      - Build a disk that boots Debian, of packages, with C(mmdebstrap), C(mke2fs) and plain files; neither loop devices
+        nor mounts of images are needed. The host and the guests are of the kind C(x86_64), and the guests have a BIOS.
+      - Beside O(build.packages) it has cloud-init, which looks for a seed (NoCloud, ConfigDrive), the guest agent,
+        sshd, systemd-networkd, which asks for an address by DHCP where cloud-init says nothing, GRUB, the kernel
         C(linux-image-cloud-amd64), and a console on the first serial port. Nobody has a password.
       - It is made anew when these options change, not when the distribution has newer packages; see O(refresh).
     type: dict
@@ -77,7 +77,8 @@ options:
           - It is what C(apt) in the guests asks, too.
         type: str
       customize:
-        description: Shell commands that are run in the new root file system, in order.
+        description:
+          - Shell commands that are run in the new root file system, in order. There is no name resolution while they run.
         type: list
         elements: str
         default: []

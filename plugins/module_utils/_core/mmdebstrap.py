@@ -23,8 +23,8 @@ _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9/-]*\Z")
 _MIRROR = re.compile(r"(https?|ftp)://[^\s/]+(/\S*)?\Z|file:/\S+\Z")
 # What apt says, and the option that it is about.
 _SAID = (
-    (re.compile(r"Unable to locate package|Version '.*' for '.*' was not found|Release '.*' for '.*' was not"), "packages"),
-    (re.compile(r"has no installation candidate|unmet dependencies|Couldn't find any package"), "packages"),
+    (re.compile(r"Unable to locate package|Couldn't find any package|(Version|Release) '.*' for '.*' was"), "packages"),
+    (re.compile(r"has no installation candidate|unmet dependencies|Unable to correct problems"), "packages"),
     (re.compile(r"does not have a Release file"), "suite"),
     (re.compile(r"did not find any indices"), "components"),
     (re.compile(r"Could not resolve|Failed to fetch|Could not connect|Unable to connect|Connection failed"), "mirror"),
@@ -108,7 +108,9 @@ def failure(said: str, recipe: Recipe, option: str) -> InputError | HostError:
     details = {"stderr": said[-6000:]}
     if "No space left on device" in said:
         return HostError(
-            "There is no room left on this host to unpack the packages.", hint="Make room below /var/lib/cnvm.", **details
+            "There is no room left on this host to unpack the packages.",
+            hint="Make room below /var/lib/cnvm.",
+            **details,
         )
     if "is not signed" in first:
         return HostError(

@@ -231,7 +231,7 @@ def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.An
         if wanted.files:
             _add_files(root, wanted.files)
         if wanted.kind == "mmdebstrap":
-            debian.run_inside(host, root, wanted.source.get("customize") or [])
+            debian.run_inside(host, root, wanted.source.get("customize") or [], "mmdebstrap.customize")
         final = bundle.override(process or bundle.Process(), wanted.overrides)
         if not final.args:
             final = dataclasses.replace(final, args=("/bin/sh",))

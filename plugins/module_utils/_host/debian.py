@@ -11,8 +11,9 @@ import shutil
 import typing as t
 
 from .._core import mmdebstrap
-from .._core.errors import HostError
+from .._core.errors import CommandError, HostError
 from .._core.mmdebstrap import Recipe
+from .._core.runner import first_line
 from . import files
 from .system import Host
 
@@ -40,7 +41,16 @@ def unpack(host: Host, recipe: Recipe, root: str, option: str, more: t.Sequence[
             os.unlink(path)
 
 
-def run_inside(host: Host, root: str, commands: t.Iterable[str]) -> None:
-    """Shell commands in a root file system, in order."""
+def run_inside(host: Host, root: str, commands: t.Iterable[str], option: str) -> None:
+    """Shell commands in a root file system, in order. ``option``: where they stand."""
     for command in commands:
-        host.run(["chroot", root, "/bin/sh", "-ec", command])
+        result = host.run(["chroot", root, "/bin/sh", "-ec", command], check=False)
+        if result.rc:
+            said = first_line(result.stderr) or first_line(result.stdout) or "no output"
+            raise CommandError(
+                f"{option}: {command!r} ended with code {result.rc}: {said}",
+                argv=list(result.argv),
+                rc=result.rc,
+                stdout=result.stdout[-6000:],
+                stderr=result.stderr[-6000:],
+            )

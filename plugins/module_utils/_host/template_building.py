@@ -40,7 +40,14 @@ def build(host: Host, recipe: Recipe, size: t.Optional[int], place: str) -> str:
     root, path, mark = f"{place}/root", f"{place}/built", uuid.uuid4()
     debian.unpack(host, bootable.whole(recipe), root, _OPTION)
     _write_files(root, bootable.written(str(mark)))
-    debian.run_inside(host, root, [*recipe.customize, *bootable.FINISH])
+    debian.run_inside(host, root, recipe.customize, f"{_OPTION}.customize")
+    for path in bootable.BOOTED:
+        if not os.path.exists(f"{root}{path}"):
+            raise HostError(
+                f"{_OPTION}.packages: the kernel among them has brought no {path}.",
+                hint=f"Name none, to have {bootable.KERNEL}.",
+            )
+    debian.run_inside(host, root, bootable.FINISH, _OPTION)
     virtual_bytes = bootable.disk_bytes(_content(root), size)
     boot, core = _read(root, f"{bootable.GRUB}/boot.img"), _read(root, f"{bootable.GRUB}/core.img")
     with open(path, "xb") as file:

@@ -66,6 +66,8 @@ _NO_CHS = b"\xfe\xff\xff"
 _LINUX = 0x83
 
 GRUB = "/boot/grub/i386-pc"
+# Links that Debian's kernels keep at the newest one.
+BOOTED = ("/vmlinuz", "/initrd.img")
 CONSOLE = "console=tty0 console=ttyS0,115200n8"
 _GRUB_CONFIG = """\
 # Written by cnvm.platform. 'update-grub', which every new kernel runs, replaces it by its own.
@@ -74,12 +76,12 @@ serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
 menuentry 'Debian' {{
-  linux /vmlinuz root=UUID={uuid} ro {console}
-  initrd /initrd.img
+  linux {kernel} root=UUID={uuid} ro {console}
+  initrd {initrd}
 }}
 menuentry 'Debian (rescue)' {{
-  linux /vmlinuz root=UUID={uuid} ro single {console}
-  initrd /initrd.img
+  linux {kernel} root=UUID={uuid} ro single {console}
+  initrd {initrd}
 }}
 """
 _GRUB_DEFAULT = f"""\
@@ -114,12 +116,15 @@ _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 # Run in the root file system, after the user's own commands. Core and modules of GRUB are of one version.
 FINISH = (
     "systemctl -q enable systemd-networkd.service",
+    # It has no volumes of LVM.
+    "systemctl -q disable e2scrub_reap.service e2scrub_all.timer",
     "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
-    f"mkdir -p {GRUB} && cp /usr/lib/grub/i386-pc/*.mod /usr/lib/grub/i386-pc/*.lst /usr/lib/grub/i386-pc/boot.img {GRUB}",
+    f"mkdir -p {GRUB} && cd /usr/lib/grub/i386-pc && cp *.mod *.lst boot.img {GRUB}",
     f"grub-mkimage -O i386-pc -o {GRUB}/core.img -p '(,msdos1)/boot/grub' biosdisk part_msdos ext2",
     "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /tmp/* /var/tmp/*",
     "find /var/log -type f -delete",
-    "test -e /vmlinuz && test -e /initrd.img",
+    # All is up to date: no clone has to make caches anew at its first start.
+    "touch /etc/.updated /var/.updated",
 )
 
 
@@ -133,7 +138,7 @@ def whole(recipe: Recipe) -> Recipe:
 def written(uuid: str) -> dict[str, str]:
     """Text files of the root file system, by path. ``uuid``: that of the file system."""
     return {
-        "/boot/grub/grub.cfg": _GRUB_CONFIG.format(uuid=uuid, console=CONSOLE),
+        "/boot/grub/grub.cfg": _GRUB_CONFIG.format(uuid=uuid, console=CONSOLE, kernel=BOOTED[0], initrd=BOOTED[1]),
         "/etc/cloud/cloud.cfg.d/90-cnvm.cfg": _CLOUD,
         "/etc/default/grub.d/cnvm.cfg": _GRUB_DEFAULT,
         "/etc/fstab": f"UUID={uuid} / ext4 rw,errors=remount-ro 0 1\n",

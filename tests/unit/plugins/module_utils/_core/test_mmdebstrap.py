@@ -111,31 +111,43 @@ UPDATE = "E: apt-get update --error-on=any -oAPT::Status-Fd=<$fd> -oDpkg::Use-Pt
 END = "I: main() received signal PIPE: waiting for setup...\nE: mmdebstrap failed to run\n"
 
 
+NO_PACKAGE = """\
+I: installing remaining packages inside the chroot...
+Reading package lists...
+E: Unable to locate package nosuchpkg
+E: setup failed: E: apt-get --yes install nosuchpkg failed
+"""
+NO_VERSION = "E: Version '99' for 'openssh-server' was not found\nE: setup failed: E: apt-get failed\n"
+NO_SUITE = """\
+Err:2 http://deb.debian.org/debian trixi Release
+  404  Not Found [IP: 203.0.113.80 80]
+E: The repository 'http://deb.debian.org/debian trixi Release' does not have a Release file.
+"""
+NO_MIRROR = """\
+E: Failed to fetch http://x.invalid/dists/trixie/InRelease  Could not resolve 'x.invalid'
+E: Some index files failed to download. They have been ignored, or old ones used instead.
+"""
+NO_COMPONENT = """\
+W: apt-get indextargets output is empty
+E: apt-get update did not find any indices for architecture 'amd64' in suite 'trixie'
+"""
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
+        (NO_PACKAGE, "build.packages: Unable to locate package nosuchpkg"),
+        (NO_VERSION, "build.packages: Version '99' for 'openssh-server' was not found"),
         (
-            "I: installing remaining packages inside the chroot...\nReading package lists...\n"
-            "E: Unable to locate package nosuchpkg\nE: setup failed: E: apt-get --yes install nosuchpkg failed\n",
-            "build.packages: Unable to locate package nosuchpkg",
-        ),
-        (
-            "E: Version '99' for 'openssh-server' was not found\nE: setup failed: E: apt-get failed\n",
-            "build.packages: Version '99' for 'openssh-server' was not found",
-        ),
-        (
-            "Err:2 http://deb.debian.org/debian trixi Release\n  404  Not Found\n"
-            f"E: The repository 'http://deb.debian.org/debian trixi Release' does not have a Release file.\n{UPDATE}",
+            NO_SUITE + UPDATE,
             "build.suite: The repository 'http://deb.debian.org/debian trixi Release' does not have a Release file.",
         ),
         (
-            "E: Failed to fetch http://x.invalid/debian/dists/trixie/InRelease  Could not resolve 'x.invalid'\n"
-            f"E: Some index files failed to download. They have been ignored, or old ones used instead.\n{UPDATE}",
-            "build.mirror: Failed to fetch http://x.invalid/debian/dists/trixie/InRelease  Could not resolve 'x.invalid'",
+            NO_MIRROR + UPDATE,
+            "build.mirror: Failed to fetch http://x.invalid/dists/trixie/InRelease  Could not resolve 'x.invalid'",
         ),
         (
-            "W: apt-get indextargets output is empty\n"
-            "E: apt-get update did not find any indices for architecture 'amd64' in suite 'trixie'\n",
+            NO_COMPONENT,
             "build.components: apt-get update did not find any indices for architecture 'amd64' in suite 'trixie'",
         ),
     ],

@@ -54,7 +54,7 @@ def test_there_is_always_room(content: int) -> None:
 
 
 def test_a_disk_that_is_too_small_is_refused_with_the_size_that_will_do() -> None:
-    with pytest.raises(InputError, match="size: .* too few") as caught:
+    with pytest.raises(InputError, match=r"size: .* too few") as caught:
         bootable.disk_bytes(900 * MIB, 1000 * MIB)
     assert caught.value.hint == "Allowed: 1205M and more, or leave it out."
     assert bootable.disk_bytes(900 * MIB, 1205 * MIB) == 1205 * MIB
