@@ -78,7 +78,7 @@ options:
         type: str
       customize:
         description:
-          - Shell commands that are run in the new root file system, in order. There is no name resolution while they run.
+          - Shell commands that are run in the new root file system, in order, without name resolution.
         type: list
         elements: str
         default: []

@@ -25,7 +25,8 @@ TRIXIE = Recipe("trixie")
 
 def test_a_suite_is_enough() -> None:
     # As Ansible gives it: with what nobody has said.
-    given_by_ansible = {**dict.fromkeys(KEYS), "suite": "trixie", "packages": [], "variant": "minbase", "customize": []}
+    unsaid: dict[str, t.Any] = dict.fromkeys(KEYS)
+    given_by_ansible = {**unsaid, "suite": "trixie", "packages": [], "variant": "minbase", "customize": []}
     assert read({"suite": "trixie"}, "build") == read(given_by_ansible, "build") == TRIXIE
 
 

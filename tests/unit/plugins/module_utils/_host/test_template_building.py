@@ -20,6 +20,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
     InputError,
     Refused,
 )
+from ansible_collections.cnvm.platform.plugins.module_utils._core.mmdebstrap import Recipe
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult, checked
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     containers,
@@ -175,7 +176,7 @@ def test_a_size_that_is_too_small(debian: Debian) -> None:
         bring(debian, size="100M")
     assert debian.unpacked == 0
     with pytest.raises(InputError, match=r"size: .* too few"):
-        template_building.build(Host(run=debian), bootable.Recipe("trixie"), 100 * MIB, str(debian.place))
+        template_building.build(Host(run=debian), Recipe("trixie"), 100 * MIB, str(debian.place))
     assert debian.unpacked == 1
 
 
