@@ -104,7 +104,7 @@ def argv(recipe: Recipe, target: str, more: t.Sequence[str] = ()) -> list[str]:
 def failure(said: str, recipe: Recipe, option: str) -> InputError | HostError:
     """The exception for a run that failed, from what it wrote: the first error, not the last, says why."""
     errors = [line for line in map(str.strip, said.splitlines()) if line.startswith("E: ")]
-    first = (errors[0][3:] if errors else first_line(said)) or "no output"
+    first = ((errors[0][3:] if errors else first_line(said)) or "no output").rstrip(".") + "."
     details = {"stderr": said[-6000:]}
     if "No space left on device" in said:
         return HostError(

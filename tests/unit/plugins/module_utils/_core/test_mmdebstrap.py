@@ -137,19 +137,19 @@ E: apt-get update did not find any indices for architecture 'amd64' in suite 'tr
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (NO_PACKAGE, "build.packages: Unable to locate package nosuchpkg"),
-        (NO_VERSION, "build.packages: Version '99' for 'openssh-server' was not found"),
+        (NO_PACKAGE, "build.packages: Unable to locate package nosuchpkg."),
+        (NO_VERSION, "build.packages: Version '99' for 'openssh-server' was not found."),
         (
             NO_SUITE + UPDATE,
             "build.suite: The repository 'http://deb.debian.org/debian trixi Release' does not have a Release file.",
         ),
         (
             NO_MIRROR + UPDATE,
-            "build.mirror: Failed to fetch http://x.invalid/dists/trixie/InRelease  Could not resolve 'x.invalid'",
+            "build.mirror: Failed to fetch http://x.invalid/dists/trixie/InRelease  Could not resolve 'x.invalid'.",
         ),
         (
             NO_COMPONENT,
-            "build.components: apt-get update did not find any indices for architecture 'amd64' in suite 'trixie'",
+            "build.components: apt-get update did not find any indices for architecture 'amd64' in suite 'trixie'.",
         ),
     ],
 )
@@ -165,8 +165,8 @@ def test_what_is_the_hosts_fault() -> None:
     for said, words in (
         (unsigned + UPDATE + END, "nobody vouches"),
         ("dpkg: error: No space left on device\nE: setup failed\n" + END, "no room"),
-        ("E: something else\n" + END, "mmdebstrap failed: something else"),
-        ("", "no output"),
+        ("E: something else\n" + END, "mmdebstrap failed: something else."),
+        ("", "failed: no output."),
     ):
         error = failure(said, TRIXIE, "build")
         assert isinstance(error, HostError)
