@@ -61,7 +61,7 @@ def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.
 # --------------------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Something that is to be done for one disk: ``create``, ``link``, ``copy`` or ``grow``."""
+    """Something that is to be done for one disk: ``create``, ``link``, ``copy`` or ``grow``, from ``before_bytes``."""
 
     kind: str
     name: str
@@ -69,6 +69,7 @@ class Work:
     format: str
     virtual_bytes: t.Optional[int] = None
     template: str = ""
+    before_bytes: t.Optional[int] = None
 
     @property
     def words(self) -> str:
@@ -122,7 +123,8 @@ def look(
             hint="Disks only grow: what is beyond the new end would be lost.",
         )
     if wanted > header.virtual_bytes:
-        return Work("grow", disk["name"], top, "qcow2" if top != path else kind, wanted), None
+        kind = "qcow2" if top != path else kind
+        return Work("grow", disk["name"], top, kind, wanted, before_bytes=header.virtual_bytes), None
     return None, None
 
 

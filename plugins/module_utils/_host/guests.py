@@ -236,6 +236,8 @@ class Batch:
         self.arch = platform.machine()
         self._kvm: t.Optional[dict[str, t.Any]] = None
         self._all: t.Optional[dict[str, Known]] = None
+        # What libvirt was asked about a machine and its CPU, and has no objection to.
+        self._machines: set[tuple[str, ...]] = set()
 
     # -- deciding ---------------------------------------------------------------------------------------------------
     def decide(self) -> list[Job]:
@@ -426,6 +428,7 @@ class Batch:
                     f"{where}: shared_folders: there is no directory {folder['source']} on this host.",
                     hint="Create it first.",
                 )
+        self._check_machine(job, model, stored)
         address = wanted.definition["address"]
         if address and address != before.get("address"):
             if self.registry.overlay is None:
@@ -436,6 +439,32 @@ class Batch:
         if job.plan.start or model["networks"] != stored["networks"]:
             self._check_networks(job, model)
         self._check_unique(job, model, stored)
+
+    def _check_machine(self, job: Job, model: Model, stored: Model) -> None:
+        """A machine or a CPU that there is not is said by libvirt only when the guest is started."""
+        if all(domain.alike(key, model[key], stored[key]) for key in ("type", "arch", "machine", "cpu")):
+            return
+        where, cpu = f"guests: {job.name}", model["cpu"]
+        text = xml.document(t.cast(Element, domain.build(model).find("cpu")))
+        asked = (model["type"], model["arch"], model["machine"], text)
+        if asked in self._machines:
+            return
+        with libvirt.doing("list the models of CPUs"):
+            known = self.connection.getCPUModelNames(model["arch"])
+        if known and cpu["model"] not in (*domain.MODES, *known):
+            raise InputError(
+                f"{where}: cpu: model: libvirt knows no CPU model {cpu['model']!r}.",
+                hint=f"Leave it out, or see 'virsh cpu-models {model['arch']}'.",
+            )
+        try:
+            with libvirt.doing("make a guest of that kind"):
+                self.connection.compareHypervisorCPU(None, model["arch"], model["machine"] or None, model["type"], text)
+        except libvirt.LibvirtError as error:
+            # Any other refusal says nothing of the guest: not for all architectures CPUs can be compared.
+            option = {errors.INVALID_ARG: "machine", errors.INTERNAL_ERROR: "cpu"}.get(error.code)
+            if option:
+                raise InputError(f"{where}: {option}: {error.message}", hint="Leave it out, or correct it.") from None
+        self._machines.add(asked)
 
     def _check_networks(self, job: Job, model: Model) -> None:
         for card in model["networks"].values():
@@ -577,14 +606,22 @@ class Batch:
         known = t.cast(Known, job.known)
         guest_disks.make_home(job.name)
         running = job.seen.active and not job.plan.stop
-        for work in job.works:
-            if work.kind == "grow" and running:
-                self._grow_live(job, work)
-            else:
-                guest_disks.do(self.host, work)
-        self._seed(job)
-        if job.plan.define:
-            self._define(job, domain.patch(known.xml, wanted.model))
+        made = []
+        try:
+            for work in job.works:
+                if work.kind == "grow" and running:
+                    self._grow_live(job, work)
+                else:
+                    guest_disks.do(self.host, work)
+                    made += [work.path] if work.kind != "grow" else []
+            self._seed(job)
+            if job.plan.define:
+                self._define(job, domain.patch(known.xml, wanted.model))
+        except BaseException:
+            # No guest has them, and the next run would take them for somebody's.
+            for path in made:
+                files.remove_file(path)
+            raise
         files.write_json(paths.definition_file(job.name), wanted.definition)
         if running:
             for step in wanted.changes.steps:
@@ -983,6 +1020,6 @@ def _shown(job: Job) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
             if one.key != "marks":
                 before[one.key], after[one.key] = one.before, one.after
         for work in job.works:
-            before[f"disks.{work.name}.virtual_bytes"] = None
+            before[f"disks.{work.name}.virtual_bytes"] = work.before_bytes
             after[f"disks.{work.name}.virtual_bytes"] = work.virtual_bytes
     return before, after

@@ -254,6 +254,18 @@ class FakeConnection:
         self.questions += 1
         return [(each, {"state.state": each.number, "state.reason": each.reason}) for each in self.domains.values()]
 
+    def getCPUModelNames(self, arch: str) -> list[str]:
+        return ["qemu64", "EPYC"]
+
+    def compareHypervisorCPU(self, emulator: None, arch: str, machine: str, kind: str, text: str) -> int:
+        if machine not in ("q35", "pc"):
+            raise FakeError(errors.INVALID_ARG, f"invalid argument: the machine '{machine}' is not supported")
+        if "nonsense" in text:
+            raise FakeError(errors.INTERNAL_ERROR, "internal error: Unknown CPU feature nonsense")
+        if "unheard" in text:
+            raise FakeError(errors.NO_SUPPORT, "this function is not supported")
+        return 2
+
     def networkLookupByName(self, name: str) -> t.Any:
         if name != "default":
             raise FakeError(errors.NO_NETWORK, "no network")

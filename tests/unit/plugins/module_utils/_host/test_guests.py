@@ -258,7 +258,10 @@ def test_a_guest_that_does_not_let_go_is_to_be_restarted(connection: FakeConnect
 
 def test_disks_grow_and_never_shrink(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
-    assert one({**WEB, "disks": [{"size_mib": 2}]})["actions"] == ["grow disk vda"]
+    grown = bring({**WEB, "disks": [{"size_mib": 2}]})
+    assert grown["guests"][0]["actions"] == ["grow disk vda"]
+    assert grown["diff"]["before"]["web"]["disks.vda.virtual_bytes"] == 2**20
+    assert grown["diff"]["after"]["web"]["disks.vda.virtual_bytes"] == 2 * 2**20
     assert connection.domains["web"].sizes == {"vda": 2 * 2**20}
     bring({"name": "web", "state": "stopped"})
     fake_domains.qcow2(place / "workloads/web/disks/vda.qcow2", 2 * 2**20)
@@ -390,6 +393,37 @@ def test_another_network_is_not_there(connection: FakeConnection) -> None:
         bring({**WEB, "networks": [{"source": "lan"}]})
     with pytest.raises(InputError, match="no bridge 'br9'"):
         bring({**WEB, "networks": [{"type": "bridge", "source": "br9"}]})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"machine": "pc-q35-99.0"}, "web: machine: .*pc-q35-99.0"),
+        ({"cpu": {"model": "max"}}, "web: cpu: model: .*'max'"),
+        ({"cpu": {"features": {"nonsense": "require"}}}, "web: cpu: .*nonsense"),
+    ],
+)
+def test_what_libvirt_would_say_at_the_start_is_said_before_anything(
+    connection: FakeConnection, given: dict[str, t.Any], said: str
+) -> None:
+    for _time in ("new", "there"):
+        connection.calls.clear()
+        with pytest.raises(InputError, match=said):
+            bring({**WEB, **given}, restart_on_change=True)
+        assert connection.calls == []
+        bring(WEB)
+    assert bring({**WEB, "cpu": {"features": {"unheard": "require"}}})["changed"], "where libvirt cannot tell"
+
+
+def test_a_change_that_libvirt_refuses_leaves_no_disk(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    connection.fails["web"] = FakeError(errors.OPERATION_FAILED, "no firmware")
+    more = {**WEB, "state": "stopped", "firmware": "uefi", "disks": [{"size_mib": 1}, {"size_mib": 1}]}
+    with pytest.raises(HostError):
+        bring(more)
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+    del connection.fails["web"]
+    assert "create disk vdb" in one(more)["actions"]
 
 
 # -- Exactly one
