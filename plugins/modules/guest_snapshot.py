@@ -32,7 +32,7 @@ options:
       - V(absent) merges it into what is above it, also while the guest runs; what the guest has now stays. It is
         refused where two lines part at it.
       - V(reverted) goes back to it. A running guest is turned off for it, and then started again, or goes on where it
-        was when the snapshot has its memory. This is done in each run.
+        was when the snapshot has its memory. A disk that it got later stays as it is. This is done in each run.
     type: str
     choices: [present, absent, reverted]
     default: present

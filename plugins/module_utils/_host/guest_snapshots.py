@@ -45,6 +45,11 @@ def _save(name: str, record: Record) -> None:
         files.remove_file(paths.guest_snapshots_file(name), durable=True)
 
 
+def _record(record: t.Optional[Record], model: Model) -> Record:
+    """The record as it is by what the guest's stored XML says, with all of its disks."""
+    return snapshots.joined(snapshots.settle(record, model), model) if record else snapshots.empty(model)
+
+
 def names(name: str) -> list[str]:
     """The snapshots that a guest has, oldest first."""
     return snapshots.names(load(name))
@@ -99,7 +104,7 @@ class Work:
         self.known = known
         self.model = known.model
         record = load(name)
-        self.record = snapshots.settle(record, self.model) if record else snapshots.empty(self.model)
+        self.record = _record(record, self.model)
         self.home = paths.guest_disks_dir(name)
 
     @property
@@ -177,7 +182,7 @@ class Work:
         if self.live:
             with libvirt.doing(f"turn the guest {self.name!r} off"):
                 self.known.domain.destroy()
-        made = snapshots.overlays(self.record, self.home)
+        made = snapshots.overlays(self.record, self.home, kept["disks"])
         for disk, path in made.items():
             files.remove_file(path)
             self._overlay(kept["disks"][disk], path)
@@ -323,6 +328,9 @@ def _check(
         raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
     there = snapshot in names(name)
     if state == "absent":
+        if there:
+            # Refused, where it cannot be, before it is done for another guest.
+            snapshots.removal(_record(load(name), known.model), snapshot)
         return "remove" if there else ""
     if state == "reverted":
         if not there:
@@ -333,6 +341,14 @@ def _check(
         return ""
     if not snapshots.empty(known.model)["tops"]:
         raise InputError(f"guests: {name!r} has no disk that it writes to.", hint="There is nothing to snapshot.")
+    running = known.live_model
+    if running is not None:
+        waiting = sorted({*snapshots.empty(known.model)["tops"]} ^ {*snapshots.empty(running)["tops"]})
+        if waiting:
+            raise Refused(
+                f"Guest {name!r} runs with other disks than it is to have ({', '.join(waiting)}).",
+                hint="Restart it first (cnvm.platform.guest, restart_on_change: true).",
+            )
     if known.live is None and (quiesce or memory):
         raise InputError(
             f"{'quiesce' if quiesce else 'memory'}: guest {name!r} does not run.", hint="Leave it out, or start it."
@@ -383,10 +399,6 @@ def bring_to(
                     work.revert(word)
                 else:
                     work.remove(word)
-            elif todo[name] == "remove":
-                # Said before anything is done, as it is in earnest.
-                record = t.cast(Record, load(name))
-                snapshots.removal(record, word)
             results.append(
                 {
                     "name": name,

@@ -77,6 +77,25 @@ def empty(model: Model) -> Record:
     return record
 
 
+def joined(record: Record, model: Model) -> Record:
+    """The record with the disks that the guest got after its first snapshot, and without those that it lost."""
+    now = empty(model)
+    new = [disk for disk in now["tops"] if disk not in record["tops"]]
+    lost = [disk for disk in record["tops"] if disk not in now["tops"] and disk not in _kept(record)]
+    if not new and not lost:
+        return record
+    after = copy.deepcopy(record)
+    for disk in lost:
+        del after["tops"][disk]
+    _unused(after)
+    for disk in new:
+        path = after["tops"][disk] = now["tops"][disk]
+        while path:
+            after["files"].setdefault(path, now["files"][path])
+            path = now["files"][path]["backing"]
+    return after
+
+
 def names(record: t.Optional[Record]) -> list[str]:
     """The snapshots in the order in which they were made."""
     return [one["name"] for one in (record or {}).get("snapshots", ())]
@@ -104,10 +123,16 @@ def above(record: Record, path: str) -> list[str]:
 
 
 def tops(record: t.Optional[Record]) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:
-    """{disk: (the file that the guest writes to, what is below it)}."""
+    """{disk: (the file that the guest writes to, what is below it)} of those that are in a snapshot."""
     if not record or not record["snapshots"]:
         return {}
-    return {disk: (path, below(record, path)) for disk, path in record["tops"].items()}
+    kept = _kept(record)
+    return {disk: (path, below(record, path)) for disk, path in record["tops"].items() if disk in kept}
+
+
+def _kept(record: Record) -> set[str]:
+    """The disks that are in a snapshot."""
+    return {disk for one in record["snapshots"] for disk in one["disks"]}
 
 
 def with_tops(model: Model, record: Record) -> Model:
@@ -120,9 +145,10 @@ def with_tops(model: Model, record: Record) -> Model:
     return {**model, "disks": disks}
 
 
-def overlays(record: Record, directory: str) -> dict[str, str]:
-    """Names for the next overlay of each disk."""
-    return {disk: f"{directory}/{disk}-{record['serial'] + 1}.qcow2" for disk in record["tops"]}
+def overlays(record: Record, directory: str, disks: t.Optional[t.Iterable[str]] = None) -> dict[str, str]:
+    """Names for the next overlay of each disk (or of ``disks``)."""
+    chosen = record["tops"] if disks is None else disks
+    return {disk: f"{directory}/{disk}-{record['serial'] + 1}.qcow2" for disk in chosen}
 
 
 def _grown(record: Record, made: t.Mapping[str, str], on: t.Mapping[str, str]) -> Record:
@@ -145,7 +171,8 @@ def created(record: Record, made: t.Mapping[str, str], snapshot: t.Mapping[str, 
 
 
 def reverted(record: Record, name: str, made: t.Mapping[str, str]) -> tuple[Record, list[str]]:
-    """The record with the guest above another snapshot again, and the files that nothing needs any more."""
+    """The record with the guest above another snapshot again, and the files that nothing needs any more. ``made``: of
+    the disks that are in the snapshot; one that the guest got later stays as it is."""
     snapshot = t.cast("dict[str, t.Any]", find(record, name))
     after = _grown(record, made, snapshot["disks"])
     after["current"] = name

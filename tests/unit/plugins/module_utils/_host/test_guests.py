@@ -736,6 +736,49 @@ def test_a_snapshot_of_a_stopped_guest_and_back(connection: FakeConnection, plac
     assert not bring({**WEB, "state": "stopped"})["changed"]
 
 
+def test_a_disk_that_came_after_the_first_snapshot(connection: FakeConnection, place: Path) -> None:
+    off = {**WEB, "state": "stopped"}
+    more = {**off, "disks": [{"size_mib": 1}, {"size_mib": 1}]}
+    bring(off)
+    snap("one")
+    bring(more)
+    assert [each["name"] for each in snap("two")["snapshots"][1]["disks"]] == ["vda", "vdb"], "no disk is left out"
+    assert not bring(more)["changed"]
+    with pytest.raises(Refused, match="the disk vdb has snapshots"):
+        bring(off)
+    snap("one", "reverted")
+    assert sorted(os.listdir(place / "workloads/web/disks")) == [
+        "vda-1.qcow2", "vda-3.qcow2", "vda.qcow2", "vdb-2.qcow2", "vdb.qcow2",
+    ]  # fmt: skip
+    assert not bring(more)["changed"]
+    snap("two", "absent")
+    assert one(off)["actions"] == ["change disks.vdb"], "it is in no snapshot any more"
+    assert [each["name"] for each in snap("three")["snapshots"][1]["disks"]] == ["vda"]
+    snap("three", "absent")
+    snap("one", "absent")
+    assert not (place / "workloads/web/snapshots.json").exists()
+
+
+def test_disks_that_wait_for_a_restart_are_in_the_way_of_a_snapshot(connection: FakeConnection) -> None:
+    bring(WEB)
+    bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1, "bus": "sata"}]})
+    with pytest.raises(Refused, match="other disks than it is to have .sdc"):
+        snap("one")
+
+
+def test_what_cannot_be_merged_is_said_before_any_is(connection: FakeConnection) -> None:
+    off = {**WEB, "state": "stopped"}
+    bring(off, {**off, "name": "db"})
+    host = Host(run=fake_domains.run)
+    for name, state in (("one", "present"), ("two", "present"), ("one", "reverted")):
+        guest_snapshots.bring_to(host, ["web"], name, state)
+    guest_snapshots.bring_to(host, ["db"], "one", "present")
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match="part"):
+            guest_snapshots.bring_to(host, ["db", "web"], "one", "absent", check_mode=check_mode)
+    assert guest_snapshots.names("db") == ["one"]
+
+
 def test_going_back_starts_a_running_guest_again(connection: FakeConnection) -> None:
     bring(WEB)
     snap("one")
