@@ -323,7 +323,7 @@ options:
       delete_disks:
         description:
           - With O(guests[].state=absent), whether the disks that this module made are removed. Files and devices that
-            were there before are never removed.
+            were there before are never removed, nor is what was written to them since a snapshot.
           - Otherwise disks of the guest's own directory are kept below C(/var/lib/cnvm/kept-disks).
         type: bool
         default: false

@@ -199,8 +199,8 @@ def delete(places: t.Iterable[str]) -> None:
         files.remove_file(path, durable=True)
 
 
-def keep(host: Host, name: str) -> list[str]:
-    """Bring a removed guest's own disks to where they can stay, and return where that is.
+def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> list[str]:
+    """Bring a removed guest's own disks (or ``only`` these paths) to where they can stay, and return where that is.
 
     Images that rest on one another name each other by path: they are told the new one.
     """
@@ -209,6 +209,9 @@ def keep(host: Host, name: str) -> list[str]:
         names = sorted(os.listdir(source))
     except FileNotFoundError:
         return []
+    if only is not None:
+        delete(f"{source}/{one}" for one in names if f"{source}/{one}" not in only)
+        names = [one for one in names if f"{source}/{one}" in only]
     if not names:
         return []
     target = paths.kept_disks_dir(name)

@@ -64,6 +64,16 @@ def tops(name: str, model: Model) -> dict[str, tuple[str, list[dict[str, t.Any]]
     return snapshots.tops(snapshots.settle(record, model)) if record else {}
 
 
+def overlays(name: str, disks_made: t.Collection[str]) -> list[str]:
+    """The files above disks that are not among ``disks_made``: what was written to these since their first snapshot."""
+    record = load(name)
+    if record is None:
+        return []
+    known = {**record["files"], **(record["pending"] or {}).get("files", {})}
+    home = f"{paths.guest_disks_dir(name)}/"
+    return [path for path, one in known.items() if one["disk"] not in disks_made and path.startswith(home)]
+
+
 def listing(name: str) -> list[dict[str, t.Any]]:
     """What is to be said of a guest's snapshots."""
     record = load(name)

@@ -845,11 +845,13 @@ class Batch:
         if each is not None:
             self._undefine(each, job.name)
         home = paths.guest_disks_dir(job.name)
+        outside = [path for path in own if not path.startswith(f"{home}/")]
         if job.item["delete_disks"]:
-            guest_disks.delete(path for path in own if not path.startswith(f"{home}/"))
+            made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]
+            guest_disks.delete(outside)
+            job.kept_disks = guest_disks.keep(self.host, job.name, guest_snapshots.overlays(job.name, made))
         else:
-            job.kept_disks = [path for path in own if not path.startswith(f"{home}/")]
-            job.kept_disks += guest_disks.keep(self.host, job.name)
+            job.kept_disks = [*outside, *guest_disks.keep(self.host, job.name)]
         files.remove_file(paths.guest_log(job.name))
         files.remove_tree(paths.workload_dir(job.name))
 

@@ -197,6 +197,17 @@ def test_what_was_there_before_is_never_deleted(place: Path) -> None:
     assert not made.exists()
 
 
+def test_nor_is_what_was_written_to_it_since_a_snapshot(place: Path) -> None:
+    mine = place / "mine.qcow2"
+    fake_domains.qcow2(mine, 2**20)
+    bring({**WEB, "state": "stopped", "disks": [{"path": str(mine)}, {"size_mib": 1}]})
+    snap("one")
+    result = one({"name": "web", "state": "absent", "delete_disks": True})
+    assert result["kept_disks"] == [f"{place}/kept_disks/web/vda-1.qcow2"]
+    assert os.listdir(place / "kept_disks/web") == ["vda-1.qcow2"]
+    assert mine.exists()
+
+
 # -- Changes
 def test_a_running_guest_takes_over_what_it_can(connection: FakeConnection) -> None:
     bring({**WEB, "max_memory_mib": 512, "max_vcpus": 4})
