@@ -449,20 +449,20 @@ class Batch:
         asked = (model["type"], model["arch"], model["machine"], text)
         if asked in self._machines:
             return
-        with libvirt.doing("list the models of CPUs"):
-            known = self.connection.getCPUModelNames(model["arch"])
-        if known and cpu["model"] not in (*domain.MODES, *known):
-            raise InputError(
-                f"{where}: cpu: model: libvirt knows no CPU model {cpu['model']!r}.",
-                hint=f"Leave it out, or see 'virsh cpu-models {model['arch']}'.",
-            )
         try:
             with libvirt.doing("make a guest of that kind"):
+                known = self.connection.getCPUModelNames(model["arch"])
+                if known and cpu["model"] not in (*domain.MODES, *known):
+                    raise InputError(
+                        f"{where}: cpu: model: libvirt knows no CPU model {cpu['model']!r}.",
+                        hint=f"Leave it out, or see 'virsh cpu-models {model['arch']}'.",
+                    )
                 self.connection.compareHypervisorCPU(None, model["arch"], model["machine"] or None, model["type"], text)
         except libvirt.LibvirtError as error:
-            # Any other refusal says nothing of the guest: not for all architectures CPUs can be compared.
-            option = {errors.INVALID_ARG: "machine", errors.INTERNAL_ERROR: "cpu"}.get(error.code)
-            if option:
+            # Any other refusal says nothing of the guest: libvirt does not know the CPUs of all architectures.
+            machine = error.code == errors.INVALID_ARG and model["machine"] in error.message
+            if machine or error.code == errors.INTERNAL_ERROR:
+                option = "machine" if machine else "cpu"
                 raise InputError(f"{where}: {option}: {error.message}", hint="Leave it out, or correct it.") from None
         self._machines.add(asked)
 
