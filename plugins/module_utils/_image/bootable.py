@@ -36,6 +36,8 @@ PACKAGES = (
     "grub-pc-bin",
     "grub2-common",
     "iproute2",
+    # Its own name is known without a name server.
+    "libnss-myhostname",
     "openssh-server",
     "qemu-guest-agent",
     "sudo",
