@@ -21,6 +21,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     Move,
     Trap,
     environment,
+    eventually,
     playbook,
     playbook_argv,
 )
@@ -137,6 +138,20 @@ def test_link_cut(guest: Guest) -> None:
     finally:
         guest.fleet.mend(move.target)
     guest.stays_at(move.source, result)
+
+
+def test_link_cut_and_mover_killed(guest: Guest) -> None:
+    """Nobody leads the move any more, and nobody answers. The guest goes on before the link is back all the same."""
+    move = guest.slowly()
+    guest.fleet.cut(move.target)
+    try:
+        kill(move.source, MOVER)
+        eventually("the move has ended", lambda: not guest.look(move.source)["journal"])
+        guest.counts_on(move.source)
+    finally:
+        guest.fleet.mend(move.target)
+    guest.check(move.source, [move.source])
+    guest.check(guest.move(), [move.source, move.target])
 
 
 def test_link_cut_at_the_handover(guest: Guest) -> None:

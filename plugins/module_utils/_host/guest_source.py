@@ -70,10 +70,10 @@ class Leaving(kinds.Leaving):
         self._tunnel: t.Optional[Tunnel] = None
         self._thread: t.Optional[threading.Thread] = None
         self._error: t.Optional[CnvmError] = None
-        self._peer_lost = False
         self._stats: dict[str, t.Any] = {}
-        # For ``let_go``: they go with it.
+        # For ``let_go``: they go with it. And for ``roll_back``.
         move.journal["moved"] = [disk["path"] for disk in self._moved]
+        move.journal["cut_first"] = move.request["connections"] == 1
 
     def bring(self) -> None:
         """Templates that the target lacks, then empty disks that rest on them, and files that belong to the guest."""
@@ -121,7 +121,7 @@ class Leaving(kinds.Leaving):
             try:
                 self._watch(domain)
             except PeerError:
-                self._peer_lost = True
+                move.journal["cut_first"] = True
                 raise
         move.channel.call("arrived", timeout_s=min(move.left(), _ARRIVAL_LIMIT_S))
 
@@ -210,12 +210,6 @@ class Leaving(kinds.Leaving):
 
     def abandon(self) -> None:
         """End libvirt's job, if it has one still: it lets the guest go on here."""
-        if self._peer_lost:
-            # Before anything else: told to cancel, QEMU would stand still until the kernel gives its connections up.
-            with contextlib.suppress(CnvmError), libvirt.connect() as connection:
-                each = libvirt.domain(connection, self.name)
-                if each is not None:
-                    cut_loose(each)
         if self._tunnel is not None:
             self._tunnel.close()
         if self._thread is None:
@@ -226,7 +220,7 @@ class Leaving(kinds.Leaving):
                 each = libvirt.domain(connection, self.name)
                 if each is not None:
                     with libvirt.doing("end the job"):
-                        end_job(each)
+                        end_job(each, cut_first=self.move.journal["cut_first"])
             self._thread.join(0.2)
 
     def leave(self) -> None:
@@ -275,15 +269,19 @@ def patiently(work: t.Callable[[libvirt.Connection], None], limit_s: float = _PA
         time.sleep(0.2)
 
 
-def end_job(each: libvirt.Domain) -> None:
-    """End a move that libvirt may still be at, and wait for that."""
+def end_job(each: libvirt.Domain, *, cut_first: bool) -> None:
+    """End a move that libvirt may still be at, and wait for that.
+
+    Told to cancel, QEMU stands still until its connections end; where nobody answers, until the kernel gives them up. So
+    they are cut first. But of several that are cut, QEMU 10.0 may die: then it is given a while to cancel.
+    """
     library = libvirt.library()
     start = time.monotonic()
     while int(each.jobInfo()[0]) and time.monotonic() - start < _PATIENCE_S:
+        if cut_first or time.monotonic() - start > _CANCEL_S:
+            cut_loose(each)
         with contextlib.suppress(library.libvirtError):
             each.abortJob()
-        if time.monotonic() - start > _CANCEL_S:
-            cut_loose(each)
         time.sleep(0.05)
 
 
@@ -295,7 +293,7 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         each = guest_preflight.known(connection, name).domain
         with libvirt.doing(f"let the guest {name!r} go on"):
             if each.isActive():
-                end_job(each)
+                end_job(each, cut_first=journal.get("cut_first", True))
         number, reason = libvirt.state_of(each) or (0, 0)
         state = guest_plan.state_of(number)
         with libvirt.doing(f"let the guest {name!r} go on"):

@@ -120,8 +120,8 @@ class Move:
             ),
             "running": seen.running, "enabled": enabled,
         }  # fmt: skip
-        files.write_json(paths.journal_file(self.name), self.journal)
         self.steps = self._source.leaving(self, seen)
+        files.write_json(paths.journal_file(self.name), self.journal)
         try:
             self.channel.call(
                 "begin", timeout_s=self.left(60), definition=self.definition, owner=self.owner, move_id=self.move_id,
