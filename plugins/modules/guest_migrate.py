@@ -49,8 +49,22 @@ options:
     description: Whether a guest that dirties its memory faster than it is copied is slowed down.
     type: bool
     default: true
+  allow_post_copy:
+    description:
+      - Whether the guest may go on at the target before all of its memory is there, and fetch the rest when it needs
+        it. That is done only when it has dirtied its memory as fast as it is copied, round after round, with
+        O(max_downtime_ms) to stand still. A move then comes to its end whatever the guest does.
+      - Until the rest has come, some of its memory is at one host alone. A link that is cut only makes the guest wait.
+        But where QEMU ends or a host loses power, what the guest had in its memory is lost, and it is started anew with
+        its disks.
+      - QEMU on the target must be allowed to use userfaultfd, for which C(vm.unprivileged_userfaultfd) is 1 there. Not
+        with more than one of O(connections).
+    type: bool
+    default: false
   timeout_s:
-    description: Give up and roll back when the move is not done after so many seconds.
+    description:
+      - Give up and roll back when the move is not done after so many seconds. A guest that runs at the target already
+        is not given up.
     type: raw
     default: 3600
 attributes:
@@ -130,10 +144,20 @@ plan:
       type: int
       sample: 80
 mode:
-  description: The mode of the move.
+  description: The mode of the move, as in RV(plan.mode), or V(post_copy) where that had to be done.
   returned: when a plan was made
   type: str
   sample: live
+reason:
+  description: Why it was post-copy.
+  returned: when it was
+  type: str
+  sample: 3 rounds over its memory, with 300 ms to stand still, left no less to copy
+lost:
+  description: That the guest was started anew with its disks, since the rest of its memory could not come.
+  returned: when that was so
+  type: str
+  sample: The rest of the memory of web was lost on its way; it was started anew with its disks.
 frozen_ms:
   description:
     - From when the guest was seen to stand still on the source to when it runs on the target, in milliseconds.

@@ -109,7 +109,8 @@ class Mover(ActionBase):
     def _done(self, move: dict[str, t.Any]) -> dict[str, t.Any]:
         """The module's result from the mover's."""
         if move.get("outcome") == "target":
-            return {"changed": True, "msg": f"{move[self.KIND]} runs on {move['target']}.", **move}
+            said = {"warnings": [move["lost"]]} if move.get("lost") else {}
+            return {"changed": True, "msg": f"{move[self.KIND]} runs on {move['target']}.", **said, **move}
         text = f"{move.get('failed_phase')}: {move.get('error')}"
         for more in (move.get("hint"), *[f"Rolled back: {line}." for line in move.get("rolled_back", ())]):
             text += f" {more}" if more else ""

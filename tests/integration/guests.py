@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import time
 import typing as t
 from pathlib import Path
@@ -19,6 +21,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     Host,
     Move,
     Reader,
+    Trap,
     eventually,
     playbook,
 )
@@ -27,7 +30,9 @@ from ansible_collections.cnvm.platform.tests.support import tiny_guest
 ADDRESS = "10.100.101.121"
 # So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy.
 DIRTY_MIB = 4
-SLOW = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}
+SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}
+# The same, until post-copy begins; it lasts for a second or two.
+LAZY: dict[str, t.Any] = {**SLOW, "allow_post_copy": True}
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnvm-platform/integration/tiny"
 
 
@@ -91,7 +96,7 @@ class Guest:
         """End of a test: nothing that it stopped or cut stays so."""
         for host in self.movers:
             self.fleet.mend(host)
-            host.sh("pkill -CONT -f 'cnvm-[h]ost' || true", check=False)
+            host.sh(f"pkill -CONT -f 'cnvm-[h]ost|[g]uest={self.name},' || true", check=False)
         for one in self.consoles.values():
             one.stop()
         self.consoles, self.lines = {}, {}
@@ -179,6 +184,18 @@ class Guest:
         eventually("memory is copied", lambda: move.status().get("bytes", {}).get("memory"), pause=0.2)
         return move
 
+    def lazily(self) -> Move:
+        """A move that has come to fetch the rest of the memory. The emulator that has it stands still since then."""
+        source = self.source()
+        source.sh("rm -rf /var/log/cnvm/moves")
+        trap = Trap(
+            source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "drain"', signal=signal.SIGSTOP,
+            victim=f"guest={self.name},",
+        )  # fmt: skip
+        move = self.start(source, **LAZY)
+        trap.sprung()
+        return move
+
     def move(self) -> Host:
         """A whole move that must succeed; where the guest is then."""
         move = self.start()
@@ -193,6 +210,20 @@ class Guest:
         assert result["error"], result
         self.check(source, [source], client=client)
         self.check(self.move(), [source, self.fleet.other(source)], client=client)
+
+
+@contextlib.contextmanager
+def userfaultfd(guest: Guest, value: str) -> t.Iterator[None]:
+    """Let QEMU have pages fetched that a guest touches, or not. (All hosts have one kernel: it is put back.)"""
+    word = "vm.unprivileged_userfaultfd"
+    before = {host.name: host.run("sysctl", "-n", word).stdout.strip() for host in guest.movers}
+    for host in guest.movers:
+        host.run("sysctl", "-qw", f"{word}={value}")
+    try:
+        yield
+    finally:
+        for host in guest.movers:
+            host.run("sysctl", "-qw", f"{word}={before[host.name]}", check=False)
 
 
 def sound(host: Host, path: str) -> None:

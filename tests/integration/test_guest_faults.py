@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guests import SLOW, Guest, sound
+from ansible_collections.cnvm.platform.tests.integration.guests import LAZY, SLOW, Guest, sound, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     Host,
     Move,
@@ -35,6 +36,11 @@ def kill(host: Host, word: str, number: int = KILL) -> None:
     """A signal to every process of a host that has ``word`` in its command line."""
     # The brackets keep the pattern from matching the command that looks for it.
     host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
+
+
+def emulator(guest: Guest) -> str:
+    """What its QEMU has in its command line."""
+    return f"guest={guest.name},"
 
 
 def kill_libvirt(host: Host) -> None:
@@ -122,6 +128,68 @@ def test_ssh_killed_at_the_handover(guest: Guest) -> None:
     assert result["outcome"] in ("waiting", "target"), result
     playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
     guest.check(move.target, [move.source, move.target])
+
+
+# --- while the rest of the memory is fetched ---
+
+
+@pytest.fixture
+def lazy(guest: Guest) -> t.Iterator[Guest]:
+    """The guest on hosts whose QEMU may do post-copy."""
+    with userfaultfd(guest, "1"):
+        yield guest
+
+
+def test_mover_killed_in_the_drain(lazy: Guest) -> None:
+    """QEMU needs nobody to send what is left."""
+    move = lazy.lazily()
+    kill(move.source, MOVER)
+    kill(move.source, emulator(lazy), CONT)
+    lazy.check(move.target, [move.source, move.target])
+
+
+def test_link_cut_in_the_drain(lazy: Guest) -> None:
+    """The guest waits for what it needs, and loses nothing. When the link is mended it comes to its end by itself."""
+    move = lazy.lazily()
+    lazy.fleet.cut(move.target)
+    try:
+        kill(move.source, emulator(lazy), CONT)
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+        assert lazy.look(move.source)["state"] == "paused"
+    finally:
+        lazy.fleet.mend(move.target)
+    lazy.check(move.target, [move.source, move.target])
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_emulator_killed_in_the_drain(lazy: Guest, side: str) -> None:
+    """On either side: what was in its memory is lost, and it is started anew where its disk is the newest."""
+    move = lazy.lazily()
+    kill(move.source if side == "source" else move.target, emulator(lazy))
+    if side == "target":
+        kill(move.source, emulator(lazy), CONT)
+    result = move.result()
+    assert result["outcome"] == "target", result
+    assert "anew" in result["lost"], result
+    lazy.settle(move.target)
+    lazy.counts_on(move.target)
+    lazy.connect()
+    lazy.check(move.target, [move.source, move.target], memory=False)
+
+
+@pytest.mark.parametrize("state", ["frozen", "committed"])
+def test_mover_killed_at_the_switch(lazy: Guest, state: str) -> None:
+    """Nobody can let the target's copy run, and QEMU does not let the source's go on: it is started anew there."""
+    source = lazy.source()
+    trap = Trap(source, file=journal(lazy), text=f'"{state}"', signal=STOP, victim=MOVER)
+    move = lazy.start(source, **LAZY)
+    trap.sprung()
+    kill(move.source, MOVER)
+    lazy.settle(move.source)
+    lazy.counts_on(move.source)
+    lazy.connect()
+    lazy.check(move.source, [move.source], memory=False)
 
 
 # --- the link and the disk ---

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guests import ADDRESS, Guest, sound
+from ansible_collections.cnvm.platform.tests.integration.guests import ADDRESS, LAZY, Guest, sound, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import playbook
 
 NAMES = ["a/b", "..", "", "a b", "-rf", "x" * 300, "é", "$(reboot)"]
@@ -25,6 +25,7 @@ WRONG: list[tuple[dict[str, t.Any], str]] = [
     ({"max_downtime_ms": "1_000"}, "max_downtime_ms"),
     ({"auto_converge": "perhaps"}, "auto_converge"),
     ({"timeout_s": "٣"}, "timeout_s"),
+    ({"allow_post_copy": True, "connections": 2}, "allow_post_copy"),
     ({"mode": "post_copy"}, "mode"),
     ({"speed": "high"}, "speed"),
 ]
@@ -42,6 +43,48 @@ def test_there_and_back(guest: Guest) -> None:
     guest.check(away, [home, away])
     assert guest.move() is home
     guest.check(home, [home, away, home])
+
+
+def test_one_that_does_not_converge(guest: Guest) -> None:
+    """Post-copy ends its move: it goes on there with its client before all of its memory is there."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    with userfaultfd(guest, "1"):
+        result = guest.start(**LAZY).result()
+        assert (result["outcome"], result["mode"]) == ("target", "post_copy"), result
+        assert result["libvirt"]["post_copy_requests"] > 0, result
+        assert "drain" in [one["phase"] for one in result["timeline"]["phases"]], result
+        guest.check(away, [home, away])
+
+
+def test_one_that_does_not_converge_without_post_copy(guest: Guest) -> None:
+    """It is given up when its time is over, and has been at home all the time."""
+    home = guest.source()
+    with userfaultfd(guest, "1"):
+        result = guest.start(**{**LAZY, "allow_post_copy": False, "timeout_s": 60}).result()
+    assert (result["outcome"], result["mode"], result["failed_phase"]) == ("source", "live", "memory"), result
+    guest.check(home, [home])
+
+
+def test_post_copy_is_not_done_without_need(guest: Guest) -> None:
+    """One that converges has all of its memory there when it goes on."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    with userfaultfd(guest, "1"):
+        result = guest.start(allow_post_copy=True).result()
+    assert (result["outcome"], result["mode"]) == ("target", "live"), result
+    assert not result["libvirt"].get("post_copy_requests"), result
+    guest.check(away, [home, away])
+
+
+def test_where_post_copy_cannot_be_done(guest: Guest) -> None:
+    """It is said before anything is begun."""
+    home = guest.source()
+    with userfaultfd(guest, "0"):
+        result = guest.start(allow_post_copy=True).result()
+    assert (result["outcome"], result["failed_phase"]) == ("source", "preflight"), result
+    assert "unprivileged_userfaultfd" in result["error"], result
+    guest.check(home, [home])
 
 
 def test_by_playbook(guest: Guest) -> None:

@@ -397,3 +397,8 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
 def serves(journal: t.Mapping[str, t.Any]) -> bool:
     """Whether CRIU still serves pages to the target."""
     return criu.serves(journal["move_id"])
+
+
+def keeps(journal: t.Mapping[str, t.Any]) -> bool:
+    """It can, with all that it was when it was frozen."""
+    return True

@@ -57,8 +57,10 @@ def known(connection: libvirt.Connection, name: str) -> domains.Known:
     return found
 
 
-def needs_of(name: str, found: domains.Known, definition: Record, host: Host, version: int) -> dict[str, t.Any]:
-    """What the target must have for it. ``version``: of this host's QEMU."""
+def needs_of(
+    name: str, found: domains.Known, definition: Record, host: Host, version: int, post_copy: bool
+) -> dict[str, t.Any]:
+    """What the target must have for it. ``version``: of this host's QEMU. ``post_copy``: whether it is allowed."""
     root = found.live if found.live is not None else found.xml
     model = found.live_model or found.model
     seed = paths.guest_seed(name)
@@ -71,6 +73,7 @@ def needs_of(name: str, found: domains.Known, definition: Record, host: Host, ve
     return {
         "uuid": model["uuid"],
         "live": found.live is not None,
+        "post_copy": post_copy and found.live is not None,
         "type": model["type"],
         "arch": model["arch"],
         "machine": model["machine"],
@@ -151,7 +154,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
             if seen.live is not None and int(seen.domain.jobInfo()[0]):
                 found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
     found += migration.obstacles(name, root, seen.state, guest_snapshots.names(name))
-    needs = needs_of(name, seen, definition, host, version)
+    needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     for disk in needs["disks"]:
         if disk["below"] and not disk["template"]:
             found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
@@ -162,6 +165,8 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     moved = [disk for disk in needs["disks"] if not disk["shared"]]
     if moved:
         reasons.append(f"{', '.join(disk['name'] for disk in moved)} is copied")
+    if needs["post_copy"]:
+        reasons.append("post-copy is allowed by the task, should it dirty memory as fast as it is copied")
     if answer.get("templates"):
         reasons.append("a template is brought first")
     made = plan.Plan(
@@ -184,6 +189,7 @@ def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
         return {**seen, "reason": str(error)}
     seen.update(_look_at_files(definition, needs), memory=movedir.available_memory(), address_holder="")
     seen["ports"] = _ports() if needs["live"] else []
+    seen["post_copy"] = _lacks_post_copy() if needs["post_copy"] else ""
     if needs["address"]:
         try:
             seen["address_holder"] = _address_holder(str(definition["name"]), needs) or ""
@@ -287,6 +293,16 @@ def _ports() -> list[str]:
             if free == 2:
                 return []
     return [f"{address} has no two free ports between {_PORTS[0]} and {_PORTS[-1]}"]
+
+
+def _lacks_post_copy() -> str:
+    """Why QEMU, which is not root, could not have pages fetched that its guest touches; '' when it can."""
+    with contextlib.suppress(OSError):
+        if os.stat("/dev/userfaultfd").st_mode & stat.S_IROTH:
+            return ""
+    with contextlib.suppress(OSError), open("/proc/sys/vm/unprivileged_userfaultfd", encoding="ascii") as file:
+        return "" if file.read().strip() == "1" else "does not let QEMU use userfaultfd"
+    return ""
 
 
 def _address_holder(name: str, needs: Record) -> t.Optional[str]:

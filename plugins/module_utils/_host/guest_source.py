@@ -22,7 +22,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
-from .._migrate import records
+from .._migrate import plan, records
 from . import files, freezer, guest_preflight, kinds, libvirt, peers, sparse
 from .libvirt_tunnel import Tunnel
 from .system import Host
@@ -66,6 +66,7 @@ class Leaving(kinds.Leaving):
     def __init__(self, move: Move, survey: kinds.Survey) -> None:
         super().__init__(move, survey)
         self.live = move.mode == migration.LIVE
+        self._post_copy = bool(survey.needs["post_copy"])
         self._moved = [disk for disk in survey.needs["disks"] if not disk["shared"]]
         self._tunnel: t.Optional[Tunnel] = None
         self._thread: t.Optional[threading.Thread] = None
@@ -112,7 +113,7 @@ class Leaving(kinds.Leaving):
 
     def _hold_live(self) -> None:
         move = self.move
-        self._tunnel = Tunnel(self.host, move.channel.peer, self.name, move.move_id)
+        self._tunnel = Tunnel(self.host, move.channel.peer, self.name, move.move_id, post_copy=self._post_copy)
         move.phase("memory")
         with libvirt.connect() as connection:
             domain = guest_preflight.known(connection, self.name).domain
@@ -128,8 +129,10 @@ class Leaving(kinds.Leaving):
     def _migrate(self) -> None:
         """libvirt's client: returns when the source's copy is ended, or goes on."""
         library, request, tunnel = libvirt.library(), self.move.request, t.cast("Tunnel", self._tunnel)
-        parallel = request["connections"] > 1
-        names = migration.flags(parallel=parallel, auto_converge=request["auto_converge"], disks=bool(self._moved))
+        names = migration.flags(
+            parallel=request["connections"] > 1, auto_converge=request["auto_converge"], disks=bool(self._moved),
+            post_copy=self._post_copy,
+        )  # fmt: skip
         flags = functools.reduce(lambda total, name: total | int(getattr(library, f"VIR_MIGRATE_{name}")), names, 0)
         address = peers.find(self.move.channel.peer)["tunnel"]
         # Nothing of it goes beside the tunnel between the hosts.
@@ -141,6 +144,8 @@ class Leaving(kinds.Leaving):
             params[library.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = [disk["name"] for disk in self._moved]
         if request["bandwidth_mib_s"]:
             params[library.VIR_MIGRATE_PARAM_BANDWIDTH] = request["bandwidth_mib_s"]
+            if self._post_copy:
+                params[library.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = request["bandwidth_mib_s"]
         if "PARALLEL" in names:
             params[library.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = request["connections"]
         try:
@@ -157,7 +162,7 @@ class Leaving(kinds.Leaving):
         """Until it has arrived: shows how far it is, lets it stand still for longer if it must, looks at the clock."""
         move, tunnel, library = self.move, t.cast("Tunnel", self._tunnel), libvirt.library()
         thread = t.cast("threading.Thread", self._thread)
-        limit, rounds, looked, asked = 0, 0, 0.0, time.monotonic()
+        pace, looked, asked = migration.Pace(int(move.request["max_downtime_ms"])), 0.0, time.monotonic()
         frozen = False
         while not tunnel.arrived.wait(_POLL_S):
             if not thread.is_alive():
@@ -182,21 +187,31 @@ class Leaving(kinds.Leaving):
             looked = now
             move.left()
             with contextlib.suppress(library.libvirtError):
-                limit, rounds = self._help(domain, domain.jobStats(), limit, rounds)
+                self._help(domain, domain.jobStats(), pace)
+            if self._post_copy and pace.hopeless():
+                frozen = True
+                self._switch(domain, pace)
         if not frozen:
             move.freeze("switch")
 
-    def _help(self, domain: libvirt.Domain, stats: dict[str, t.Any], limit: int, rounds: int) -> tuple[int, int]:
+    def _help(self, domain: libvirt.Domain, stats: dict[str, t.Any], pace: migration.Pace) -> None:
         """Tell how far it is; one that dirties its memory as fast as it is copied may stand still for longer."""
-        move, most = self.move, int(self.move.request["max_downtime_ms"])
-        move.time.bytes.update(migration.sent_bytes(stats))
-        move.tell()
-        now = int(stats.get("memory_iteration", 0))
-        if not limit or (now >= rounds + migration.ROUNDS and limit < most):
-            longer = min(migration.FIRST_LIMIT_MS, most) if not limit else migration.next_limit(limit, most)
-            domain.migrateSetMaxDowntime(longer)
-            return longer, now
-        return limit, rounds
+        self.move.time.bytes.update(migration.sent_bytes(stats))
+        self.move.tell()
+        if pace.look(stats):
+            domain.migrateSetMaxDowntime(pace.limit_ms)
+
+    def _switch(self, domain: libvirt.Domain, pace: migration.Pace) -> None:
+        """Let it go on at the target, from where it fetches the rest of its memory."""
+        move = self.move
+        move.mode = plan.POST_COPY
+        move.journal["mode"] = plan.POST_COPY
+        reason = f"{pace.vain} rounds over its memory, with {pace.limit_ms} ms to stand still, left no less to copy"
+        move.result.update(mode=plan.POST_COPY, reason=reason)
+        freezer.hurry()
+        move.freeze("switch")
+        with libvirt.doing(f"have the guest {self.name!r} fetch the rest of its memory"):
+            domain.migrateStartPostCopy(0)
 
     def check_still(self) -> None:
         """It is paused here, and libvirt's client waits for the answer."""
@@ -207,6 +222,30 @@ class Leaving(kinds.Leaving):
         thread, state = t.cast("threading.Thread", self._thread), state_here(self.name)
         if not thread.is_alive() or state != guest_plan.PAUSED:
             raise HostError(f"{self.name} does not stand still at the moment of the handover.", hint="It is kept here.")
+
+    def let_run(self) -> None:
+        """With post-copy libvirt lets it run, once the target has written that it may."""
+        if self._tunnel is not None and self._post_copy:
+            self.move.channel.call("own", timeout_s=20, mode=self.move.mode)
+            self._tunnel.let_run()
+
+    def drain(self) -> None:
+        """Until the target has all memory. From now on what is here is old: nobody goes on with it in any case."""
+        move, ended = self.move, False
+        with libvirt.connect() as connection:
+            domain = guest_preflight.known(connection, self.name).domain
+            while not ended:
+                answer = move.channel.call("drained", timeout_s=20, limit_s=_LOOK_S)
+                ended = bool(answer["ended"])
+                if not ended and not serves(move.journal):
+                    # It may have come to its end a moment ago.
+                    answer = move.channel.call("drained", timeout_s=60, limit_s=20)
+                    break
+                with contextlib.suppress(libvirt.library().libvirtError):
+                    move.time.bytes.update(migration.sent_bytes(domain.jobStats()))
+                move.tell()
+        if not answer["drained"]:
+            move.result.update(move.channel.call("anew", timeout_s=90))
 
     def abandon(self) -> None:
         """End libvirt's job, if it has one still: it lets the guest go on here."""
@@ -272,12 +311,12 @@ def patiently(work: t.Callable[[libvirt.Connection], None], limit_s: float = _PA
 def end_job(each: libvirt.Domain, *, cut_first: bool) -> None:
     """End a move that libvirt may still be at, and wait for that.
 
-    Told to cancel, QEMU stands still until its connections end; where nobody answers, until the kernel gives them up. So
-    they are cut first. But of several that are cut, QEMU 10.0 may die: then it is given a while to cancel.
+    Told to cancel, QEMU stands still until its connections end; where nobody answers, until the kernel gives them up.
+    So they are cut first. But of several that are cut, QEMU 10.0 may die: then it is given a while to cancel.
     """
     library = libvirt.library()
     start = time.monotonic()
-    while int(each.jobInfo()[0]) and time.monotonic() - start < _PATIENCE_S:
+    while int(each.jobInfo()[0]) and not fetched_from(each) and time.monotonic() - start < _PATIENCE_S:
         if cut_first or time.monotonic() - start > _CANCEL_S:
             cut_loose(each)
         with contextlib.suppress(library.libvirtError):
@@ -294,20 +333,33 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         with libvirt.doing(f"let the guest {name!r} go on"):
             if each.isActive():
                 end_job(each, cut_first=journal.get("cut_first", True))
+            if each.isActive() and fetched_from(each):
+                # Noted first: one that is found turned off stays off.
+                files.write_json(paths.journal_file(name), {**journal, "anew": True})
+                each.destroy()
+        noted = files.read_json(paths.journal_file(name)) or dict(journal)
         number, reason = libvirt.state_of(each) or (0, 0)
         state = guest_plan.state_of(number)
         with libvirt.doing(f"let the guest {name!r} go on"):
             if journal.get("running") and state == guest_plan.PAUSED:
                 each.resume()
                 announce(each)
-            if journal.get("running") and not each.isActive() and not ended_by_itself(reason):
+            if journal.get("running") and not each.isActive() and (noted.get("anew") or not ended_by_itself(reason)):
                 # It is not started here while a move has it standing still (see ``guest_start``).
-                files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
+                files.write_json(paths.journal_file(name), {**noted, "state": records.SOURCE_BEGUN})
                 each.create()
 
     patiently(work)
     files.remove_tree(paths.move_dir(journal["move_id"]))
     files.remove_file(paths.journal_file(name), durable=True)
+
+
+def fetched_from(each: libvirt.Domain) -> bool:
+    """Whether post-copy has begun with it, and not come to its end. QEMU lets nothing go on that has stopped for it."""
+    library = libvirt.library()
+    state, reason = libvirt.state_of(each) or (0, 0)
+    reasons = (library.VIR_DOMAIN_PAUSED_POSTCOPY, library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
+    return guest_plan.state_of(state) == guest_plan.PAUSED and reason in reasons
 
 
 def ended_by_itself(reason: int) -> bool:
@@ -383,5 +435,15 @@ def remove_files(name: str) -> None:
 
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:
-    """Whether this host still sends what the target fetches (post-copy)."""
-    return False
+    """Whether QEMU still sends what the target fetches (post-copy). One that does not answer is not given up."""
+    with libvirt.connect() as connection:
+        each = libvirt.domain(connection, journal["name"])
+        if each is None or not fetched_from(each):
+            return False
+        status = (_ask_qemu(each, "query-migrate", {}) or {}).get("status", "")
+    return status not in ("postcopy-paused", "failed", "cancelled")
+
+
+def keeps(journal: t.Mapping[str, t.Any]) -> bool:
+    """Not with post-copy: QEMU lets nothing go on that has stopped for it, and its disks are the target's now."""
+    return bool(journal["mode"] != plan.POST_COPY)

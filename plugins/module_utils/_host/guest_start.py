@@ -47,7 +47,9 @@ def check_start(name: str) -> None:
             f"Guest {name!r} is at {owner.get('owner_name') or 'another host'}; it is not started here.",
             hint="Start it there, or bring it back with cnvm.platform.guest_migrate.",
         )
-    if journal is not None and (journal.get("role"), journal.get("state")) != ("source", records.SOURCE_BEGUN):
+    begun = ("source", records.SOURCE_BEGUN)
+    # ``anew``: what came with the move is given up, and its disks are here.
+    if journal is not None and (journal.get("role"), journal.get("state")) != begun and not journal.get("anew"):
         raise Refused(
             f"Guest {name!r} is in a move that is not finished; it is not started.",
             hint="Wait for it, or run the playbook cnvm.platform.recover.",

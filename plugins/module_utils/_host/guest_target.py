@@ -18,8 +18,8 @@ from .._core import paths
 from .._core.errors import HostError, PeerError
 from .._core.names import is_digest
 from .._image.commands import Making
-from .._libvirt import guest_plan, migration
-from .._migrate import records
+from .._libvirt import errors, guest_plan, migration
+from .._migrate import plan, records
 from . import (
     disks,
     files,
@@ -84,11 +84,13 @@ def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[s
     """
     handover.check_not_given_back(name, journal)
     start = time.monotonic()
-    live = journal["mode"] == migration.LIVE
+    live = journal["mode"] != migration.OFFLINE
     if live and not is_alive(name, journal):
         raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
     handover.own(name, journal)
-    if live:
+    if journal["needs"].get("post_copy"):
+        _see_it_run(name, timeout_s)
+    elif live:
         _resume(name, timeout_s)
     else:
         _define(name, journal)
@@ -111,6 +113,15 @@ def _resume(name: str, timeout_s: float) -> None:
     guest_source.patiently(work, timeout_s)
 
 
+def _see_it_run(name: str, timeout_s: float) -> None:
+    """libvirt lets it run, when the source has it do so (post-copy)."""
+    end = time.monotonic() + timeout_s
+    while (state := guest_source.state_here(name)) != guest_plan.RUNNING:
+        if state != guest_plan.PAUSED or time.monotonic() > end:
+            raise HostError(f"{name} did not come alive: it is {state or 'gone'}.", hint=f"See {_qemu_log(name)}.")
+        time.sleep(0.01)
+
+
 def _define(name: str, journal: Record) -> None:
     with libvirt.connect() as connection, libvirt.doing(f"define the guest {name!r}"):
         connection.defineXML(journal["needs"]["definition"])
@@ -127,7 +138,7 @@ def _qemu_log(name: str) -> str:
 
 def is_alive(name: str, journal: Record) -> bool:
     """Whether the copy that came with this move (not one of an earlier boot) is still there."""
-    if journal["mode"] != migration.LIVE:
+    if journal["mode"] == migration.OFFLINE:
         return True
     if journal["boot_id"] != movedir.boot_id():
         return False
@@ -142,8 +153,30 @@ def is_alive(name: str, journal: Record) -> bool:
 
 
 def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
-    """Nothing is fetched after it runs."""
-    return {"ended": True, "drained": True}
+    """Waits until nothing is fetched any more (post-copy): it has ended when QEMU has, or has it all."""
+    if journal["mode"] != plan.POST_COPY:
+        return {"ended": True, "drained": True}
+    end = time.monotonic() + timeout_s
+    while True:
+        with libvirt.connect() as connection:
+            each = libvirt.domain(connection, journal["name"])
+            alive = each is not None and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
+            arriving = alive and _is_arriving(t.cast("libvirt.Domain", each))
+        if not arriving or time.monotonic() > end:
+            return {"ended": not arriving, "drained": alive and not arriving}
+        time.sleep(0.05)
+
+
+def _is_arriving(each: libvirt.Domain) -> bool:
+    """Whether libvirt is still at bringing it here: of that job it tells nothing, of others (or of none) it does."""
+    library = libvirt.library()
+    try:
+        each.jobInfo()
+    except library.libvirtError as error:
+        if error.get_error_code() in (errors.OPERATION_UNSUPPORTED, errors.OPERATION_INVALID):
+            return True
+        raise libvirt.translate(error, f"tell whether the guest {each.name()!r} has arrived") from error
+    return False
 
 
 def announce(host: Host, name: str) -> None:
@@ -157,6 +190,7 @@ def statistics(journal: Record) -> dict[str, t.Any]:
 
 def finish(host: Host, name: str, journal: Record) -> None:
     """The source has let go: start with the host from now on if it did there. One that ran and died is started."""
+    noted = files.read_json(paths.journal_file(name)) or {}
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
@@ -164,6 +198,9 @@ def finish(host: Host, name: str, journal: Record) -> None:
             raise HostError(f"libvirt does not know the guest {name!r} any more.", hint=f"See {_qemu_log(name)}.")
         with libvirt.doing(f"set whether the guest {name!r} starts with the host"):
             each.setAutostart(int(bool(journal.get("enabled"))))
+        if noted.get("anew") and not each.isActive():
+            with libvirt.doing(f"start the guest {name!r}"):
+                each.create()
 
     guest_source.patiently(work)
     files.remove_file(paths.journal_file(name), durable=True)
@@ -187,12 +224,18 @@ def start(host: Host, name: str) -> None:
 
 
 def end_copy(host: Host, name: str, journal: Record) -> None:
-    """End a copy that can never be whole; its disks stay, it may be started anew."""
+    """End a copy that can never be whole. Its disks stay: ``finish`` starts it anew, if it was not turned off."""
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
-        if each is not None and each.isActive():
-            with libvirt.doing(f"turn the guest {name!r} off"):
+        if each is None:
+            return
+        _number, reason = libvirt.state_of(each) or (0, 0)
+        with libvirt.doing(f"turn the guest {name!r} off"):
+            if journal.get("running") and (each.isActive() or not guest_source.ended_by_itself(reason)):
+                # Noted first: one that is found turned off stays off.
+                files.write_json(paths.journal_file(name), {**journal, "anew": True})
+            if each.isActive():
                 each.destroy()
 
     guest_source.patiently(work)
@@ -261,9 +304,27 @@ def _op_arrived(call: Call) -> dict[str, t.Any]:
     return {}
 
 
+def _op_own(call: Call) -> dict[str, t.Any]:
+    """The source has committed, and has libvirt let it run next (post-copy): write that it is ours, and how it came."""
+    handover.check_not_given_back(call.name, call.journal)
+    handover.own(call.name, call.journal)
+    files.write_json(paths.journal_file(call.name), {**call.journal, "mode": str(call.args["mode"])})
+    return {}
+
+
+def _op_anew(call: Call) -> dict[str, t.Any]:
+    """The rest of its memory can never come."""
+    end_copy(call.host, call.name, call.journal)
+    if not (files.read_json(paths.journal_file(call.name)) or {}).get("anew"):
+        return {}
+    return {"lost": f"The rest of the memory of {call.name} was lost on its way; it was started anew with its disks."}
+
+
 OPERATIONS: t.Mapping[str, t.Callable[[Call], dict[str, t.Any]]] = {
     "template": _op_template,
     "prepare": _op_prepare,
     "file": _op_file,
     "arrived": _op_arrived,
+    "own": _op_own,
+    "anew": _op_anew,
 }

@@ -65,6 +65,9 @@ class Leaving:
         """HostError when it does not stand still here at the moment of the handover."""
         raise NotImplementedError
 
+    def let_run(self) -> None:
+        """The target has the word. What follows is its ``activate``."""
+
     def drain(self) -> None:
         """Until the target has what it still fetches from here (post-copy)."""
 
@@ -105,6 +108,9 @@ class Source(t.Protocol):
 
     def serves(self, journal: Record) -> bool:
         """Whether this host still sends what the target fetches (post-copy)."""
+
+    def keeps(self, journal: Record) -> bool:
+        """Whether what stands still here could go on here, after the copy on the target has run."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,9 @@ mover on the source. Its connection to the target's libvirt goes through a ``Tun
 the source's QEMU is sent only when the client has the answer. So both are held until it is decided who goes on, and a
 mover that dies leaves both as they are: libvirt waits for somebody who knows more.
 
+A guest that may go on before all of its memory is there (post-copy) is started by libvirt itself, with *finish*. Then
+the tunnel keeps that back, too, until it is decided that the guest goes on at the target.
+
 On the target ``cnvm-host serve`` lets a peer's client through to libvirt for a guest whose move has begun, and lets
 through no more than such a client needs.
 """
@@ -41,11 +44,14 @@ _CHUNK = 1 << 16
 # --------------------------------------------------------------------------------------------------------------------
 class Tunnel:
     """A socket (``uri``) behind which the target's libvirt is. ``arrived`` is set when the guest is whole there: then
-    neither a lost link nor anything else but ``release`` or ``close`` lets the client go on."""
+    neither a lost link nor anything else but ``release`` or ``close`` lets the client go on. ``post_copy``: it is set
+    when the guest stands still there, and may go on with ``let_run``."""
 
-    def __init__(self, host: Host, peer: str, name: str, move_id: str) -> None:
+    def __init__(self, host: Host, peer: str, name: str, move_id: str, *, post_copy: bool = False) -> None:
         self.arrived = threading.Event()
         self.lost = threading.Event()
+        self._post_copy = post_copy
+        self._let_run = threading.Event()
         self._released = threading.Event()
         self._guard = threading.Lock()
         self._path = f"{paths.move_dir(move_id)}/libvirt.sock"
@@ -66,6 +72,10 @@ class Tunnel:
         """For libvirt's client."""
         return f"qemu+unix:///system?socket={self._path}"
 
+    def let_run(self) -> None:
+        """Have libvirt let the guest run on the target (post-copy)."""
+        self._let_run.set()
+
     def release(self) -> None:
         """Let the client have the answer: libvirt ends the source's copy."""
         self._released.set()
@@ -79,6 +89,7 @@ class Tunnel:
                 with contextlib.suppress(OSError):
                     self._client.shutdown(socket.SHUT_RDWR)
         self._released.set()
+        self._let_run.set()
         self._server.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
@@ -100,13 +111,20 @@ class Tunnel:
         self._back(client)
 
     def _there(self, client: socket.socket) -> None:
-        into = self._process.stdin.fileno()
-        with contextlib.suppress(OSError, ValueError):
+        frames, into = rpc.Frames(), self._process.stdin.fileno()
+        with contextlib.suppress(OSError, ValueError, PeerError):
             while True:
                 data = client.recv(_CHUNK)
                 if not data:
                     break
-                _write_all(into, data)
+                for frame in frames.feed(data):
+                    if self._post_copy and rpc.is_departure(frame):
+                        self.arrived.set()
+                        self._let_run.wait()
+                    with self._guard:
+                        if self._closed:
+                            return
+                    _write_all(into, frame.data)
 
     def _back(self, client: socket.socket) -> None:
         frames, out = rpc.Frames(), self._process.stdout.fileno()
@@ -116,8 +134,9 @@ class Tunnel:
                 if not data:
                     break
                 for frame in frames.feed(data):
-                    if rpc.is_arrival(frame):
+                    if not self._post_copy and rpc.is_arrival(frame):
                         self.arrived.set()
+                    if self.arrived.is_set() and rpc.is_answer(frame):
                         self._released.wait()
                     with self._guard:
                         if self._closed:

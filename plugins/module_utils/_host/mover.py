@@ -147,6 +147,7 @@ class Move:
         handover.commit(self.name, self.owner, self.there["host_id"], self.channel.peer)
         self._save(records.SOURCE_COMMITTED)
         self.phase("activate")
+        self.steps.let_run()
         limit = self.steps.activate_limit_s
         self.result.update(self.channel.call("activate", timeout_s=limit + 10, limit_s=limit))
         self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
@@ -203,7 +204,7 @@ class Move:
     def _fail_committed(self, error: CnvmError, undone: list[str]) -> str:
         """The target has the word. It gives the workload back, or nothing is done until it can be asked."""
         try:
-            if isinstance(error, PeerError):
+            if isinstance(error, PeerError) or (self.time.phase() == "drain" and not self._source.keeps(self.journal)):
                 raise error
             back = self.channel.call("give_back", timeout_s=90)
         except CnvmError as lost:

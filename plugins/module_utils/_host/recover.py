@@ -166,21 +166,26 @@ def _settle(
         return _outcome(name, "source", f"{peer} has nothing of {name}; it goes on here.")
     problem = "its copy has ended"
     alive = bool(there.get("alive")) and not given_back
+    ran = theirs["state"] == records.TARGET_ACTIVE
     if theirs["state"] != records.TARGET_ACTIVE and not given_back:
         try:
             channel.call("activate", timeout_s=60, limit_s=30)
-            alive = True
+            alive = ran = True
         except HostError as error:
             problem = error.message
     if alive and journal["mode"] == "post_copy" and not _drain(channel, journal):
         alive, problem = False, "its memory has not all arrived"
+    lost = ""
+    if not alive and ran and not given_back and not kinds.source_of(journal).keeps(journal):
+        # What is there is newer than what is here, though its memory is lost.
+        lost, alive = str(channel.call("anew", timeout_s=90).get("lost", "")), True
     if not alive:
         back = channel.call("give_back", timeout_s=90)
         _take_back(host, journal, int(back["generation"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); it goes on here.")
     _leave(host, journal)
     channel.call("finish", timeout_s=60)
-    return _outcome(name, "target", f"{name} runs on {peer}; the move is finished.")
+    return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
 
 
 def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -201,8 +206,10 @@ def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int) -> N
 def _drain(channel: peers.Channel, journal: t.Mapping[str, t.Any]) -> bool:
     """Whether the target has all memory; waits for as long as this host still serves it."""
     while True:
-        answer = channel.call("drained", timeout_s=20, limit_s=1)
-        if answer["ended"] or not kinds.source_of(journal).serves(journal):
+        # Asked before: it may come to its end between the two.
+        serves = kinds.source_of(journal).serves(journal)
+        answer = channel.call("drained", timeout_s=60, limit_s=1 if serves else 20)
+        if answer["ended"] or not serves:
             return bool(answer["drained"])
 
 

@@ -10,6 +10,7 @@ The *needs* of a guest are what its target must have; the source makes them, the
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 from .._core.values import human_bytes
@@ -27,6 +28,8 @@ FIRST_LIMIT_MS = 20
 _LIMITS_MS = (FIRST_LIMIT_MS, 60, 150, 300)
 # Rounds over the memory that a limit is given before the next one.
 ROUNDS = 3
+# A round in which this part of what was sent was dirtied again has brought next to nothing.
+_VAIN = 0.8
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -88,6 +91,11 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     found += [f"disks: {host} {what}." for what in seen["disks"]]
     found += [f"template: {host}: {what}." for what in seen["templates"]]
     found += [f"ports: {what}." for what in seen["ports"]]
+    if seen["post_copy"]:
+        found.append(
+            f"post-copy: {host} {seen['post_copy']}. Set vm.unprivileged_userfaultfd = 1 there with sysctl, or do"
+            " without allow_post_copy."
+        )
     found += _room(host, needs, seen)
     return found
 
@@ -133,9 +141,12 @@ def strangers(name: str, root: Element, needs: t.Mapping[str, t.Any]) -> list[st
 # --------------------------------------------------------------------------------------------------------------------
 # How it moves
 # --------------------------------------------------------------------------------------------------------------------
-def flags(*, parallel: bool, auto_converge: bool, disks: bool) -> tuple[str, ...]:
-    """Names of libvirt's flags (VIR_MIGRATE_…). It arrives paused: it runs when that is decided."""
-    found = ["LIVE", "PERSIST_DEST", "ABORT_ON_ERROR", "PAUSED"]
+def flags(*, parallel: bool, auto_converge: bool, disks: bool, post_copy: bool = False) -> tuple[str, ...]:
+    """Names of libvirt's flags (VIR_MIGRATE_…). It arrives paused: it runs when that is decided.
+
+    With post-copy libvirt does not let it arrive so, and is kept from starting it (see ``_host.libvirt_tunnel``).
+    """
+    found = ["LIVE", "PERSIST_DEST", "ABORT_ON_ERROR", "POSTCOPY" if post_copy else "PAUSED"]
     if disks:
         found.append("NON_SHARED_INC")
     if parallel:
@@ -143,6 +154,39 @@ def flags(*, parallel: bool, auto_converge: bool, disks: bool) -> tuple[str, ...
     if auto_converge:
         found.append("AUTO_CONVERGE")
     return tuple(found)
+
+
+@dataclasses.dataclass
+class Pace:
+    """How the copying of a guest's memory gets on, and what helps it. ``most_ms``: see ``max_downtime_ms``.
+
+    It may stand still for ``limit_ms`` (0 until that is set). That is raised after so many rounds. When it can be
+    raised no more, and so many rounds in a row were in vain, what is copied before it moves will never be enough.
+    """
+
+    most_ms: int
+    limit_ms: int = 0
+    vain: int = 0
+    _round: int = 0
+    _since: int = 0
+
+    def look(self, stats: t.Mapping[str, t.Any]) -> bool:
+        """Take libvirt's statistics in; whether ``limit_ms`` has changed."""
+        now = int(stats.get("memory_iteration", 0))
+        if not self.limit_ms or (now >= self._since + ROUNDS and self.limit_ms < self.most_ms):
+            self.limit_ms = next_limit(self.limit_ms, self.most_ms)
+            self._round = self._since = now
+            return True
+        if now > self._round and self.limit_ms >= self.most_ms:
+            sent = int(stats.get("memory_bps", 0))
+            dirtied = int(stats.get("memory_dirty_rate", 0)) * int(stats.get("memory_page_size", 0))
+            self.vain = self.vain + now - self._round if sent and dirtied >= sent * _VAIN else 0
+            self._round = now
+        return False
+
+    def hopeless(self) -> bool:
+        """Whether it does not get on."""
+        return self.vain >= ROUNDS
 
 
 def next_limit(limit_ms: int, most_ms: int) -> int:

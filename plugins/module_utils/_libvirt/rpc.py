@@ -75,6 +75,16 @@ def is_arrival(frame: Frame) -> bool:
     return (frame.program, frame.procedure, frame.kind, frame.status) == (REMOTE, FINISH, REPLY, OK)
 
 
+def is_departure(frame: Frame) -> bool:
+    """Whether this asks for a guest to go on where it was brought. (The last number says whether it is given up.)"""
+    return (frame.program, frame.procedure, frame.kind) == (REMOTE, FINISH, CALL) and frame.data[-4:] == bytes(4)
+
+
+def is_answer(frame: Frame) -> bool:
+    """Whether this says how that went."""
+    return (frame.program, frame.procedure, frame.kind) == (REMOTE, FINISH, REPLY)
+
+
 def brought_xml(frame: Frame) -> t.Optional[str]:
     """The domain's XML in a request to let a guest in, None in other frames. PeerError where it has none, or two."""
     if frame.program != REMOTE or frame.procedure != PREPARE:

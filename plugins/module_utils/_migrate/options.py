@@ -31,6 +31,7 @@ GUEST: dict[str, dict[str, t.Any]] = {
     "bandwidth_mib_s": {"type": "raw", "default": 0},
     "connections": {"type": "raw", "default": 1},
     "auto_converge": {"type": "bool", "default": True},
+    "allow_post_copy": {"type": "bool", "default": False},
     "timeout_s": {"type": "raw", "default": 3600},
 }
 
@@ -62,13 +63,18 @@ def _guest(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     def number(option: str, least: int, most: int) -> int:
         return integer(given.get(option, GUEST[option]["default"]), option, least=least, most=most)
 
+    connections = number("connections", 1, 16)
+    post_copy = boolean(given.get("allow_post_copy", False), "allow_post_copy")
+    if post_copy and connections > 1:
+        raise InputError("allow_post_copy: QEMU does it over one connection alone.", hint="Leave connections out.")
     return {
         "kind": "guest",
         "name": check_name(given.get("guest"), "guest"),
         "target": check_name(given.get("target"), "target"),
         "max_downtime_ms": number("max_downtime_ms", 1, 60_000),
         "bandwidth_mib_s": number("bandwidth_mib_s", 0, 1_000_000),
-        "connections": number("connections", 1, 16),
+        "connections": connections,
+        "allow_post_copy": post_copy,
         "auto_converge": boolean(given.get("auto_converge", True), "auto_converge"),
         "timeout_s": number("timeout_s", 10, 604_800),
     }

@@ -65,6 +65,12 @@ def run(host: Host, *, check_mode: bool = False, **args: t.Any) -> dict[str, t.A
         return plugin.run(None, {})
 
 
+def test_what_was_lost_on_the_way_is_a_warning(shown: list[str]) -> None:
+    moved = {"outcome": "target", "container": "web", "target": "host2", "lost": "It was started anew."}
+    host = Host(start=[{"move_id": "m1"}], status=[{"phase": "done", "result": moved}])
+    assert run(host)["warnings"] == ["It was started anew."]
+
+
 def test_a_move_that_succeeds(shown: list[str]) -> None:
     moved = {"outcome": "target", "container": "web", "target": "host2", "frozen_ms": 5.0}
     host = Host(

@@ -1,16 +1,34 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""How a move ends on the host that gave the guest away."""
+
 from __future__ import annotations
 
+import contextlib
+import time
+import types
 import typing as t
+from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_source, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, guest_preflight, guest_source, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 
 from . import fake_libvirt
+
+RUNNING, PAUSED, SHUTOFF = 1, 3, 5
+JOURNAL = {"name": "web", "move_id": "m1", "role": "source", "state": records.SOURCE_FROZEN, "running": True}
+LIBRARY = types.SimpleNamespace(
+    libvirtError=fake_libvirt.FakeError, VIR_DOMAIN_PAUSED_POSTCOPY=11, VIR_DOMAIN_PAUSED_POSTCOPY_FAILED=12,
+    VIR_DOMAIN_SHUTOFF_SHUTDOWN=1, VIR_DOMAIN_SHUTOFF_DESTROYED=2,
+)  # fmt: skip
 
 
 class Domain:
@@ -21,6 +39,9 @@ class Domain:
         self.ends = ends
         self.refuses = refuses
         self.done: list[tuple[str, float]] = []
+
+    def state(self, flags: int) -> list[int]:
+        return [1, 1]
 
     def jobInfo(self) -> list[int]:
         return [2 if self.now < self.ends else 0]
@@ -38,10 +59,10 @@ class Domain:
 def domain(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., Domain]:
     def make(*args: t.Any) -> Domain:
         made = Domain(*args)
-        monkeypatch.setattr(guest_source.time, "monotonic", lambda: made.now)
-        monkeypatch.setattr(guest_source.time, "sleep", made.sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: made.now)
+        monkeypatch.setattr(time, "sleep", made.sleep)
         monkeypatch.setattr(guest_source, "cut_loose", lambda each: each.done.append(("cut", each.now)))
-        monkeypatch.setattr(libvirt, "library", lambda: fake_libvirt.module(fake_libvirt.Driver()))
+        monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
         return made
 
     return make
@@ -73,3 +94,116 @@ def test_without_a_job_nothing_is_done(domain: t.Callable[..., Domain]) -> None:
     each = domain(0.0)
     guest_source.end_job(each, cut_first=True)
     assert each.done == []
+
+
+class Stopped:
+    """A guest that stands still for a move, or has ended. ``fails``: what goes wrong once."""
+
+    def __init__(self, state: int, reason: int, fails: str = "") -> None:
+        self.now = (state, reason)
+        self.fails = fails
+        self.calls: list[str] = []
+
+    def state(self, flags: int) -> tuple[int, int]:
+        return self.now
+
+    def isActive(self) -> bool:
+        return self.now[0] != SHUTOFF
+
+    def jobInfo(self) -> list[int]:
+        return [2 if self.now == (PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED) else 0]
+
+    def name(self) -> str:
+        return "web"
+
+    def _do(self, what: str, state: int, reason: int) -> None:
+        noted = files.read_json(paths.journal_file("web")) or {}
+        self.calls.append(f"{what} {noted.get('state')} {'anew' if noted.get('anew') else ''}".strip())
+        if self.fails == what:
+            self.fails = ""
+            raise fake_libvirt.FakeError(errors.CONFIG_UNSUPPORTED, "not now")
+        self.now = (state, reason)
+
+    def destroy(self) -> None:
+        self._do("destroy", SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_DESTROYED)
+
+    def create(self) -> None:
+        self._do("create", RUNNING, 1)
+
+    def resume(self) -> None:
+        self._do("resume", RUNNING, 5)
+
+
+@pytest.fixture
+def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Stopped], None]:
+    """Roll a move of this guest back, as its journal has it."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
+    monkeypatch.setattr(guest_source, "patiently", lambda work: work(None))
+    monkeypatch.setattr(guest_source, "announce", lambda each: None)
+    files.write_json(paths.journal_file("web"), JOURNAL)
+
+    def back(each: Stopped) -> None:
+        known = types.SimpleNamespace(domain=each)
+        monkeypatch.setattr(guest_preflight, "known", lambda connection, name: known)
+        host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
+        guest_source.roll_back(host, files.read_json(paths.journal_file("web")) or {})
+
+    return back
+
+
+def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[Stopped], None]) -> None:
+    each = Stopped(PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
+    roll_back(each)
+    assert each.calls == ["destroy frozen anew", "create begun anew"]
+    assert files.read_json(paths.journal_file("web")) is None
+
+
+def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stopped], None]) -> None:
+    """It was turned off by us, not by its user."""
+    each = Stopped(PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, "create")
+    with pytest.raises(CnvmError):
+        roll_back(each)
+    roll_back(each)
+    assert each.calls[-1] == "create begun anew"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "calls"),
+    [
+        (PAUSED, 2, ["resume frozen"]),
+        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_DESTROYED, []),
+        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, []),
+        (SHUTOFF, 3, ["create begun"]),
+    ],
+)
+def test_what_stood_still_goes_on_and_what_was_turned_off_stays_off(
+    roll_back: t.Callable[[Stopped], None], state: int, reason: int, calls: list[str]
+) -> None:
+    each = Stopped(state, reason)
+    roll_back(each)
+    assert each.calls == calls
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "answer", "serves"),
+    [
+        (PAUSED, 11, {"status": "postcopy-active"}, True),
+        (PAUSED, 12, {"status": "postcopy-active"}, True),
+        (PAUSED, 11, {"status": "completed"}, True),
+        (PAUSED, 11, None, True),
+        (PAUSED, 12, {"status": "postcopy-paused"}, False),
+        (PAUSED, 2, {"status": "completed"}, False),
+        (SHUTOFF, 4, None, False),
+    ],
+)
+def test_who_still_sends(monkeypatch: pytest.MonkeyPatch, state: int, reason: int, answer: t.Any, serves: bool) -> None:
+    """One that cannot be asked may still send: the target's copy is not given up for that."""
+    monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
+    monkeypatch.setattr(libvirt, "connect", contextlib.nullcontext)
+    monkeypatch.setattr(libvirt, "domain", lambda connection, name: Stopped(state, reason))
+    monkeypatch.setattr(guest_source, "_ask_qemu", lambda each, word, arguments: answer)
+    assert guest_source.serves(JOURNAL) is serves
+    assert guest_source.keeps({"mode": "live"})
+    assert not guest_source.keeps({"mode": "post_copy"})

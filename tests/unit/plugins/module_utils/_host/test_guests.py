@@ -667,6 +667,17 @@ def test_what_may_not_start_in_a_move(place: Path) -> None:
         guest_start.check_start("web")
     journal.write_text(json.dumps({"role": "source", "state": "begun"}))
     guest_start.check_start("web")
+    # What came with the move is given up.
+    active = {"role": "target", "kind": "guest", "state": "active", "peer": "host1"}
+    journal.write_text(json.dumps(active))
+    with pytest.raises(Refused, match="not finished"):
+        guest_start.check_start("web")
+    journal.write_text(json.dumps({**active, "anew": True}))
+    guest_start.check_start("web")
+    record(place, owner="other", owner_name="host2")
+    with pytest.raises(Refused, match="is at host2"):
+        guest_start.check_start("web")
+    record(place)
     (place / "workloads/web/owner.json").write_text("{")
     journal.unlink()
     with pytest.raises(HostError):

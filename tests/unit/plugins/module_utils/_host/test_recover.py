@@ -179,6 +179,66 @@ def test_nobody_is_asked_who_can_have_nothing(
     assert booted.did == ["roll back"]
 
 
+class Lazy(Kind):
+    """The same, of a move that has run on its target and fetches the rest of its memory."""
+
+    def __init__(self, keeps: bool, serves: list[bool]) -> None:
+        super().__init__()
+        self._keeps = keeps
+        self._serves = serves
+
+    def keeps(self, journal: dict[str, t.Any]) -> bool:
+        return self._keeps
+
+    def serves(self, journal: dict[str, t.Any]) -> bool:
+        return self._serves.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("keeps", "alive", "serves", "drained", "asked", "did"),
+    [
+        (False, True, [True, True], [None, True], ["drained", "drained", "finish"], "let go"),
+        # It came to its end between the two questions.
+        (False, True, [False], [True], ["drained", "finish"], "let go"),
+        (False, True, [True, False], [None, None], ["drained", "drained", "anew", "finish"], "let go"),
+        (False, False, [], [], ["anew", "finish"], "let go"),
+        (True, True, [True], [False], ["drained", "give_back"], "roll back"),
+        (True, False, [], [], ["give_back"], "roll back"),
+    ],
+)
+def test_what_was_not_fetched(
+    host: Host, monkeypatch: pytest.MonkeyPatch, keeps: bool, alive: bool, serves: list[bool],
+    drained: list[bool | None], asked: list[str], did: str,
+) -> None:  # fmt: skip
+    """It goes on here where that can be done; else it is started anew there, with the disks that are newer."""
+    kind, calls = Lazy(keeps, list(serves)), []
+    given = iter(drained)
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            if op == "resume":
+                theirs = {**JOURNAL, "state": records.TARGET_ACTIVE}
+                record = {"owner": "T", "generation": 4, "uuid": "u"}
+                return {"journal": theirs, "owner": record, "identity": {"host_id": "T"}, "alive": alive}
+            calls.append(op)
+            if op == "drained":
+                value = next(given)
+                return {"ended": value is not None, "drained": bool(value)}
+            return {"generation": 5} if op == "give_back" else {"lost": "started anew"}
+
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
+    monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
+    monkeypatch.setattr(movedir, "boot_id", lambda: "now")
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_COMMITTED}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more, "kind": "guest", "mode": "post_copy"})
+    result = recover.recover_one(host, "web")
+    assert (calls, kind.did) == (asked, [did])
+    assert result["outcome"] == ("target" if did == "let go" else "source")
+    assert ("started anew" in result["message"]) is ("anew" in asked)
+
+
 def answers(monkeypatch: pytest.MonkeyPatch, *given: t.Any) -> list[float]:
     """``recover_one`` gives these one after the other; the list gets the pauses between them."""
     left, pauses, clock = list(given), [], [0.0]

@@ -25,7 +25,8 @@ NEEDS: dict[str, t.Any] = {
 SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
-    "files": [], "disks": [], "templates": [], "ports": [], "space": {"/var/lib/cnvm": (2**30, 2**20)},
+    "files": [], "disks": [], "templates": [], "ports": [], "post_copy": "",
+    "space": {"/var/lib/cnvm": (2**30, 2**20)},
     "memory": 2**31,
 }  # fmt: skip
 # What is different there, and the word that the reader must find.
@@ -42,6 +43,7 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "disks": (["has no directory /srv for vdb"], "disks: host2 has no directory"),
     "templates": (["x was changed"], "template: host2: x was changed"),
     "ports": (["10.1.1.2 has no two free ports"], "ports: 10.1.1.2"),
+    "post_copy": ("does not let QEMU use userfaultfd", "post-copy: host2 does not let QEMU use userfaultfd"),
     "space": ({"/var/lib/cnvm": (10, 2**20)}, "space: host2"),
     "memory": (2**20, "memory: host2"),
 }
@@ -172,6 +174,55 @@ def test_the_time_to_stand_still_grows_up_to_what_is_allowed(first: int, most: i
         limit, steps = longer, steps + 1
     assert migration.next_limit(limit, most) == most
     assert steps <= 5
+
+
+def test_with_post_copy_libvirt_does_not_let_it_arrive_paused() -> None:
+    flags = migration.flags(parallel=False, auto_converge=True, disks=True, post_copy=True)
+    assert "POSTCOPY" in flags
+    assert "PAUSED" not in flags
+
+
+def rounds(pace: migration.Pace, dirtied: t.Sequence[int], first: int = 1, sent: int = 100) -> list[int]:
+    """The limits that were set, in rounds of which each dirtied so many pages a second."""
+    found = []
+    for number, pages in enumerate(dirtied, first):
+        stats = {"memory_iteration": number, "memory_dirty_rate": pages, "memory_page_size": 1, "memory_bps": sent}
+        for _look in range(3):
+            if pace.look(stats):
+                found.append(pace.limit_ms)
+    return found
+
+
+def test_the_limit_grows_while_it_does_not_get_on() -> None:
+    pace = migration.Pace(300)
+    assert rounds(pace, [500] * 12) == [20, 60, 150, 300]
+    assert not pace.hopeless()
+    assert rounds(pace, [500] * 3, 13) == []
+    assert pace.hopeless()
+
+
+def test_what_was_dirtied_before_the_greatest_limit_does_not_count() -> None:
+    pace = migration.Pace(20)
+    rounds(pace, [500, 500, 500])
+    assert not pace.hopeless()
+    rounds(pace, [500], 4)
+    assert pace.hopeless()
+
+
+@pytest.mark.parametrize("dirtied", [[500, 500, 10] * 9, [10] * 30, [79] * 30])
+def test_one_that_gets_on_is_not_given_up(dirtied: list[int]) -> None:
+    pace = migration.Pace(1)
+    rounds(pace, dirtied)
+    assert not pace.hopeless()
+
+
+def test_what_libvirt_does_not_tell_is_no_reason() -> None:
+    pace = migration.Pace(1)
+    assert pace.look({})
+    assert not pace.look({})
+    for number in range(1, 20):
+        assert not pace.look({"memory_iteration": number})
+    assert not pace.hopeless()
 
 
 def test_statistics_have_their_units_in_their_names() -> None:

@@ -101,3 +101,18 @@ def test_the_definition_that_is_brought_is_found() -> None:
 def test_a_guest_without_one_definition_is_not_brought(body: bytes) -> None:
     with pytest.raises(PeerError):
         rpc.brought_xml(one(frame(rpc.PREPARE, body=body)))
+
+
+@pytest.mark.parametrize(
+    ("data", "departs", "answers"),
+    [
+        (frame(rpc.FINISH, body=bytes(12)), True, False),
+        (frame(rpc.FINISH, body=bytes(11) + b"\1"), False, False),  # given up
+        (frame(rpc.PREPARE, body=bytes(12)), False, False),
+        (frame(rpc.FINISH, rpc.REPLY, body=bytes(12)), False, True),
+        (frame(rpc.FINISH, rpc.REPLY, status=1), False, True),
+        (frame(rpc.FINISH, body=bytes(12), program=rpc.KEEPALIVE), False, False),
+    ],
+)
+def test_what_lets_a_guest_run_and_how_it_went(data: bytes, departs: bool, answers: bool) -> None:
+    assert (rpc.is_departure(one(data)), rpc.is_answer(one(data))) == (departs, answers)

@@ -64,7 +64,7 @@ def test_a_request_is_read_strictly(more: dict[str, t.Any]) -> None:
 def test_a_request_for_a_guest_has_all_options() -> None:
     assert parse_request('{"guest": "web", "target": "host2", "bandwidth_mib_s": "50"}') == {
         "kind": "guest", "name": "web", "target": "host2", "max_downtime_ms": 300, "bandwidth_mib_s": 50,
-        "connections": 1, "auto_converge": True, "timeout_s": 3600,
+        "connections": 1, "auto_converge": True, "allow_post_copy": False, "timeout_s": 3600,
     }  # fmt: skip
 
 
@@ -74,6 +74,7 @@ def test_a_request_for_a_guest_has_all_options() -> None:
         {"guest": "../etc"}, {"guest": None}, {"guest": 7}, {"target": "a b"}, {"bandwidth_mib_s": -1},
         {"bandwidth_mib_s": "1e3"}, {"connections": 0}, {"connections": True}, {"max_downtime_ms": 0},
         {"auto_converge": "maybe"}, {"timeout_s": 5}, {"mode": "live"}, {"container": "web"},
+        {"allow_post_copy": "perhaps"}, {"allow_post_copy": True, "connections": 2},
     ],
 )  # fmt: skip
 def test_a_request_for_a_guest_is_read_strictly(more: dict[str, t.Any]) -> None:

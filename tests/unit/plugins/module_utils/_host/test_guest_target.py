@@ -1,0 +1,122 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a guest that fetches the rest of its memory has it all, and what becomes of one that never will."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, guest_source, guest_target, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
+
+from . import fake_libvirt
+
+RUNNING, PAUSED, SHUTOFF, CRASHED = 1, 3, 5, 6
+LIBRARY = types.SimpleNamespace(
+    libvirtError=fake_libvirt.FakeError, VIR_DOMAIN_SHUTOFF_SHUTDOWN=1, VIR_DOMAIN_SHUTOFF_DESTROYED=2,
+)  # fmt: skip
+JOURNAL = {"name": "web", "role": "target", "state": "active", "mode": "post_copy", "running": True}
+HOST = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
+
+
+class Guest:
+    """It is in this state, for this reason."""
+
+    def __init__(self, state: int, reason: int) -> None:
+        self.now = (state, reason)
+        self.arriving = False
+        self.calls: list[str] = []
+
+    def jobInfo(self) -> list[int]:
+        if self.arriving:
+            raise fake_libvirt.FakeError(errors.OPERATION_UNSUPPORTED, "only on the source host")
+        return [0]
+
+    def state(self, flags: int) -> tuple[int, int]:
+        return self.now
+
+    def isActive(self) -> bool:
+        return self.now[0] != SHUTOFF
+
+    def name(self) -> str:
+        return "web"
+
+    def setAutostart(self, value: int) -> None:
+        pass
+
+    def autostart(self) -> int:
+        return 0
+
+    def destroy(self) -> None:
+        self.calls.append("destroy")
+        self.now = (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_DESTROYED)
+
+    def create(self) -> None:
+        self.calls.append("create")
+        self.now = (RUNNING, 1)
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[int, int], Guest]:
+    """Have libvirt know this guest."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
+    monkeypatch.setattr(libvirt, "connect", contextlib.nullcontext)
+    monkeypatch.setattr(guest_source, "patiently", lambda work, *limit: work(None))
+    files.write_json(paths.journal_file("web"), JOURNAL)
+
+    def make(state: int, reason: int) -> Guest:
+        made = Guest(state, reason)
+        monkeypatch.setattr(libvirt, "domain", lambda connection, name: made)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("state", "arriving", "ended", "drained"),
+    [
+        (RUNNING, True, False, False),
+        (RUNNING, False, True, True),
+        # Why it is paused says nothing of what it fetches.
+        (PAUSED, True, False, False),
+        (PAUSED, False, True, True),
+        (SHUTOFF, False, True, False),
+        (CRASHED, False, True, False),
+    ],
+)
+def test_drained(there: t.Callable[[int, int], Guest], state: int, arriving: bool, ended: bool, drained: bool) -> None:
+    there(state, 1).arriving = arriving
+    assert guest_target.drained(JOURNAL, 0) == {"ended": ended, "drained": drained}
+    assert guest_target.drained({**JOURNAL, "mode": "live"}, 0) == {"ended": True, "drained": True}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "running", "calls"),
+    [
+        (RUNNING, 11, True, ["destroy", "create"]),
+        (SHUTOFF, 3, True, ["create"]),
+        # Its user has turned it off meanwhile.
+        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, True, []),
+        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_DESTROYED, True, []),
+        (SHUTOFF, 3, False, []),
+    ],
+)
+def test_what_can_never_be_whole_is_started_anew(
+    there: t.Callable[[int, int], Guest], state: int, reason: int, running: bool, calls: list[str]
+) -> None:
+    each, journal = there(state, reason), {**JOURNAL, "running": running}
+    guest_target.end_copy(HOST, "web", journal)
+    assert not each.isActive()
+    guest_target.finish(HOST, "web", journal)
+    assert each.calls == calls
+    assert files.read_json(paths.journal_file("web")) is None
