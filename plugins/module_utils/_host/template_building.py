@@ -41,10 +41,10 @@ def build(host: Host, recipe: Recipe, size: t.Optional[int], place: str) -> str:
     debian.unpack(host, bootable.whole(recipe), root, _OPTION)
     _write_files(root, bootable.written(str(mark)))
     debian.run_inside(host, root, recipe.customize, f"{_OPTION}.customize")
-    for path in bootable.BOOTED:
-        if not os.path.exists(f"{root}{path}"):
+    for booted in bootable.BOOTED:
+        if not os.path.exists(f"{root}{booted}"):
             raise HostError(
-                f"{_OPTION}.packages: the kernel among them has brought no {path}.",
+                f"{_OPTION}.packages: the kernel among them has brought no {booted}.",
                 hint=f"Name none, to have {bootable.KERNEL}.",
             )
     debian.run_inside(host, root, bootable.FINISH, _OPTION)

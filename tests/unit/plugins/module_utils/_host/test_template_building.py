@@ -143,6 +143,13 @@ def test_a_disk_is_built_and_has_no_identity(debian: Debian, tmp_path: Path) -> 
     assert os.listdir(f"{paths.TEMPLATES}/building") == []
 
 
+def test_it_is_built_in_its_place(debian: Debian, tmp_path: Path) -> None:
+    """And nowhere else: the host has files of the names that are looked for in the image."""
+    made = template_building.build(Host(run=debian), Recipe("trixie"), 512 * MIB, str(tmp_path))
+    assert made == f"{tmp_path}/built"
+    assert os.path.getsize(made) == 512 * MIB
+
+
 def test_a_second_run_unpacks_nothing(debian: Debian) -> None:
     first = bring(debian)["template"]
     assert not bring(debian)["changed"]
