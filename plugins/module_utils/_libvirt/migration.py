@@ -24,8 +24,7 @@ MODES = (LIVE, OFFLINE)
 # two records on two disks.
 FIXED_MS = 80
 # How long the guest may stand still at first; where that is not enough it grows, up to what the user allows.
-FIRST_LIMIT_MS = 20
-_LIMITS_MS = (FIRST_LIMIT_MS, 60, 150, 300)
+_LIMITS_MS = (20, 60, 150, 300)
 # Rounds over the memory that a limit is given before the next one.
 ROUNDS = 3
 # A round in which this part of what was sent was dirtied again has brought next to nothing.
@@ -193,11 +192,6 @@ def next_limit(limit_ms: int, most_ms: int) -> int:
     """The next longer time that a guest which does not converge may stand still; the same at the end."""
     longer = [each for each in _LIMITS_MS if each > limit_ms]
     return min(longer[0] if longer else most_ms, most_ms)
-
-
-def left_bytes(stats: t.Mapping[str, t.Any]) -> int:
-    """What is still to be sent."""
-    return int(stats.get("memory_remaining", 0)) + int(stats.get("disk_remaining", 0))
 
 
 def sent_bytes(stats: t.Mapping[str, t.Any]) -> dict[str, int]:
