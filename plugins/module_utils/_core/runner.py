@@ -43,12 +43,16 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
+def reason(result: CommandResult) -> str:
+    """Why a command failed, in its own words."""
+    return first_line(result.stderr) or first_line(result.stdout) or "no output"
+
+
 def checked(result: CommandResult) -> CommandResult:
     """``result`` itself, or CommandError when its code is not 0."""
     if result.rc:
-        said = first_line(result.stderr) or first_line(result.stdout) or "no output"
         raise CommandError(
-            f"'{' '.join(result.argv)}' ended with code {result.rc}: {said}",
+            f"'{' '.join(result.argv)}' ended with code {result.rc}: {reason(result)}",
             argv=list(result.argv),
             rc=result.rc,
             stdout=result.stdout,

@@ -13,7 +13,7 @@ import typing as t
 from .._core import mmdebstrap
 from .._core.errors import CommandError, HostError
 from .._core.mmdebstrap import Recipe
-from .._core.runner import first_line
+from .._core.runner import reason
 from . import files
 from .system import Host
 
@@ -46,9 +46,8 @@ def run_inside(host: Host, root: str, commands: t.Iterable[str], option: str) ->
     for command in commands:
         result = host.run(["chroot", root, "/bin/sh", "-ec", command], check=False)
         if result.rc:
-            said = first_line(result.stderr) or first_line(result.stdout) or "no output"
             raise CommandError(
-                f"{option}: {command!r} ended with code {result.rc}: {said}",
+                f"{option}: {command!r} ended with code {result.rc}: {reason(result)}",
                 argv=list(result.argv),
                 rc=result.rc,
                 stdout=result.stdout[-6000:],

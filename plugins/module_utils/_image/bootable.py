@@ -17,7 +17,7 @@ import typing as t
 
 from .._core.errors import HostError, InputError, Refused
 from .._core.mmdebstrap import Recipe
-from .._core.runner import CommandResult, first_line
+from .._core.runner import CommandResult, reason
 from .._core.values import human_bytes
 from .headers import SECTOR
 
@@ -176,10 +176,11 @@ def file_system(root: str, path: str, virtual_bytes: int, uuid: str) -> list[str
 
 def failure(result: CommandResult) -> Refused | HostError:
     """The exception for a file system that could not be made."""
-    said = first_line(result.stderr) or first_line(result.stdout) or "no output"
     if "Could not allocate" in result.stderr:
         return Refused("size: what is installed does not fit into it.", hint="Give more.", stderr=result.stderr)
-    return HostError(f"{PROGRAM} failed: {said}", hint="Is there room below /var/lib/cnvm?", stderr=result.stderr)
+    return HostError(
+        f"{PROGRAM} failed: {reason(result)}", hint="Is there room below /var/lib/cnvm?", stderr=result.stderr
+    )
 
 
 def start_of_disk(boot: bytes, core: bytes, virtual_bytes: int, signature: int) -> bytes:

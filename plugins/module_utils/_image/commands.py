@@ -11,7 +11,7 @@ import json
 import typing as t
 
 from .._core.errors import HostError, Refused
-from .._core.runner import CommandResult, first_line
+from .._core.runner import CommandResult, reason
 from .formats import FORMATS
 
 PROGRAM = "qemu-img"
@@ -184,7 +184,6 @@ def read_measure(result: CommandResult) -> int:
 
 def failure(result: CommandResult) -> Refused | HostError:
     """The exception for a command of qemu-img that failed, in words that say what to do."""
-    said = first_line(result.stderr) or first_line(result.stdout) or "no output"
     path = result.argv[-1]
     details = {"argv": list(result.argv), "rc": result.rc, "stderr": result.stderr}
     if result.rc == 127:
@@ -207,4 +206,4 @@ def failure(result: CommandResult) -> Refused | HostError:
             hint="The image is refused. Get it again.",
             **details,
         )
-    return HostError(f"{' '.join(result.argv[:2])} failed: {said}", hint="", **details)
+    return HostError(f"{' '.join(result.argv[:2])} failed: {reason(result)}", hint="", **details)
