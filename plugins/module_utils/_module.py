@@ -12,7 +12,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ._core.errors import CnvmError
-from ._core.mmdebstrap import VARIANTS
 from ._core.runner import CommandResult, checked
 from ._host.system import Host
 
@@ -84,18 +83,6 @@ def run_module(
             exception="".join(traceback.format_exception(type(error), error, error.__traceback__)),
         )
     module.exit_json(**extra, **result)
-
-
-def mmdebstrap_options() -> dict[str, t.Any]:
-    """The options of what is made of packages."""
-    return {
-        "suite": {"type": "str", "required": True},
-        "packages": {"type": "list", "elements": "str", "default": []},
-        "variant": {"type": "str", "choices": list(VARIANTS), "default": VARIANTS[0]},
-        "components": {"type": "list", "elements": "str", "default": []},
-        "mirror": {"type": "str"},
-        "customize": {"type": "list", "elements": "str", "default": []},
-    }
 
 
 def secret_data(spec: t.Mapping[str, t.Any]) -> bool:

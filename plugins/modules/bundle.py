@@ -293,7 +293,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.names import c
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer, size_bytes
 from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._module import mmdebstrap_options, run_module
+from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
 
 
@@ -304,7 +304,7 @@ def argument_spec() -> dict[str, t.Any]:
         "archive": {"type": "str"},
         "rootfs": {"type": "str"},
         "oci_layout": {"type": "str"},
-        "mmdebstrap": {"type": "dict", "options": mmdebstrap_options()},
+        "mmdebstrap": {"type": "dict", "options": mmdebstrap.argument_spec()},
         "files": {
             "type": "list",
             "elements": "dict",

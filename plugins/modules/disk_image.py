@@ -302,7 +302,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import size_bytes
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disks
+from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
@@ -348,7 +348,7 @@ def argument_spec() -> dict[str, t.Any]:
 def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
     """Bring the images to what is wanted."""
     params = module.params
-    result = disks.bring_to(
+    result = disk_images.bring_to(
         host,
         params["images"],
         max_virtual_bytes=size_bytes(params["max_virtual_size"], "max_virtual_size", least=1),

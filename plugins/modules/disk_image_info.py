@@ -165,7 +165,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disks
+from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
@@ -183,7 +183,7 @@ def argument_spec() -> dict[str, t.Any]:
 def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
     """Report."""
     params = module.params
-    images = disks.report(
+    images = disk_images.report(
         [path for path in params["paths"] if path],
         with_digest=params["digest"],
         with_dependants=params["dependants"],

@@ -252,7 +252,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
-from ansible_collections.cnvm.platform.plugins.module_utils._host.guests import report
+from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_report import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 

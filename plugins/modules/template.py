@@ -262,9 +262,10 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._host.template_making import bring_to
-from ansible_collections.cnvm.platform.plugins.module_utils._module import mmdebstrap_options, run_module
+from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
 
 def argument_spec() -> dict[str, t.Any]:
@@ -273,7 +274,7 @@ def argument_spec() -> dict[str, t.Any]:
         "name": {"type": "raw", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "source": {"type": "path"},
-        "build": {"type": "dict", "options": mmdebstrap_options()},
+        "build": {"type": "dict", "options": mmdebstrap.argument_spec()},
         "format": {"type": "str", "choices": ["raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vpc"]},
         "checksum": {"type": "str"},
         "guest": {"type": "raw"},

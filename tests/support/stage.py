@@ -19,7 +19,8 @@ from pathlib import Path
 
 GREY, BOLD, GREEN, RED, PLAIN = "\033[90m", "\033[1m", "\033[32m", "\033[31m", "\033[0m"
 _PLAY = re.compile(r"^PLAY \[(.*?)\] \*+")
-_RESULT = re.compile(r"^(?:ok|changed|fatal): \[(\S+?)\](?:: FAILED!)? => (\{.*\})$")
+# A task in a loop has one for each item.
+_RESULT = re.compile(r"^(?:ok|changed|fatal): \[(\S+?)\](?:: FAILED!)?(?: => \(item=.*?\))? => (\{.*\})$")
 _TASK = re.compile(r"^TASK \[(.*?)\] \*+")
 
 

@@ -11,7 +11,7 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 ``ready``         once it is up
 ``tick N``        a count that is in its memory only, every 0.1 s (``tiny.tick=SECONDS``)
 ``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, whenever they change
-``sum HASH``      of the first MiBs of its first disk, after it has filled them (``tiny.fill=MIB``)
+``sum HASH``      of MiBs of its first disk, after it has filled them (``tiny.fill=MIB``, from ``tiny.fill_at=MIB`` on)
 ``button``        when the power button was pressed; then it turns itself off, but with ``tiny.deaf=1`` it goes on
 
 A line that is written to its console is run by its shell (the host's end, ``virsh ttyconsole``, must be held open for
@@ -74,9 +74,10 @@ nc -ll -p 7 -e /bin/cat &
 nc -ll -p 22 -e /greet &
 
 if [ -n "$(word fill)" ]; then
-  dd if=/dev/urandom of=/dev/vda bs=1M "count=$(word fill)" conv=fsync 2>/dev/null
+  at=$(word fill_at)
+  dd if=/dev/urandom of=/dev/vda bs=1M "seek=${at:-0}" "count=$(word fill)" conv=fsync 2>/dev/null
   echo 3 >/proc/sys/vm/drop_caches
-  echo "sum $(dd if=/dev/vda bs=1M "count=$(word fill)" 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
+  echo "sum $(dd if=/dev/vda bs=1M "skip=${at:-0}" "count=$(word fill)" 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
 fi
 
 if [ -n "$(word dirty)" ]; then

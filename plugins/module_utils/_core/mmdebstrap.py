@@ -37,6 +37,18 @@ _HINTS = {
 }
 
 
+def argument_spec() -> dict[str, t.Any]:
+    """The suboptions of a module's option that takes a recipe."""
+    return {
+        "suite": {"type": "str", "required": True},
+        "packages": {"type": "list", "elements": "str", "default": []},
+        "variant": {"type": "str", "choices": list(VARIANTS), "default": VARIANTS[0]},
+        "components": {"type": "list", "elements": "str", "default": []},
+        "mirror": {"type": "str"},
+        "customize": {"type": "list", "elements": "str", "default": []},
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a root file system is made of. ``mirror``: '' for the distribution's own archives; ``components``: none for

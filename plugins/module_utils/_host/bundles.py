@@ -20,7 +20,7 @@ from .._core.names import check_name, is_digest
 from .._oci import bundle
 from .._oci.members import Policy, check_member, keep_attribute
 from .._oci.users import find_account
-from . import archive, containers, debian, files, images, supervise
+from . import archive, container_parts, containers, debian, files, images
 from .system import Host
 
 SOURCES = ("archive", "rootfs", "oci_layout", "mmdebstrap")
@@ -198,7 +198,7 @@ def _from_packages(wanted: Wanted, place: str, host: Host) -> tuple[t.Optional[b
 
 
 def _add_files(root: str, wanted: t.Sequence[t.Mapping[str, t.Any]]) -> None:
-    passwd, group = supervise.read_inside(root, ["/etc/passwd", "/etc/group"])
+    passwd, group = container_parts.read_inside(root, ["/etc/passwd", "/etc/group"])
     entries = []
     for item in wanted:
         account = find_account(item.get("owner") or "", passwd, group, f"files: {item['path']}: owner")
@@ -235,7 +235,7 @@ def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.An
         final = bundle.override(process or bundle.Process(), wanted.overrides)
         if not final.args:
             final = dataclasses.replace(final, args=("/bin/sh",))
-        account = supervise.account_of(root, final.user, "config: user")
+        account = container_parts.account_of(root, final.user, "config: user")
         made = bundle.bundle_config(final, uid=account.uid, gid=account.gid, machine=os.uname().machine)
         files.write_json(f"{place}/config.json", made)
         # As it will be read from an archive of it: the digest must be the same there.

@@ -25,6 +25,7 @@ from .._migrate import plan, records
 from .._oci.members import Policy
 from . import (
     archive,
+    container_parts,
     container_preflight,
     container_source,
     container_target,
@@ -37,7 +38,6 @@ from . import (
     movedir,
     ownership,
     preflight,
-    supervise,
 )
 from .ownership import Registry
 from .system import Host
@@ -123,9 +123,9 @@ def make(
             raise InputError(f"path: {path} is a checkpoint of {made['name']}.", hint="force: true replaces it.")
         return {"changed": False, "checkpoint": _shown(path, made)}
     definition, owner = preflight.movable(name)
-    if not supervise.init_pid(definition):
+    if not container_parts.init_pid(definition):
         raise Refused(f"{name} does not run, so there is nothing to save of it.", hint="Start it first.")
-    side = container_preflight.side(supervise.host_identity()["name"], info.gather(host))
+    side = container_preflight.side(ownership.host_identity()["name"], info.gather(host))
     runtime = side.runtimes.get(definition.get("runtime", "runc")) or {}
     found = list(container_preflight.in_the_way(definition, moves=False))
     if not runtime.get("checkpoint"):
@@ -146,7 +146,7 @@ def _make(
     host: Host, definition: dict[str, t.Any], owner: dict[str, t.Any], side: plan.Side, path: str, leave_running: bool,
     timeout_s: int, expected: int,
 ) -> dict[str, t.Any]:  # fmt: skip
-    name, me = definition["name"], supervise.host_identity()
+    name, me = definition["name"], ownership.host_identity()
     move_id = os.urandom(6).hex()
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     journal = {
@@ -192,12 +192,16 @@ def _dump(host: Host, definition: dict[str, t.Any], side: plan.Side, move_id: st
     name, directory = definition["name"], paths.move_dir(move_id)
     runtime = str(definition.get("runtime", "runc"))
     flags = criu_commands.runtime_flags(runtime, plan.version(str((side.runtimes.get(runtime) or {}).get("version"))))
-    supervise.write_criu_config(name)
+    container_parts.write_criu_config(name)
     argv = criu_commands.dump(
-        supervise.runtime_command(definition), name, f"{directory}/images", f"{directory}/work", flags=flags["dump"]
+        container_parts.runtime_command(definition),
+        name,
+        f"{directory}/images",
+        f"{directory}/work",
+        flags=flags["dump"],
     )
     container_source.freeze(host, definition, 10.0)
-    result = host.run(supervise.with_criu_config(name, argv), check=False, timeout_s=timeout_s)
+    result = host.run(container_parts.with_criu_config(name, argv), check=False, timeout_s=timeout_s)
     if result.rc:
         said = criu.failure(f"{directory}/work/dump.log")
         movedir.keep_logs(move_id)
@@ -241,7 +245,7 @@ def restore(
     made = read_manifest(path)
     name = name or made["name"]
     definition, owner = preflight.movable(name)
-    if supervise.init_pid(definition) or freezer.populated(paths.unit_cgroup(name)):
+    if container_parts.init_pid(definition) or freezer.populated(paths.unit_cgroup(name)):
         raise Refused(
             f"{name} runs on this host.", hint="Stop it first (state: stopped); what it has in memory is lost."
         )
@@ -281,7 +285,7 @@ def _verified(
         raise InputError(f"path: {path} is damaged: {' '.join(problems[:5])}", hint="It is refused as a whole.")
     os.mkdir(f"{directory}/work", 0o700)
     theirs = files.read_json(f"{directory}/{manifests.DEFINITION}") or {}
-    side = container_preflight.side(supervise.host_identity()["name"], info.gather(host))
+    side = container_preflight.side(ownership.host_identity()["name"], info.gather(host))
     refused = manifests.blockers(made, theirs, definition, side, cpu_check)
     if images.record(definition["image"]) is None:
         refused.append(f"The image {definition['image']} is not on this host. Bring it with the module bundle.")
@@ -301,7 +305,7 @@ def _restore(
     host: Host, path: str, made: t.Mapping[str, t.Any], definition: dict[str, t.Any], owner: dict[str, t.Any],
     move_id: str, flags: t.Sequence[str], timeout_s: int,
 ) -> dict[str, t.Any]:  # fmt: skip
-    name, me = definition["name"], supervise.host_identity()
+    name, me = definition["name"], ownership.host_identity()
     # One generation back: activating it makes it this host's by the record that is there already.
     was = {**owner, "generation": int(owner["generation"]) - 1}
     journal = records.journal(
@@ -310,7 +314,7 @@ def _restore(
     journal["enabled"] = True
     files.write_json(paths.journal_file(name), journal)
     try:
-        supervise.unmount_layers(host, name)
+        container_parts.unmount_layers(host, name)
         files.remove_tree(_before(name))
         os.makedirs(paths.upper_dir(name), mode=0o755, exist_ok=True)
         os.rename(paths.upper_dir(name), _before(name))

@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._criu import obstacles
 from .._migrate import plan
-from . import archive, freezer, images, info, kinds, peers, preflight, supervise
+from . import archive, container_parts, freezer, images, info, kinds, ownership, peers, preflight
 from .system import Host
 
 _CAP_SYS_RESOURCE = 24
@@ -72,7 +72,7 @@ def _lines(pid: int, file: str) -> int:
 def in_the_way(definition: t.Mapping[str, t.Any], *, moves: bool = True) -> tuple[str, ...]:
     """What CRIU could not dump of a running container, or (``moves``) what it would leave behind on its host."""
     name = definition["name"]
-    init = supervise.init_pid(definition)
+    init = container_parts.init_pid(definition)
     home = _namespace(init)
     mighty = bool(int(freezer.status_field(os.getpid(), "CapEff") or "0", 16) >> _CAP_SYS_RESOURCE & 1)
     seen = [
@@ -126,10 +126,10 @@ def survey(
     Reads only, on both hosts.
     """
     wishes = plan.Wishes(request["mode"], request["allow_post_copy"], request["max_downtime_ms"], request["cpu_check"])
-    running = supervise.init_pid(definition) > 0
+    running = container_parts.init_pid(definition) > 0
     there = preflight.ask(channel, "container")
     work = workload(definition, running)
-    me = supervise.host_identity()
+    me = ownership.host_identity()
     link = preflight.rate(channel)
     made = plan.make(side(me["name"], info.gather(host)), side(channel.peer, there["info"]), work, wishes, link)
     sizes = checkpoint_sizes(work, made.mode)

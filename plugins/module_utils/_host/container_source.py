@@ -25,6 +25,7 @@ from .._migrate import plan, records
 from .._oci.members import difference
 from . import (
     archive,
+    container_parts,
     container_preflight,
     containers,
     criu,
@@ -34,8 +35,8 @@ from . import (
     kinds,
     movedir,
     netns,
+    ownership,
     peers,
-    supervise,
 )
 from .system import Host
 
@@ -53,7 +54,7 @@ survey = container_preflight.survey
 def freeze(host: Host, definition: t.Mapping[str, t.Any], timeout_s: float) -> None:
     """Unplug the network, then stop the processes. In this order: the kernel of a frozen container would go on
     acknowledging data that nobody reads."""
-    spec = supervise.endpoint(definition)
+    spec = container_parts.endpoint(definition)
     if spec is not None:
         netns.detach(host, spec)
     freezer.freeze(paths.payload_cgroup(definition["name"]), timeout_s)
@@ -69,7 +70,7 @@ def thaw(host: Host, definition: t.Mapping[str, t.Any], move_id: str) -> None:
     name = definition["name"]
     criu.kill_for(move_id)
     criu.unlock_network(host, name)
-    spec = supervise.endpoint(definition)
+    spec = container_parts.endpoint(definition)
     if spec is not None and os.path.exists(paths.netns_path(name)):
         netns.attach(host, spec)
     criu.leave_repair(paths.payload_cgroup(name))
@@ -85,10 +86,10 @@ def pre_dump(
     directory, work = f"{paths.move_dir(move_id)}/{part}", f"{paths.move_dir(move_id)}/work"
     os.makedirs(directory, mode=0o700, exist_ok=True)
     argv = criu_commands.pre_dump(
-        supervise.runtime_command(definition), definition["name"], directory, work, flags=flags, parent=parent
+        container_parts.runtime_command(definition), definition["name"], directory, work, flags=flags, parent=parent
     )
-    supervise.write_criu_config(definition["name"])
-    result = host.run(supervise.with_criu_config(definition["name"], argv), check=False, timeout_s=timeout_s)
+    container_parts.write_criu_config(definition["name"])
+    result = host.run(container_parts.with_criu_config(definition["name"], argv), check=False, timeout_s=timeout_s)
     if result.rc:
         said = criu.failure(f"{work}/dump.log")
         reason = said["error"] or f"the runtime ended with code {result.rc}"
@@ -104,13 +105,13 @@ class Dump:
         self.name = definition["name"]
         self.work = f"{paths.move_dir(move_id)}/work"
         self._ready, ready = (-1, -1) if not page_server else os.pipe()
-        supervise.write_criu_config(self.name)
+        container_parts.write_criu_config(self.name)
         argv = criu_commands.dump(
-            supervise.runtime_command(definition), self.name, f"{paths.move_dir(move_id)}/images", self.work,
+            container_parts.runtime_command(definition), self.name, f"{paths.move_dir(move_id)}/images", self.work,
             flags=flags, parent=parent, page_server=page_server, lazy=bool(page_server), status_fd=ready,
         )  # fmt: skip
         self._process = host.popen(
-            supervise.with_criu_config(self.name, argv),
+            container_parts.with_criu_config(self.name, argv),
             stdin=-3,
             stdout=-1,
             stderr=-2,
@@ -356,14 +357,14 @@ def _free_port(address: str) -> int:
 def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
     """End a move on the source with the container running here; it is started anew if its processes have died."""
     name = journal["name"]
-    definition = supervise.read_definition(name)
+    definition = ownership.read_definition(name)
     if freezer.populated(paths.payload_cgroup(name)):
         thaw(host, definition, journal["move_id"])
     else:
         criu.kill_for(journal["move_id"])
         freezer.thaw(paths.hold_cgroup(name))
     movedir.remove(host, journal["move_id"])
-    supervise.remove_criu_config(name)
+    container_parts.remove_criu_config(name)
     if journal.get("running") and not freezer.populated(paths.payload_cgroup(name)):
         # Its unit does not start it while a move has it frozen or stopped (see ``supervise``).
         files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
@@ -384,9 +385,9 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
     host.run(["systemctl", "stop", paths.unit_name(name)], check=False, timeout_s=60)
     host.run(["systemctl", "reset-failed", paths.unit_name(name)], check=False)
     if definition is not None:
-        supervise.forget_runtime(host, definition)
-        supervise.network_down(host, definition)
-    supervise.unmount_layers(host, name)
+        container_parts.forget_runtime(host, definition)
+        container_parts.network_down(host, definition)
+    container_parts.unmount_layers(host, name)
     movedir.remove(host, journal["move_id"])
     for directory in (paths.bundle_dir(name), paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)

@@ -22,7 +22,20 @@ from .._core.names import check_name, is_digest
 from .._criu import commands as criu_commands
 from .._migrate import records
 from .._oci.members import Policy, layer_policy
-from . import archive, containers, criu, files, freezer, handover, images, info, movedir, netns, supervise
+from . import (
+    archive,
+    container_parts,
+    containers,
+    criu,
+    files,
+    freezer,
+    handover,
+    images,
+    info,
+    movedir,
+    netns,
+    ownership,
+)
 from .kinds import Call
 from .system import Host
 
@@ -45,7 +58,7 @@ def check(
     host: Host, definition: t.Mapping[str, t.Any], owner: t.Mapping[str, t.Any], needs: t.Mapping[str, int]
 ) -> dict[str, t.Any]:
     """Why this host cannot take the container now (address, ports, space), and whether its image is here."""
-    me = supervise.host_identity()
+    me = ownership.host_identity()
     found = network_problems(definition)
     space = movedir.free_bytes(paths.STATE)
     needed = needs.get("layer", 0) + needs.get("image", 0) + 16 * 2**20
@@ -66,7 +79,7 @@ def network_problems(definition: t.Mapping[str, t.Any]) -> list[str]:
     """Why the container's address or ports cannot be had on this host."""
     found = []
     try:
-        spec = supervise.endpoint(definition)
+        spec = container_parts.endpoint(definition)
         if spec is not None:
             holder = netns.address_holder(spec)
             if holder:
@@ -118,13 +131,13 @@ def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str]) -> i
 def prepare(host: Host, definition: t.Mapping[str, t.Any], move_id: str) -> None:
     """All that a restore needs but the checkpoint: layers, config.json (ours), network unplugged, a waiting unit."""
     name = definition["name"]
-    supervise.forget_runtime(host, definition)
-    supervise.make_run_dir(name)
-    supervise.mount_layers(host, definition)
-    supervise.write_config(definition)
-    spec = supervise.endpoint(definition)
+    container_parts.forget_runtime(host, definition)
+    container_parts.make_run_dir(name)
+    container_parts.mount_layers(host, definition)
+    container_parts.write_config(definition)
+    spec = container_parts.endpoint(definition)
     if spec is None:
-        supervise.network_up(host, definition)
+        container_parts.network_up(host, definition)
     else:
         netns.create(host, spec)
         netns.detach(host, spec)
@@ -133,9 +146,9 @@ def prepare(host: Host, definition: t.Mapping[str, t.Any], move_id: str) -> None
     if containers.write_unit_policy(definition):
         containers.reload_units(host)
     files.write_text(HOLD_HOOK, criu_commands.HOLD_SCRIPT, mode=0o755, durable=False)
-    supervise.write_criu_config(name, [f"action-script {HOLD_HOOK}"])
+    container_parts.write_criu_config(name, [f"action-script {HOLD_HOOK}"])
     directory = paths.move_dir(move_id)
-    for fifo in (supervise.incoming_fifo(name), f"{directory}/answer"):
+    for fifo in (container_parts.incoming_fifo(name), f"{directory}/answer"):
         if not os.path.exists(fifo):
             os.mkfifo(fifo, 0o600)
     host.run(["systemctl", "reset-failed", paths.unit_name(name)], check=False)
@@ -162,14 +175,14 @@ def restore(
     name, directory = definition["name"], paths.move_dir(move_id)
     lazy = page_server is not None
     argv = criu_commands.restore(
-        supervise.runtime_command(definition), name, paths.bundle_dir(name), f"{directory}/images", f"{directory}/work",
-        supervise.pid_file(name), flags=flags, lazy=lazy,
+        container_parts.runtime_command(definition), name, paths.bundle_dir(name), f"{directory}/images",
+        f"{directory}/work", container_parts.pid_file(name), flags=flags, lazy=lazy,
     )  # fmt: skip
-    argv = supervise.with_criu_config(name, argv)
+    argv = container_parts.with_criu_config(name, argv)
     if page_server is not None:
         daemon = criu_commands.lazy_pages(page_server[0], page_server[1], f"{directory}/images")
         argv = criu_commands.restore_with_lazy_pages(daemon, argv, directory)
-    _tell(supervise.incoming_fifo(name), json.dumps({"argv": argv}))
+    _tell(container_parts.incoming_fifo(name), json.dumps({"argv": argv}))
     try:
         _wait_for_hold(definition, move_id, timeout_s, gone)
     except CnvmError:
@@ -203,7 +216,7 @@ def activate(host: Host, name: str, journal: t.Mapping[str, t.Any], timeout_s: f
     HostError when it does not come alive; the caller decides (``give_back``). ``running_ms``: from the owner record
     on the disk to the restored processes running.
     """
-    definition, move_id = supervise.read_definition(name), journal["move_id"]
+    definition, move_id = ownership.read_definition(name), journal["move_id"]
     handover.check_not_given_back(name, journal)
     if journal["mode"] == "cold":
         return _activate_cold(host, name, journal, timeout_s)
@@ -215,7 +228,7 @@ def activate(host: Host, name: str, journal: t.Mapping[str, t.Any], timeout_s: f
         raise HostError(f"CRIU was killed while it held the restored copy of {name}.", hint="It is not started anew.")
     start = time.monotonic()
     handover.own(name, journal)
-    spec = supervise.endpoint(definition)
+    spec = container_parts.endpoint(definition)
     if spec is not None and not netns.is_attached(spec):
         netns.attach(host, spec)
     if not os.path.exists(f"{directory}/verdict"):
@@ -223,7 +236,7 @@ def activate(host: Host, name: str, journal: t.Mapping[str, t.Any], timeout_s: f
     _wait_for(lambda: _alive(definition, directory), definition, move_id, timeout_s, f"{name} did not come alive")
     running_ms = round((time.monotonic() - start) * 1000, 1)
     files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
-    files.remove_file(supervise.incoming_fifo(name))
+    files.remove_file(container_parts.incoming_fifo(name))
     return {"running_ms": running_ms, "generation": journal["generation"] + 1}
 
 
@@ -244,7 +257,7 @@ def _activate_cold(host: Host, name: str, journal: t.Mapping[str, t.Any], timeou
 
 def announce(host: Host, name: str) -> None:
     """Repeat that the address is here now; a first frame may be lost while bridges learn."""
-    spec = supervise.endpoint(supervise.read_definition(name))
+    spec = container_parts.endpoint(ownership.read_definition(name))
     if spec is not None:
         netns.announce(host, spec, _ANNOUNCE_S)
 
@@ -273,7 +286,7 @@ def statistics(journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     """The source has let go: start at boot from now on, remove the checkpoint and the journal."""
-    supervise.remove_criu_config(name)
+    container_parts.remove_criu_config(name)
     containers.enable(name, bool(journal.get("enabled", True)))
     movedir.remove(host, journal["move_id"])
     files.remove_file(paths.journal_file(name), durable=True)
@@ -298,7 +311,7 @@ def give_up(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     directory = paths.move_dir(move_id)
     if os.path.isdir(directory) and not os.path.exists(f"{directory}/verdict"):
         _tell(f"{directory}/answer", "abort", wait_s=0)
-        _tell(supervise.incoming_fifo(name), json.dumps({"abort": True}), wait_s=0)
+        _tell(container_parts.incoming_fifo(name), json.dumps({"abort": True}), wait_s=0)
     _kill(host, name, move_id)
     movedir.remove(host, move_id)
     owner = handover.check_not_owned(name)
@@ -321,9 +334,9 @@ def _kill(host: Host, name: str, move_id: str) -> None:
     host.run(["systemctl", "reset-failed", paths.unit_name(name)], check=False)
     definition = files.read_json(paths.definition_file(name))
     if definition is not None:
-        supervise.forget_runtime(host, definition)
-        supervise.network_down(host, definition)
-    supervise.unmount_layers(host, name)
+        container_parts.forget_runtime(host, definition)
+        container_parts.network_down(host, definition)
+    container_parts.unmount_layers(host, name)
     if os.path.isdir(paths.run_dir(name)):
         shutil.rmtree(paths.run_dir(name), ignore_errors=True)
 
@@ -369,7 +382,7 @@ def _alive(definition: t.Mapping[str, t.Any], directory: str) -> bool:
     return (
         os.path.exists(f"{directory}/verdict")
         and "Tasks resumed" in criu.read_end(_restore_log(os.path.basename(directory)))
-        and supervise.init_pid(definition) > 0
+        and container_parts.init_pid(definition) > 0
         and freezer.all_run(paths.payload_cgroup(definition["name"]))
     )
 
@@ -420,7 +433,7 @@ def _op_layer(call: Call) -> dict[str, t.Any]:
 
 def _op_prepare(call: Call) -> dict[str, t.Any]:
     """Everything but the checkpoint."""
-    prepare(call.host, supervise.read_definition(call.name), call.move_id)
+    prepare(call.host, ownership.read_definition(call.name), call.move_id)
     return {}
 
 
@@ -442,7 +455,7 @@ def _op_restore(call: Call) -> dict[str, t.Any]:
         _op_images(call)
     server = call.args.get("page_server")
     restore(
-        supervise.read_definition(call.name), call.move_id, call.args["flags"],
+        ownership.read_definition(call.name), call.move_id, call.args["flags"],
         (str(server[0]), int(server[1])) if server else None, float(call.args["limit_s"]), call.gone,
     )  # fmt: skip
     return {}

@@ -19,7 +19,7 @@ from .._net.endpoint import check_address, forwards_from
 from .._oci.definition import DEFAULTS, normalise_all
 from .._oci.plan import Plan, Seen, plan
 from .._oci.users import Account
-from . import archive, files, images, netns, ownership, supervise
+from . import archive, container_parts, files, images, netns, ownership
 from .ownership import Registry
 from .system import Host
 
@@ -142,7 +142,7 @@ def see(name: str, host_id: str, unit: t.Mapping[str, str]) -> Seen:
 
 def _memory(name: str) -> tuple[t.Optional[int], int]:
     """(bytes in use, processes) of a container, by its cgroup or, without the memory controller, by its processes."""
-    group = supervise.CGROUP_ROOT + paths.payload_cgroup(name)
+    group = container_parts.CGROUP_ROOT + paths.payload_cgroup(name)
     pids: list[str] = []
     for directory, _names, _files in os.walk(group):
         with contextlib.suppress(OSError), open(f"{directory}/cgroup.procs", encoding="ascii") as file:
@@ -182,11 +182,11 @@ def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str,
     }
     if not seen.here or not definition:
         return {**found, "state": "moved" if seen.elsewhere else "failed", "pid": None}
-    pid = supervise.init_pid(definition)
+    pid = container_parts.init_pid(definition)
     memory, processes = _memory(name) if pid else (None, 0)
     active = unit.get("ActiveState", "")
     if pid:
-        state = "paused" if supervise.frozen(name) else "running"
+        state = "paused" if container_parts.frozen(name) else "running"
     elif active == "failed":
         state = "failed"
     elif active == "activating" or (active == "active" and not pid):
@@ -257,7 +257,7 @@ def _login_account(definition: t.Mapping[str, t.Any], root: str) -> Account:
     """Whose keys ``authorized_keys`` are: ``login_user``, else the image's, else root."""
     process = (images.record(definition["image"]) or {}).get("process") or {}
     user = str(definition.get("login_user") or process.get("login_user") or "root")
-    return supervise.account_of(root, user, f"containers: {definition['name']}: login_user")
+    return container_parts.account_of(root, user, f"containers: {definition['name']}: login_user")
 
 
 def _key_files(definition: t.Mapping[str, t.Any], root: str) -> list[tuple[str, str, int, int, int]]:
@@ -303,7 +303,7 @@ def write_inside(root: str, wanted: t.Sequence[tuple[str, str, int, int, int]], 
 
 def write_contents(definition: t.Mapping[str, t.Any], keys: t.Collection[str]) -> None:
     """Write what follows from ``keys`` of the definition into the container's tree (its layers are mounted)."""
-    root = supervise.rootfs(definition["name"])
+    root = container_parts.rootfs(definition["name"])
     wanted: list[tuple[str, str, int, int, int]] = []
     if {"hostname", "address", "dns"} & set(keys):
         wanted += _first_files(definition)
@@ -384,7 +384,7 @@ class Batch:
     def decide(self) -> tuple[dict[str, Seen], list[Plan]]:
         """What each container needs. Raises before anything is changed when one of them cannot be had."""
         seen = self.locate(self.seen())
-        controllers = supervise.controllers()
+        controllers = container_parts.controllers()
         plans = []
         for item in self.items:
             one = seen[item["name"]]
@@ -394,7 +394,7 @@ class Batch:
                 check_limits(item, controllers)
                 check_mounts(item)
                 self.check_network(item, one)
-                supervise.runtime_command(item)
+                container_parts.runtime_command(item)
             made = plan(
                 item,
                 one,
@@ -443,7 +443,7 @@ class Batch:
         if before and before.get("address") != item["address"]:
             self.registry.check_address(item["name"], item["address"])
         if item["ports"] and forwards_from(before.get("ports")) != forwards_from(item["ports"]):
-            spec = supervise.endpoint({**item, "uuid": before.get("uuid") or "new"})
+            spec = container_parts.endpoint({**item, "uuid": before.get("uuid") or "new"})
             if spec is not None:
                 netns.check_forwards(spec)
 
@@ -484,18 +484,18 @@ class Batch:
     def undo(self, name: str) -> None:
         """Unmount what the creation of a container that failed had mounted."""
         with contextlib.suppress(CnvmError):
-            supervise.unmount_layers(self.host, name)
+            container_parts.unmount_layers(self.host, name)
 
     def create(self, one: Plan) -> None:
         """Directories, records, layers, first files. It becomes ours with the owner record, last."""
         definition = t.cast("dict[str, t.Any]", one.definition)
         name = one.name
         files.write_json(paths.definition_file(name), definition)
-        supervise.mount_layers(self.host, definition)
+        container_parts.mount_layers(self.host, definition)
         write_contents(definition, ("hostname", "authorized_keys", "created"))
-        supervise.write_config(definition)
+        container_parts.write_config(definition)
         if not one.start:
-            supervise.unmount_layers(self.host, name)
+            container_parts.unmount_layers(self.host, name)
         self.reload = write_unit_policy(definition) or self.reload
         self.registry.own(name, definition["uuid"])
 
@@ -503,18 +503,18 @@ class Batch:
         """Take over a new definition: in the running container where that is possible."""
         definition = t.cast("dict[str, t.Any]", one.definition)
         name = one.name
-        running = not one.stop and supervise.init_pid(definition) != 0
+        running = not one.stop and container_parts.init_pid(definition) != 0
         if {"hostname", "address", "dns", "authorized_keys", "login_user"} & set(one.changes):
-            mounted = supervise.layers_mounted(name)
-            supervise.mount_layers(self.host, definition)
+            mounted = container_parts.layers_mounted(name)
+            container_parts.mount_layers(self.host, definition)
             write_contents(definition, one.changes)
             if not mounted:
-                supervise.unmount_layers(self.host, name)
+                container_parts.unmount_layers(self.host, name)
         if running:
             if {"memory_mib", "cpus", "pids_limit"} & set(one.changes):
                 apply_limits(name, definition)
             if "ports" in one.changes:
-                spec = supervise.endpoint(definition)
+                spec = container_parts.endpoint(definition)
                 if spec is not None and spec.ports:
                     netns.forwards_up(self.host, spec)
                 else:
@@ -534,9 +534,9 @@ class Batch:
         """Remove a container that is stopped, with its writable layer."""
         definition = files.read_json(paths.definition_file(name)) or {"name": name}
         if definition.get("image"):
-            supervise.forget_runtime(self.host, definition)
-            supervise.network_down(self.host, definition)
-        supervise.unmount_layers(self.host, name)
+            container_parts.forget_runtime(self.host, definition)
+            container_parts.network_down(self.host, definition)
+        container_parts.unmount_layers(self.host, name)
         self.reload = remove_unit(name) or self.reload
         self.host.run(["systemctl", "reset-failed", "--", paths.unit_name(name)], check=False)
         files.remove_tree(paths.run_dir(name))
@@ -550,7 +550,7 @@ class Batch:
         # A unit that gave up after too many failures would not start.
         self.host.run(["systemctl", "reset-failed", "--", *units], check=False)
         self.host.run(["systemctl", "start", "--", *units], check=False)
-        definitions = [supervise.read_definition(name) for name in names]
+        definitions = [ownership.read_definition(name) for name in names]
         self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
         # A command that is wrong ends within a moment, and a first process alone proves nothing yet.
         time.sleep(_SETTLE_S)
@@ -568,7 +568,7 @@ class Batch:
     def settled(self, definition: t.Mapping[str, t.Any]) -> bool:
         """Whether a container runs or has done its work; not yet while it comes up or is cleared away. HostError when
         it failed instead."""
-        if supervise.init_pid(definition):
+        if container_parts.init_pid(definition):
             return True
         unit = unit_states(self.host, [definition["name"]])[definition["name"]]
         if definition["restart"] != "always" and unit.get("SubState") == "dead" and unit.get("Result") == "success":
@@ -619,7 +619,7 @@ def _listens(item: t.Mapping[str, t.Any]) -> bool:
                 return True
         except OSError:
             return False
-    pid = supervise.init_pid(item)
+    pid = container_parts.init_pid(item)
     for file in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{file}", encoding="ascii") as table:
             for line in table.read().splitlines()[1:]:
@@ -633,7 +633,7 @@ def _listens(item: t.Mapping[str, t.Any]) -> bool:
 def apply_limits(name: str, definition: t.Mapping[str, t.Any]) -> None:
     """Write the limits of a running container into its cgroup."""
     group = paths.payload_cgroup(name)
-    there = os.listdir(supervise.CGROUP_ROOT + group)
+    there = os.listdir(container_parts.CGROUP_ROOT + group)
     cpus = definition.get("cpus")
     for file, value in (
         ("memory.max", str(definition["memory_mib"] * 2**20) if definition.get("memory_mib") else "max"),
@@ -641,7 +641,7 @@ def apply_limits(name: str, definition: t.Mapping[str, t.Any]) -> None:
         ("pids.max", str(definition["pids_limit"]) if definition.get("pids_limit") else "max"),
     ):
         if file in there:
-            supervise.write_cgroup(group, file, value)
+            container_parts.write_cgroup(group, file, value)
 
 
 def bring_to(

@@ -17,7 +17,6 @@ import fcntl
 import functools
 import grp
 import hashlib
-import json
 import os
 import pwd
 import stat
@@ -32,23 +31,17 @@ from .._image import chain as chains
 from .._image import commands, headers, trust
 from .._image.chain import Node
 from .._image.commands import Condition, Making
-from .._image.definition import Source, Wanted, normalise_all, path_of
 from .._image.formats import FORMATS
 from .._image.overlay import CLUSTER, overlay
-from .._image.plan import Plan, Seen, in_place, plan
 from . import files
 from .system import Host
 
-SCHEMA = 1
-RECORDS = f"{paths.STATE}/disks"
 # Directories below these are looked through for images that rest on another one.
 MOST_DEPTH = 4
 MOST_FILES = 100_000
 BUFFER = 2**20
 # An image may hold anything; libvirt gives QEMU's user access to the disks of a guest that it starts.
 NEW_MODE = 0o600
-# In check mode, the size of an image that nobody has made yet: larger than nothing, so that every size will do.
-_NOT_KNOWN = headers.SECTOR
 # QEMU holds locks (open file description locks) on these bytes of every image that it has open.
 _LOCK_BYTES = (100, 200)
 
@@ -148,7 +141,7 @@ def chain(path: str, kind: str = "") -> tuple[Node, ...]:
     return chains.walk(path, inspect, kind=kind)
 
 
-def _below(node: Node) -> str:
+def backing_path(node: Node) -> str:
     """The path of what an image rests on."""
     return chains.resolve(node.path, node.header.backing) if node.header.backing else ""
 
@@ -226,10 +219,10 @@ def overlays(directories: t.Iterable[str], *, beside: t.Iterable[str] = ()) -> d
 def dependants(directories: t.Iterable[str] | str, path: str) -> list[str]:
     """The images in ``directories`` and below them that rest directly on ``path``."""
     places = [directories] if isinstance(directories, str) else directories
-    return _resting_on(path, overlays(places))
+    return resting_on(path, overlays(places))
 
 
-def _resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
+def resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
     real = os.path.realpath(path)
     return sorted(overlay for overlay, below in found.items() if below == real)
 
@@ -245,7 +238,7 @@ def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict
 # -- Making. Functions with a ``path`` that is made: it appears whole, with its mode, or not at all.
 
 
-def _run(host: Host, argv: t.Sequence[str]) -> CommandResult:
+def run(host: Host, argv: t.Sequence[str]) -> CommandResult:
     """A command of qemu-img; its failure in words that say what to do."""
     result = host.run(argv, check=False)
     if result.rc:
@@ -307,7 +300,7 @@ def create(
 ) -> Node:
     """Make an empty image."""
     with appearing(path, attributes) as made:
-        _run(host, commands.create(made, making, virtual_bytes))
+        run(host, commands.create(made, making, virtual_bytes))
     return inspect(path, making.format)
 
 
@@ -326,7 +319,7 @@ def _write(path: str, parts: t.Mapping[int, bytes], length: int) -> None:
         os.close(fd)
 
 
-def _may_rest(path: str, below: t.Sequence[Node]) -> None:
+def check_may_rest(path: str, below: t.Sequence[Node]) -> None:
     """Refused when an image cannot rest on a chain without making it endless, or longer than it may be."""
     real = os.path.realpath(path)
     if any(os.path.realpath(node.path) == real for node in below):
@@ -349,7 +342,7 @@ def create_overlay(
 ) -> Node:
     """Make a qcow2 image that rests on ``backing``, at least as large as that. The whole chain is looked at first."""
     below = chain(backing, backing_format)
-    _may_rest(path, below)
+    check_may_rest(path, below)
     least = below[0].header.virtual_bytes
     size = least if size is None else size
     if size < least:
@@ -357,7 +350,7 @@ def create_overlay(
     with appearing(path, attributes) as made:
         if cluster_bytes not in (0, CLUSTER):
             making = Making("qcow2", cluster_bytes=cluster_bytes)
-            _run(host, commands.create(made, making, size, backing, backing_format))
+            run(host, commands.create(made, making, size, backing, backing_format))
         else:
             _write(made, *overlay(size, backing, backing_format))
     return inspect(path, "qcow2")
@@ -406,15 +399,15 @@ def convert(
         if size < virtual:
             raise Refused(f"{path}: size: {size} is less than its source has ({virtual}).", hint="Images only grow.")
         made = stack.enter_context(appearing(path, attributes))
-        _room(host, source, source_format, path, making, limit)
+        check_room(host, source, source_format, path, making, limit)
         if size > virtual and not FORMATS[making.format].grows:
             # qemu-img cannot resize it afterwards: make it large, then fill it.
-            _run(host, commands.create(made, making, size))
-            _run(host, limit(commands.convert(source, source_format, made, making, into=True)))
+            run(host, commands.create(made, making, size))
+            run(host, limit(commands.convert(source, source_format, made, making, into=True)))
         else:
-            _run(host, limit(commands.convert(source, source_format, made, making)))
+            run(host, limit(commands.convert(source, source_format, made, making)))
             if size > virtual:
-                _run(host, commands.resize(made, making.format, size, making.preallocation))
+                run(host, commands.resize(made, making.format, size, making.preallocation))
         if not trusted and image.fingerprint() != before:
             raise Refused(f"{source} was changed while it was read.", hint="Let nobody else write to it.", path=source)
         got = inspect(made, making.format).header.virtual_bytes
@@ -423,7 +416,7 @@ def convert(
     return inspect(path, making.format)
 
 
-def _room(host: Host, source: str, kind: str, path: str, making: Making, limit: _Limit) -> None:
+def check_room(host: Host, source: str, kind: str, path: str, making: Making, limit: _Limit) -> None:
     """HostError when a conversion will not find room; before it begins, where qemu-img can tell how much it needs."""
     if making.compression != "none" or making.format not in ("raw", "qcow2"):
         return
@@ -457,7 +450,7 @@ def resize(host: Host, path: str, kind: str, size: int, *, preallocation: str = 
     if in_use(path):
         raise Refused(f"{path} is in use by another process.", hint="Stop the guest first, or resize it in the guest.")
     if FORMATS[kind].grows:
-        _run(host, commands.resize(path, kind, size, preallocation))
+        run(host, commands.resize(path, kind, size, preallocation))
         sync(path)
         return inspect(path, kind)
     # Its subformat stays as it is.
@@ -474,43 +467,7 @@ def sync(path: str) -> None:
         os.close(fd)
 
 
-# -- Bringing images to what is wanted
-
-
-def _record_file(path: str) -> str:
-    return f"{RECORDS}/{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"
-
-
-def _record(path: str) -> dict[str, t.Any]:
-    """What an image was made of; empty when that is not known of the file that lies there now."""
-    known = files.read_json(_record_file(path)) or {}
-    try:
-        return known if known.get("inode") == os.lstat(path).st_ino else {}
-    except FileNotFoundError:
-        return {}
-
-
-def _write_record(wanted: Wanted, made_of: str) -> None:
-    value = {
-        "schema": SCHEMA,
-        "path": wanted.path,
-        "format": wanted.format,
-        "inode": os.lstat(wanted.path).st_ino,
-        "made_of": made_of,
-    }
-    files.write_json(_record_file(wanted.path), value, mode=0o600)
-
-
-def _made_of(wanted: Wanted) -> str:
-    """What the image is made of, and how; a checksum says all about a source, wherever it lies."""
-    source = t.cast(Source, wanted.source)
-    if source.checksum:
-        content: t.Any = list(source.checksum)
-    else:
-        with File(source.path) as image:
-            content = [source.path, *image.fingerprint()[1:4]]
-    making = dataclasses.astuple(wanted.making)
-    return hashlib.sha256(json.dumps([content, source.format, making]).encode()).hexdigest()
+# -- Attributes
 
 
 def _number(name: str, find: t.Callable[[str], int], option: str) -> t.Optional[int]:
@@ -535,10 +492,6 @@ def attributes_of(option: str, owner: str, group: str, mode: t.Optional[int]) ->
     )
 
 
-def _attributes(wanted: Wanted) -> Attributes:
-    return attributes_of(wanted.path, wanted.owner, wanted.group, wanted.mode)
-
-
 def shown_attributes(path: str, wanted: t.Optional[Attributes] = None) -> dict[str, t.Any]:
     """Owner, group and mode of a file; ``wanted``: as they will be, also of a file that is not there yet."""
     try:
@@ -551,14 +504,14 @@ def shown_attributes(path: str, wanted: t.Optional[Attributes] = None) -> dict[s
     return {"owner": owner, "group": group, "mode": f"{mode:04o}"}
 
 
-def _differing(path: str, wanted: Attributes) -> tuple[str, ...]:
+def differing(path: str, wanted: Attributes) -> tuple[str, ...]:
     before, after = shown_attributes(path), shown_attributes(path, wanted)
     return tuple(name for name in before if before[name] != after[name])
 
 
 def set_attributes(path: str, wanted: Attributes, *, check_mode: bool = False) -> bool:
     """Owner and mode of a file that is there; whether they were others."""
-    if not os.path.lexists(path) or not _differing(path, wanted):
+    if not os.path.lexists(path) or not differing(path, wanted):
         return False
     if not check_mode:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -581,338 +534,3 @@ def at_work_on(path: str, *, check_mode: bool = False) -> t.Iterator[None]:
     with files.lock(f"{paths.RUN}/locks/disk-{mark}.lock", f"image {path}"):
         files.remove_file(temporary(path))
         yield
-
-
-class _Work:
-    """One call of the module: what it is told, and in check mode what there would be by now.
-
-    ``would_be``: virtual sizes of images that would have been made. ``would_rest``: on what the images would rest.
-    """
-
-    def __init__(self, host: Host, max_virtual_bytes: int, places: t.Sequence[str], check_mode: bool) -> None:
-        self.host = host
-        self.max_virtual_bytes = max_virtual_bytes
-        self.places = places
-        self.check_mode = check_mode
-        self.would_be: dict[str, int] = {}
-        self.would_rest: dict[str, str] = {}
-
-    def _virtual(self, path: str, kind: str, what: str, *, untrusted: bool = False) -> int:
-        """Virtual size of an image that another one is made of. In check mode it may be one that is not made yet."""
-        if self.check_mode and path in self.would_be:
-            return self.would_be[path]
-        try:
-            if untrusted:
-                return check_untrusted(path, kind, self.max_virtual_bytes).virtual_bytes
-            return chain(path, kind)[0].header.virtual_bytes
-        except InputError as error:
-            if self.check_mode and not os.path.lexists(path):
-                return _NOT_KNOWN
-            raise InputError(f"{what}: {error.message}", hint=error.hint) from None
-
-    def look(self, wanted: Wanted) -> Seen:
-        """The image as it is now."""
-        seen = Seen()
-        try:
-            status = os.lstat(wanted.path)
-        except FileNotFoundError:
-            return self._look_below(wanted, seen)
-        if not stat.S_ISREG(status.st_mode):
-            what = "link" if stat.S_ISLNK(status.st_mode) else "directory or a device"
-            raise Refused(f"{wanted.path} is a {what}, no plain file.", hint="Give the path of the file itself.")
-        seen = dataclasses.replace(seen, exists=True, attributes=_differing(wanted.path, _attributes(wanted)))
-        if wanted.state == "absent":
-            return self._look_around(wanted, seen)
-        with File(wanted.path) as image:
-            marks = headers.identify(image)
-        if wanted.format == "raw" and any(mark != "iso" for mark in marks):
-            # Perhaps a guest wrote that into its disk. As long as nothing is to be done to it, it does not matter.
-            seen = dataclasses.replace(seen, strange=f"by its content {marks[0]}")
-            if wanted.size in (None, status.st_size):
-                seen = dataclasses.replace(seen, header=inspect(wanted.path, "raw").header)
-        elif wanted.format != "raw" and wanted.format not in marks:
-            seen = dataclasses.replace(seen, strange=marks[0] if marks else "")
-        else:
-            if wanted.backing and wanted.rebase == "unsafe":
-                # What is below it may be gone: that is what the word is for.
-                node = inspect(wanted.path, wanted.format)
-            else:
-                node = chain(wanted.path, wanted.format)[0]
-            below = _below(node)
-            same = bool(below and wanted.backing) and os.path.realpath(below) == os.path.realpath(wanted.backing)
-            seen = dataclasses.replace(seen, header=node.header, backing=below, same_backing=same)
-            if (wanted.check or wanted.repair != "none") and FORMATS[wanted.format].checks:
-                seen = dataclasses.replace(seen, condition=check(self.host, wanted.path, wanted.format))
-        if wanted.source and wanted.replace:
-            up_to_date = seen.header is not None and _record(wanted.path).get("made_of") == _made_of(wanted)
-            seen = dataclasses.replace(seen, up_to_date=up_to_date)
-        return self._look_around(wanted, self._look_below(wanted, seen))
-
-    def _look_below(self, wanted: Wanted, seen: Seen) -> Seen:
-        """What it is to be made of, where it is to be made."""
-        if wanted.state == "absent":
-            return seen
-        if wanted.source and (not seen.exists or (wanted.replace and not seen.up_to_date)):
-            source = wanted.source
-            size = self._virtual(source.path, source.format, f"{wanted.path}: source", untrusted=not source.trusted)
-            return dataclasses.replace(seen, source_bytes=size)
-        if wanted.backing and not seen.same_backing:
-            size = self._virtual(wanted.backing, wanted.backing_format, f"{wanted.path}: backing")
-            return dataclasses.replace(seen, backing_bytes=size)
-        return seen
-
-    def _look_around(self, wanted: Wanted, seen: Seen) -> Seen:
-        """Who else needs it. Looked for only where something is to be done."""
-        if not plan(wanted, seen).touches:
-            return seen
-        around = {**overlays_around([wanted.path], self.places), **self.would_rest}
-        found = _resting_on(wanted.path, around)
-        return dataclasses.replace(seen, in_use=in_use(wanted.path), dependants=tuple(found))
-
-    def bring(self, wanted: Wanted) -> dict[str, t.Any]:
-        """One image to what is wanted; its result."""
-        with at_work_on(wanted.path, check_mode=self.check_mode):
-            seen = self.look(wanted)
-            made = plan(wanted, seen)
-            before = self._shown(wanted, seen)
-            condition = seen.condition
-            if self.check_mode:
-                after = _predicted(wanted, made, before)
-                if made.make:
-                    self.would_be[wanted.path] = made.virtual_bytes
-                if made.touches:
-                    self.would_rest[wanted.path] = os.path.realpath(after["backing"]) if after.get("backing") else ""
-            else:
-                if made.changed:
-                    condition = self._do(wanted, seen, made) or condition
-                after = self._shown(wanted, self._seen_again(wanted)) if made.changed else before
-        status = os.lstat(wanted.path) if after and os.path.lexists(wanted.path) else None
-        return {
-            "path": wanted.path,
-            "changed": made.changed,
-            "actions": made.actions,
-            "state": "present" if after else "absent",
-            **(after or {}),
-            "file_bytes": status.st_size if status else None,
-            "allocated_bytes": status.st_blocks * 512 if status else None,
-            "check": condition.as_dict() if condition else None,
-            "warnings": self._warnings(made, condition),
-            "before": before,
-        }
-
-    def _warnings(self, made: Plan, condition: t.Optional[Condition]) -> list[str]:
-        words = list(made.warnings)
-        if condition is not None and condition.leaks and not made.repair:
-            words.append(f"{made.path}: {condition.leaks} clusters are not used by anything; repair: leaks frees them.")
-        return words
-
-    def _seen_again(self, wanted: Wanted) -> Seen:
-        if wanted.state == "absent":
-            return Seen()
-        node = inspect(wanted.path, wanted.format)
-        return Seen(exists=True, header=node.header, backing=_below(node))
-
-    def _shown(self, wanted: Wanted, seen: Seen) -> dict[str, t.Any]:
-        """What the module says about an image; the same keys in its diff."""
-        if not seen.exists:
-            return {}
-        header = seen.header
-        return {
-            "format": header.format if header else None,
-            "virtual_bytes": header.virtual_bytes if header else None,
-            "backing": seen.backing or None,
-            "backing_format": (header.backing_format if header else "") or None,
-            **shown_attributes(wanted.path),
-        }
-
-    def _do(self, wanted: Wanted, seen: Seen, made: Plan) -> t.Optional[Condition]:
-        """Carry the plan out; the condition of a repaired image."""
-        host, path, kind = self.host, wanted.path, wanted.format
-        attributes = _attributes(wanted)
-        condition = None
-        if made.remove:
-            files.remove_file(path, durable=True)
-            files.remove_file(_record_file(path))
-            return None
-        made_of = _record(path).get("made_of", "")
-        if made.make == "convert":
-            source = t.cast(Source, wanted.source)
-            made_of = _made_of(wanted)
-            convert(
-                host,
-                source.path,
-                source.format,
-                path,
-                wanted.making,
-                made.virtual_bytes,
-                trusted=source.trusted,
-                checksum=source.checksum,
-                max_virtual_bytes=self.max_virtual_bytes,
-                attributes=attributes,
-            )
-        elif made.make and wanted.backing:
-            create_overlay(
-                host,
-                wanted.backing,
-                wanted.backing_format,
-                path,
-                made.virtual_bytes,
-                cluster_bytes=wanted.cluster_bytes,
-                attributes=attributes,
-            )
-        elif made.make:
-            create(host, path, wanted.making, made.virtual_bytes, attributes=attributes)
-        elif in_place(made, kind):
-            self._in_place(wanted, made)
-        else:
-            condition = self._in_a_copy(wanted, seen, made)
-        if made.make or (made_of and made.touches):
-            _write_record(wanted, made_of)
-        set_attributes(path, attributes)
-        return condition
-
-    def _in_place(self, wanted: Wanted, made: Plan) -> None:
-        path, kind = wanted.path, wanted.format
-        if made.rebase:
-            _may_rest(path, chain(wanted.backing, wanted.backing_format))
-            _run(self.host, commands.rebase(path, kind, wanted.backing, wanted.backing_format, unsafe=True))
-            sync(path)
-        if made.grow:
-            resize(self.host, path, kind, made.virtual_bytes, preallocation=wanted.preallocation)
-
-    def _in_a_copy(self, wanted: Wanted, seen: Seen, made: Plan) -> t.Optional[Condition]:
-        host, path, kind = self.host, wanted.path, wanted.format
-        header = t.cast("headers.Header", seen.header)
-        condition = None
-        if not FORMATS[kind].repairs:
-            # All that there is to do to it is to let it grow.
-            resize(host, path, kind, made.virtual_bytes)
-            return None
-        if made.rebase:
-            _may_rest(path, chain(wanted.backing, wanted.backing_format))
-        with appearing(path) as copy:
-            if made.flatten and not made.repair:
-                making = dataclasses.replace(wanted.making, cluster_bytes=wanted.cluster_bytes or header.cluster_bytes)
-                _room(host, path, kind, path, making, list)
-                _run(host, commands.convert(path, kind, copy, making))
-            else:
-                # The backing file's name in it may be a relative one: the copy lies in the same directory.
-                host.run(["cp", "--reflink=auto", "--sparse=always", "--", path, copy])
-            if made.repair:
-                condition = check(host, copy, kind, repair=made.repair)
-                if condition is None or not condition.good:
-                    raise HostError(f"{path} could not be repaired.", hint="Restore it. It is as it was before.")
-            if made.flatten and made.repair:
-                _run(host, commands.rebase(copy, kind, "", "", unsafe=False))
-            if made.rebase:
-                unsafe = made.rebase != "safe"
-                _run(host, commands.rebase(copy, kind, wanted.backing, wanted.backing_format, unsafe=unsafe))
-            if made.grow:
-                _run(host, commands.resize(copy, kind, made.virtual_bytes, wanted.preallocation))
-        return condition
-
-
-def _predicted(wanted: Wanted, made: Plan, before: dict[str, t.Any]) -> dict[str, t.Any]:
-    """What the image will be."""
-    if made.remove or (wanted.state == "absent"):
-        return {}
-    after = dict(before)
-    if made.make:
-        after.update(format=wanted.format, backing=wanted.backing or None, backing_format=wanted.backing_format or None)
-    if made.make or made.grow:
-        after["virtual_bytes"] = None if made.virtual_bytes == _NOT_KNOWN else made.virtual_bytes
-    if made.flatten:
-        after.update(backing=None, backing_format=None)
-    if made.rebase:
-        after.update(backing=wanted.backing, backing_format=wanted.backing_format)
-    after.update(shown_attributes(wanted.path, _attributes(wanted)))
-    return after
-
-
-def bring_to(
-    host: Host,
-    items: object,
-    *,
-    max_virtual_bytes: int = trust.DEFAULT_MOST_VIRTUAL_BYTES,
-    places: t.Sequence[str] = (),
-    check_mode: bool = False,
-) -> dict[str, t.Any]:
-    """Bring images to what is wanted, in the order in which they are given; the module's result."""
-    wanted = normalise_all(items)
-    for place in places:
-        path_of(place, "dependants_in", ours=False)
-    work = _Work(host, max_virtual_bytes, places, check_mode)
-    results = [work.bring(one) for one in wanted]
-    before = {one["path"]: one.pop("before") for one in results}
-    keys = ("format", "virtual_bytes", "backing", "backing_format", "owner", "group", "mode")
-    after = {one["path"]: {key: one[key] for key in keys if key in one} for one in results}
-    return {
-        "changed": any(one["changed"] for one in results),
-        "images": results,
-        "warnings": [words for one in results for words in one.pop("warnings")],
-        "diff": {"before": before, "after": after},
-    }
-
-
-# -- Telling
-
-
-def report(
-    wanted: t.Sequence[str],
-    *,
-    with_digest: bool = False,
-    with_dependants: bool = True,
-    places: t.Sequence[str] = (),
-) -> list[dict[str, t.Any]]:
-    """What there is to say about images, with all below them. Never fails for an image: it says what is wrong."""
-    found: t.Optional[dict[str, str]] = None
-    result = []
-    for path in wanted:
-        path_of(path, "paths", ours=False)
-        one: dict[str, t.Any] = {"path": path, "exists": os.path.lexists(path), "problem": None, "chain": []}
-        if one["exists"]:
-            try:
-                one.update(_told(path, with_digest))
-            except (Refused, InputError, HostError) as error:
-                one["problem"] = error.message
-            if with_dependants:
-                if found is None:
-                    found = overlays_around(wanted, places)
-                one["dependants"] = _resting_on(path, found)
-        result.append(one)
-    return result
-
-
-def _told(path: str, with_digest: bool) -> dict[str, t.Any]:
-    top = inspect(path, str(_record(path).get("format") or ""))
-    one = {**_node(top), "in_use": in_use(path)}
-    header = top.header
-    one.update(
-        encrypted=header.encrypted or None,
-        compression=header.compression or None,
-        snapshots=header.snapshots,
-        dirty=header.dirty,
-        corrupt=header.corrupt,
-        needs=list(header.external),
-        digest=digest(path) if with_digest else None,
-    )
-    try:
-        one["chain"] = [_node(node) for node in chain(path, header.format)]
-    except (Refused, InputError, HostError) as error:
-        one.update(chain=[_node(top)], problem=error.message)
-    return one
-
-
-def _node(node: Node) -> dict[str, t.Any]:
-    header = node.header
-    return {
-        "path": node.path,
-        "format": header.format,
-        "subformat": header.subformat or None,
-        "virtual_bytes": header.virtual_bytes,
-        "file_bytes": node.file_bytes,
-        "allocated_bytes": node.allocated_bytes,
-        "cluster_bytes": header.cluster_bytes or None,
-        "backing": _below(node) or None,
-        "backing_format": header.backing_format or None,
-    }

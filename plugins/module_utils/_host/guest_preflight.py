@@ -22,16 +22,16 @@ from .._net.endpoint import Endpoint
 from . import (
     disks,
     domains,
-    guest_snapshots,
     info,
     kinds,
     kvm,
     libvirt,
     movedir,
     netns,
+    ownership,
     peers,
     preflight,
-    supervise,
+    snapshot_records,
     templates,
 )
 from .system import Host
@@ -142,7 +142,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     Reads only, on both hosts.
     """
     name = definition["name"]
-    me = supervise.host_identity()
+    me = ownership.host_identity()
     there = preflight.ask(channel, "guest")
     found: list[str] = []
     with libvirt.connect() as connection:
@@ -153,7 +153,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         with libvirt.doing(f"look at what the guest {name!r} does"):
             if seen.live is not None and int(seen.domain.jobInfo()[0]):
                 found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
-    found += migration.obstacles(name, root, seen.state, guest_snapshots.names(name))
+    found += migration.obstacles(name, root, seen.state, snapshot_records.names(name))
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     for disk in needs["disks"]:
         if disk["below"] and not disk["template"]:

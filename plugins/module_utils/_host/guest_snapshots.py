@@ -19,9 +19,8 @@ from .._core.errors import CnvmError, HostError, InputError, Refused
 from .._core.names import check_name
 from .._image.commands import PROGRAM, failure, rebase
 from .._libvirt import domain, guest_plan, snapshots, xml
-from .._libvirt.domain import Model
 from .._libvirt.snapshots import Merge, Record
-from . import disks, files, guest_disks, libvirt, ownership
+from . import disks, files, guest_disks, libvirt, ownership, snapshot_records
 from .disks import Attributes
 from .domains import Known, read
 from .system import Host
@@ -30,53 +29,9 @@ STATES = ("present", "absent", "reverted")
 _POLL_S = 0.1
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Records
-# --------------------------------------------------------------------------------------------------------------------
-def load(name: str) -> t.Optional[Record]:
-    """The record of a guest's snapshots; None when it has none."""
-    return files.read_json(paths.guest_snapshots_file(name))
-
-
-def _save(name: str, record: Record) -> None:
-    if record["snapshots"] or record["pending"]:
-        files.write_json(paths.guest_snapshots_file(name), record)
-    else:
-        files.remove_file(paths.guest_snapshots_file(name), durable=True)
-
-
-def _record(record: t.Optional[Record], model: Model) -> Record:
-    """The record as it is by what the guest's stored XML says, with all of its disks."""
-    return snapshots.joined(snapshots.settle(record, model), model) if record else snapshots.empty(model)
-
-
-def names(name: str) -> list[str]:
-    """The snapshots that a guest has, oldest first."""
-    return snapshots.names(load(name))
-
-
-def tops(name: str, model: Model) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:
-    """{disk: (the file that the guest writes to, what is below it)}; empty for a guest without snapshots.
-
-    ``model``: of its stored XML, by which it is known what a run that was cut off has done.
-    """
-    record = load(name)
-    return snapshots.tops(snapshots.settle(record, model)) if record else {}
-
-
-def overlays(name: str, disks_made: t.Collection[str]) -> list[str]:
-    """The files above disks that are not among ``disks_made``: what was written to these since their first snapshot."""
-    record = load(name)
-    if record is None:
-        return []
-    known = {**record["files"], **(record["pending"] or {}).get("files", {})}
-    home = f"{paths.guest_disks_dir(name)}/"
-    return [path for path, one in known.items() if one["disk"] not in disks_made and path.startswith(home)]
-
-
 def listing(name: str) -> list[dict[str, t.Any]]:
     """What is to be said of a guest's snapshots."""
-    record = load(name)
+    record = snapshot_records.load(name)
     if record is None:
         return []
     found = []
@@ -113,8 +68,8 @@ class Work:
         self.name = name
         self.known = known
         self.model = known.model
-        record = load(name)
-        self.record = _record(record, self.model)
+        record = snapshot_records.load(name)
+        self.record = snapshot_records.settled(record, self.model)
         self.home = paths.guest_disks_dir(name)
 
     @property
@@ -141,7 +96,7 @@ class Work:
             "state": self.known.state,
         }
         after = snapshots.created(self.record, made, kept)
-        _save(self.name, snapshots.announce(self.record, after))
+        snapshot_records.save(self.name, snapshots.announce(self.record, after))
         try:
             if self.live:
                 self._create_live(snapshot, made, quiesce=quiesce, image=image)
@@ -176,11 +131,11 @@ class Work:
         """After a failure: what the guest writes to now decides what is kept."""
         with contextlib.suppress(CnvmError):
             self._reread()
-            self.record = snapshots.settle(t.cast(Record, load(self.name)), self.model)
+            self.record = snapshots.settle(t.cast(Record, snapshot_records.load(self.name)), self.model)
             if self.record["tops"] != {**self.record["tops"], **made}:
                 for path in [*made.values(), *([image] if image else [])]:
                     files.remove_file(path)
-            _save(self.name, self.record)
+            snapshot_records.save(self.name, self.record)
 
     # -- going back -------------------------------------------------------------------------------------------------
     def revert(self, snapshot: str) -> None:
@@ -197,7 +152,7 @@ class Work:
             files.remove_file(path)
             self._overlay(kept["disks"][disk], path)
         after, gone = snapshots.reverted(self.record, snapshot, made)
-        _save(self.name, snapshots.announce(self.record, after))
+        snapshot_records.save(self.name, snapshots.announce(self.record, after))
         self._define(after)
         self._keep(after)
         for path in gone:
@@ -242,7 +197,7 @@ class Work:
 
     def _merge(self, step: Merge, after: Record) -> None:
         if step.active:
-            _save(self.name, snapshots.announce(self.record, after))
+            snapshot_records.save(self.name, snapshots.announce(self.record, after))
         opened = self._live_files(step.disk)
         if step.source in opened:
             self._commit_live(step)
@@ -312,14 +267,14 @@ class Work:
         self.model = known.model
 
     def _keep(self, after: Record) -> None:
-        _save(self.name, after)
+        snapshot_records.save(self.name, after)
         self.record = after
 
     def _finish_pending(self) -> None:
         """Write down what ``settle`` has found out of a run that was cut off."""
-        known = load(self.name)
+        known = snapshot_records.load(self.name)
         if known is not None and known["pending"]:
-            _save(self.name, self.record)
+            snapshot_records.save(self.name, self.record)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -336,15 +291,15 @@ def _check(
         raise InputError(f"guests: this host has no guest {name!r}.", hint="See cnvm.platform.guest_info.")
     if os.path.exists(paths.journal_file(name)):
         raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
-    there = snapshot in names(name)
+    there = snapshot in snapshot_records.names(name)
     if state == "absent":
         if there:
             # Refused, where it cannot be, before it is done for another guest.
-            snapshots.removal(_record(load(name), known.model), snapshot)
+            snapshots.removal(snapshot_records.settled(snapshot_records.load(name), known.model), snapshot)
         return "remove" if there else ""
     if state == "reverted":
         if not there:
-            known_names = ", ".join(names(name)) or "none"
+            known_names = ", ".join(snapshot_records.names(name)) or "none"
             raise InputError(f"name: guest {name!r} has no snapshot {snapshot!r}.", hint=f"It has: {known_names}.")
         return "revert"
     if there:
@@ -400,7 +355,7 @@ def bring_to(
             name: _check(name, known.get(name), host_id, state, word, quiesce=quiesce, memory=memory) for name in wanted
         }
         for name in wanted:
-            before[name] = names(name)
+            before[name] = snapshot_records.names(name)
             if todo[name] and not check_mode:
                 work = Work(host, connection, name, known[name])
                 if todo[name] == "create":

@@ -30,8 +30,8 @@ from . import (
     handover,
     libvirt,
     movedir,
+    ownership,
     sparse,
-    supervise,
     template_making,
 )
 from .disks import Attributes
@@ -43,7 +43,7 @@ Record = t.Mapping[str, t.Any]
 
 def facts(host: Host) -> dict[str, t.Any]:
     """What this host is."""
-    return {"name": supervise.host_identity()["name"], "architecture": os.uname().machine}
+    return {"name": ownership.host_identity()["name"], "architecture": os.uname().machine}
 
 
 def check_definition(definition: Record) -> None:
@@ -55,7 +55,7 @@ def check_definition(definition: Record) -> None:
 def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
     """Why this host cannot take the guest now, and which templates it lacks."""
     seen = guest_preflight.look(host, definition, needs)
-    me = supervise.host_identity()["name"]
+    me = ownership.host_identity()["name"]
     return {"problems": migration.problems(definition["name"], me, needs, seen), "templates": seen["lacks"]}
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is PRIVATE to the collection.
-"""The guests of a host: read all at once, brought to what is wanted one by one, started and stopped together."""
+"""The guests of a host: brought to what is wanted one by one, started and stopped together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,18 @@ from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Plan, Seen, Wanted, plan
 from .._libvirt.xml import Element
 from .._net.endpoint import check_address
-from . import files, guest_disks, guest_seeds, guest_snapshots, guest_watch, kvm, libvirt, ownership, templates
+from . import (
+    files,
+    guest_disks,
+    guest_report,
+    guest_seeds,
+    guest_watch,
+    kvm,
+    libvirt,
+    ownership,
+    snapshot_records,
+    templates,
+)
 from .domains import Known, read, xml_of
 from .guest_disks import Work
 from .ownership import Registry
@@ -47,148 +58,6 @@ _NOT_LIVE = (
     errors.OPERATION_TIMEOUT,
     errors.AGENT_UNRESPONSIVE,
 )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Seeing
-# --------------------------------------------------------------------------------------------------------------------
-def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
-    """One guest as this host has it, from its records and from libvirt."""
-    owner = ownership.record(name, host_id)
-    here = owner is not None and owner.get("owner") == host_id
-    managed = here and (owner or {}).get("kind") == ownership.GUEST
-    found = Seen(
-        definition=files.read_json(paths.definition_file(name)) if managed else None,
-        owner=owner,
-        elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
-        moving=os.path.exists(paths.journal_file(name)),
-        managed=managed,
-    )
-    if known is None or (owner is None and _is_leftover(name, known)):
-        return found
-    return dataclasses.replace(
-        found,
-        defined=True,
-        persistent=known.persistent,
-        state=known.state,
-        why=known.why,
-        autostart=known.autostart,
-    )
-
-
-def _is_leftover(name: str, known: Known) -> bool:
-    """Whether a domain is what a creation of ours that was cut off has left: it is made again."""
-    owner = files.read_json(paths.owner_file(name)) or {}
-    return bool(owner.get("claim")) and known.live is None and bool(known.model["marks"])
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Telling
-# --------------------------------------------------------------------------------------------------------------------
-def report(
-    connection: libvirt.Connection, wanted: t.Optional[t.Sequence[str]] = None, *, addresses: bool = True
-) -> list[dict[str, t.Any]]:
-    """What is to be said of all domains and guests (or of ``wanted``), sorted by name."""
-    host_id = str((files.read_json(paths.HOST_FILE) or {}).get("host_id"))
-    known = read(connection, wanted)
-    ours = set(ownership.names(ownership.GUEST))
-    names = sorted({*known, *ours} if wanted is None else {name for name in wanted if name in known or name in ours})
-    seen = {name: see(name, host_id, known.get(name)) for name in names}
-    subjects = [
-        guest_watch.Subject(
-            name,
-            one.domain,
-            one.live,
-            str((seen[name].definition or {}).get("address") or "") if not seen[name].elsewhere else "",
-        )
-        for name, one in known.items()
-        if one.live is not None and one.state == guest_plan.RUNNING
-    ]
-    found = guest_watch.observe(connection, subjects) if addresses else {}
-    return [_report_one(name, seen[name], known.get(name), found.get(name, [])) for name in names]
-
-
-def _report_one(
-    name: str, seen: Seen, known: t.Optional[Known], addresses: t.Sequence[t.Mapping[str, str]]
-) -> dict[str, t.Any]:
-    owner = seen.owner or {}
-    found: dict[str, t.Any] = {
-        "name": name,
-        "managed": seen.managed,
-        "placement": owner.get("owner_name"),
-        "owner": owner.get("owner"),
-        "generation": owner.get("generation"),
-        "moving": seen.moving,
-    }
-    if known is None:
-        uuid = (seen.definition or owner).get("uuid")
-        return {**found, "uuid": uuid, "state": "moved" if seen.elsewhere else "missing"}
-    model, live = known.model, known.live_model
-    shown = live or model
-    tags = dict(model["marks"].get("tags") or {})
-    reasons = {} if live is None or known.stored is None else changes.pending(model, live)
-    return {
-        **found,
-        "uuid": model["uuid"],
-        "state": "moved" if seen.elsewhere and known.live is None else known.state,
-        "paused_by": known.why or None,
-        "persistent": known.persistent,
-        "autostart": known.autostart,
-        "type": "tcg" if shown["type"] == "qemu" else shown["type"],
-        "description": model["description"],
-        "tags": tags,
-        "group": tags.get("group"),
-        "template": tags.get("template"),
-        **{key: shown[key] for key in ("memory_mib", "max_memory_mib", "vcpus", "max_vcpus")},
-        "cpu_model": (changes.live_model(shown)["cpu"]["model"]) or None,
-        "arch": shown["arch"],
-        "machine": shown["machine"],
-        "firmware": shown["firmware"],
-        "disks": [_report_disk(target, disk, model) for target, disk in shown["disks"].items()],
-        "cdroms": [{"name": target, "path": drive["path"] or None} for target, drive in shown["cdroms"].items()],
-        "networks": [
-            {"mac": mac, **card, "device": domain.interface_names(known.live).get(mac) if live and known.live else None}
-            for mac, card in shown["networks"].items()
-        ],
-        "address": addresses[0]["address"] if addresses else None,
-        "address_source": addresses[0]["source"] if addresses else None,
-        "addresses": [dict(each) for each in addresses],
-        "overlay_address": (seen.definition or {}).get("address") or None,
-        "vnc": _vnc(known),
-        "agent_connected": known.live is not None and domain.agent_connected(known.live),
-        "log": shown["serial"]["log"] or None,
-        "console_command": f"virsh console {name}" if shown["serial"]["type"] == "pty" else None,
-        "shared_folders": [{"tag": tag, **folder} for tag, folder in shown["shared_folders"].items()],
-        "other_devices": domain.other_devices(known.xml),
-        "snapshots": guest_snapshots.names(name) if seen.managed else [],
-        "restart_required": bool(reasons),
-        "restart_reasons": _reasons(reasons),
-        "definition": seen.definition,
-    }
-
-
-def _vnc(known: Known) -> t.Optional[dict[str, t.Any]]:
-    if known.live is None:
-        return None
-    port = domain.vnc_port(known.live)
-    return None if port is None else {"listen": domain.parse(known.live)["graphics"]["listen"], "port": port}
-
-
-def _report_disk(target: str, disk: t.Mapping[str, t.Any], model: Model) -> dict[str, t.Any]:
-    allocated = None
-    with contextlib.suppress(OSError):
-        allocated = os.stat(disk["path"]).st_blocks * 512
-    return {
-        "name": target,
-        **{key: disk[key] for key in ("path", "format", "bus", "cache", "read_only")},
-        "backing": [each["path"] for each in disk["backing"]],
-        "template_digest": model["marks"].get("templates", {}).get(target),
-        "allocated_bytes": allocated,
-    }
-
-
-def _reasons(found: t.Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"option": option, "reason": reason} for option, reason in sorted(found.items())]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -245,7 +114,7 @@ class Batch:
         names = [item["name"] for item in self.items]
         known = read(self.connection, names)
         host_id = str(self.registry.identity["host_id"])
-        seen = {name: see(name, host_id, known.get(name)) for name in names}
+        seen = {name: guest_report.see(name, host_id, known.get(name)) for name in names}
         gone_away = {name: one.elsewhere for name, one in seen.items() if one.elsewhere}
         wanted = {
             item["name"]: definitions.address_of(item)
@@ -293,7 +162,7 @@ class Batch:
         definition = definitions.definition_of(item, templates=templates, seeded=job.seed.record if job.seed else None)
         stored = None if job.known is None else job.known.model
         known_disks = {} if seen.definition is None else {one["name"]: one for one in before.get("disks", ())}
-        tops = guest_snapshots.tops(job.name, stored) if seen.managed and stored is not None else {}
+        tops = snapshot_records.tops(job.name, stored) if seen.managed and stored is not None else {}
         disks: dict[str, dict[str, t.Any]] = {}
         works = []
         again = bool((files.read_json(paths.owner_file(job.name)) or {}).get("claim"))
@@ -556,7 +425,7 @@ class Batch:
         host_id = str(self.registry.identity["host_id"])
         for job in jobs:
             known = now.get(job.name)
-            seen = see(job.name, host_id, known)
+            seen = guest_report.see(job.name, host_id, known)
             texts = [
                 None if each is None or each.stored is None else xml.document(each.stored)
                 for each in (job.known, known if seen.defined else None)
@@ -849,7 +718,7 @@ class Batch:
         if job.item["delete_disks"]:
             made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]
             guest_disks.delete(outside)
-            job.kept_disks = guest_disks.keep(self.host, job.name, guest_snapshots.overlays(job.name, made))
+            job.kept_disks = guest_disks.keep(self.host, job.name, snapshot_records.overlays(job.name, made))
         else:
             job.kept_disks = [*outside, *guest_disks.keep(self.host, job.name)]
         files.remove_file(paths.guest_log(job.name))
@@ -957,7 +826,7 @@ def bring_to(
         jobs = batch.decide()
         if not check_mode:
             batch.apply(jobs)
-        reports = {one["name"]: one for one in report(connection, [job.name for job in jobs])}
+        reports = {one["name"]: one for one in guest_report.report(connection, [job.name for job in jobs])}
     results, before, after = [], {}, {}
     for job in jobs:
         results.append(_result(job, reports.get(job.name), registry, check_mode=check_mode))
@@ -987,7 +856,7 @@ def _result(job: Job, found: t.Optional[dict[str, t.Any]], registry: Registry, *
         "actions": job.plan.actions,
         "restarted": job.plan.restart,
         "restart_required": bool(reasons),
-        "restart_reasons": _reasons(reasons),
+        "restart_reasons": guest_report.listed_reasons(reasons),
         "placement": registry.identity["name"] if here else job.plan.elsewhere or None,
         "kept_disks": job.kept_disks,
         **({"state": "absent"} if gone else {}),

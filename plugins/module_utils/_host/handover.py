@@ -11,7 +11,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import HostError, Refused
 from .._migrate import records
-from . import files, kinds, supervise
+from . import files, kinds, ownership
 from .system import Host
 
 Record = t.Mapping[str, t.Any]
@@ -29,7 +29,7 @@ def commit(name: str, owner: Record, target_id: str, target_name: str) -> dict[s
 
 def reclaim(journal: Record, generation: int) -> None:
     """The target has given the workload back: it is this host's again. It may run when that is on the disk."""
-    name, me = journal["name"], supervise.host_identity()
+    name, me = journal["name"], ownership.host_identity()
     files.write_json(
         paths.owner_file(name),
         records.owner_record(name, journal["uuid"], me["host_id"], me["name"], generation, journal["kind"]),
@@ -47,7 +47,7 @@ def check_not_given_back(name: str, journal: Record) -> None:
 
 def own(name: str, journal: Record) -> None:
     """Write that the workload is this host's, by the generation that the source has committed."""
-    me = supervise.host_identity()
+    me = ownership.host_identity()
     owner = files.read_json(paths.owner_file(name)) or {}
     if owner.get("owner") != me["host_id"] or int(owner["generation"]) <= journal["generation"]:
         files.write_json(
@@ -61,7 +61,7 @@ def own(name: str, journal: Record) -> None:
 def check_not_owned(name: str) -> t.Optional[dict[str, t.Any]]:
     """Refused when the workload is this host's: it is not removed. Else its owner record."""
     owner = files.read_json(paths.owner_file(name))
-    if owner is not None and owner.get("owner") == supervise.host_identity()["host_id"]:
+    if owner is not None and owner.get("owner") == ownership.host_identity()["host_id"]:
         raise Refused(f"{name} is owned by this host since generation {owner['generation']}; it is not removed.")
     return owner
 

@@ -22,7 +22,7 @@ from .._core.names import check_name
 from .._migrate import plan, records
 from .._migrate.options import parse_request
 from .._migrate.timeline import Timeline
-from . import cli, files, freezer, handover, kinds, movedir, peers, preflight, recover, supervise
+from . import cli, files, freezer, handover, kinds, movedir, ownership, peers, preflight, recover
 from .system import Host
 
 _FROZEN_LIMIT_S = 30.0
@@ -44,6 +44,7 @@ class Move:
         self.journal: dict[str, t.Any] = {}
         self._source = kinds.source(self.kind)
         self._report = report
+        self._frozen = False
         self._end = time.monotonic() + request["timeout_s"]
 
     # --- for the steps ---
@@ -68,7 +69,14 @@ class Move:
 
     def tell(self) -> None:
         """Say how far it is."""
-        self._report({"phase": self.time.phase(), "elapsed_ms": self.time.elapsed_ms(), "bytes": dict(self.time.bytes)})
+        self._report(
+            {
+                "phase": self.time.phase(),
+                "frozen": self._frozen,
+                "elapsed_ms": self.time.elapsed_ms(),
+                "bytes": dict(self.time.bytes),
+            }
+        )
 
     def progress(self, kind: str) -> t.Callable[[int], None]:
         """To be called with the number of bytes of that kind that were just sent."""
@@ -85,6 +93,7 @@ class Move:
     def freeze(self, phase: str) -> None:
         """Begin the phase in which it comes to stand still."""
         self._save(records.SOURCE_FROZEN)
+        self._frozen = True
         self.phase(phase)
         self._frozen_at = self.time.elapsed_ms()
 
@@ -125,7 +134,7 @@ class Move:
         try:
             self.channel.call(
                 "begin", timeout_s=self.left(60), definition=self.definition, owner=self.owner, move_id=self.move_id,
-                source=supervise.host_identity(), mode=self.mode, needs=seen.needs, running=seen.running,
+                source=ownership.host_identity(), mode=self.mode, needs=seen.needs, running=seen.running,
                 enabled=enabled,
             )  # fmt: skip
             self.steps.bring()
@@ -151,6 +160,7 @@ class Move:
         limit = self.steps.activate_limit_s
         self.result.update(self.channel.call("activate", timeout_s=limit + 10, limit_s=limit))
         self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
+        self._frozen = False
         freezer.hurry(False)
 
     def _end_well(self) -> None:
@@ -294,7 +304,11 @@ def _run(args: t.Sequence[str], host: Host) -> int:
 
 
 def _status(args: t.Sequence[str], host: Host) -> int:
-    """``status ID [SECONDS]``: wait that long for something new."""
+    """``status ID [SECONDS]``: wait that long for a new phase.
+
+    While the workload stands still the answer waits, too: who follows the move would ask again at once, and that takes
+    of the computing that the workload waits for.
+    """
     move_id = check_name(args[0], "ID")
     end = time.monotonic() + (float(args[1]) if len(args) > 1 else 0)
     first = files.read_json(_status_file(move_id))
@@ -302,7 +316,8 @@ def _status(args: t.Sequence[str], host: Host) -> int:
         status = files.read_json(_status_file(move_id))
         if status is None:
             raise InputError(f"There is no move {move_id} on this host.")
-        if status != first or status.get("phase") == "done" or time.monotonic() > end:
+        new = first is None or status["phase"] != first["phase"]
+        if (new and not status.get("frozen")) or status["phase"] == "done" or time.monotonic() > end:
             break
         time.sleep(0.02)
     name = (files.read_json(f"{paths.move_log_dir(move_id)}/request.json") or {}).get("name", "")

@@ -14,12 +14,36 @@ import os
 import typing as t
 
 from .._core import paths
-from .._core.errors import CnvmError, PeerError, Refused
+from .._core.errors import CnvmError, HostError, PeerError, Refused
 from .._migrate import records
-from . import files, placement, supervise
+from . import files, placement
 from .system import Host
 
 CONTAINER, GUEST = "container", "guest"
+
+
+def host_identity() -> dict[str, t.Any]:
+    """``host_id`` and ``name`` of this host."""
+    identity = files.read_json(paths.HOST_FILE)
+    if identity is None:
+        raise HostError(f"This host has no {paths.HOST_FILE}.", hint="Run the role host_bootstrap on it.")
+    return identity
+
+
+def read_definition(name: str) -> dict[str, t.Any]:
+    """The definition of a workload of this host."""
+    definition = files.read_json(paths.definition_file(name))
+    if definition is None:
+        raise HostError(
+            f"This host has no container or guest {name!r}.", hint=f"There is no {paths.definition_file(name)}."
+        )
+    return definition
+
+
+def owned_here(name: str) -> bool:
+    """Whether the owner record says that the workload is this host's."""
+    owner = files.read_json(paths.owner_file(name))
+    return owner is not None and owner.get("owner") == host_identity().get("host_id")
 
 
 def names(kind: str = "") -> list[str]:
@@ -102,7 +126,7 @@ class Registry:
         self.kind = kind
         self.ignore_unreachable = ignore_unreachable
         self.ask_timeout_s = ask_timeout_s
-        self.identity = supervise.host_identity()
+        self.identity = host_identity()
         self.overlay = files.read_json(paths.OVERLAY_FILE)
         self.warnings: list[str] = []
         self._generations: dict[str, int] = {}

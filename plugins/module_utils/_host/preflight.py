@@ -13,7 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import HostError, InputError, Refused
-from . import files, helper, kinds, peers, supervise
+from . import files, helper, kinds, ownership, peers
 
 _PROBE_BYTES = 4 * 2**20
 
@@ -21,7 +21,7 @@ _PROBE_BYTES = 4 * 2**20
 def movable(name: str, kind: str = "container") -> tuple[dict[str, t.Any], dict[str, t.Any]]:
     """(definition, owner record) of a workload that this host may give away; Refused with the reason otherwise."""
     owner = files.read_json(paths.owner_file(name))
-    me = supervise.host_identity()
+    me = ownership.host_identity()
     if owner is None or kinds.kind_of(owner) != kind:
         raise InputError(f"{kind}: this host has no {kind} {name!r}.", hint=f"See the module {kind}_info.")
     if owner["owner"] != me["host_id"]:
@@ -31,7 +31,7 @@ def movable(name: str, kind: str = "container") -> tuple[dict[str, t.Any], dict[
         )
     if files.read_json(paths.journal_file(name)) is not None:
         raise Refused(f"{name} is in a move that has not ended.", hint="Run the playbook cnvm.platform.recover.")
-    return supervise.read_definition(name), owner
+    return ownership.read_definition(name), owner
 
 
 def rate(channel: peers.Channel) -> float:

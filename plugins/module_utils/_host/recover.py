@@ -20,7 +20,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
 from .._core.names import check_name
 from .._migrate import records
-from . import checkpoint, cli, files, handover, kinds, movedir, peers, supervise
+from . import checkpoint, cli, files, handover, kinds, movedir, ownership, peers
 from .system import Host
 
 RECOVERING = "recovering"
@@ -88,7 +88,7 @@ def end_conversation(lock: str) -> bool:
 
 def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[str, t.Any]:
     name, peer = journal["name"], journal["peer"]
-    me = supervise.host_identity()
+    me = ownership.host_identity()
     owner = files.read_json(paths.owner_file(name)) or {}
     following = records.source_next(journal["state"], owner.get("owner") == me["host_id"])
     if following == "roll_back" and fenced != peer and _may_be_taken_over(journal):
@@ -289,7 +289,7 @@ def ask_decision(host: Host, journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]
     with peers.connected(host, journal["peer"]) as channel:
         answer = channel.call(
             "decision", timeout_s=10, name=journal["name"], move_id=journal["move_id"],
-            generation=journal["generation"], asker=supervise.host_identity()["host_id"],
+            generation=journal["generation"], asker=ownership.host_identity()["host_id"],
         )  # fmt: skip
     check_same(journal, str(answer["host_id"]))
     return answer

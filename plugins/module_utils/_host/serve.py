@@ -23,7 +23,7 @@ from .._core import paths
 from .._core.errors import CnvmError, PeerError, Refused
 from .._core.names import check_name
 from .._migrate import records, wire
-from . import files, freezer, handover, helper, kinds, movedir, recover, supervise
+from . import files, freezer, handover, helper, kinds, movedir, ownership, recover
 from .system import Host
 
 _SIGN_OF_LIFE_S = 5
@@ -146,7 +146,7 @@ class Conversation:
         return {
             **kinds.target(str(args["kind"])).facts(self.host),
             "helper": helper.installed(paths.HELPER_LIBRARY),
-            "identity": supervise.host_identity(),
+            "identity": ownership.host_identity(),
         }
 
     def check(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
@@ -235,7 +235,7 @@ class Conversation:
         if self.journal.get("move_id") != args["move_id"]:
             self.journal = {}
         return {
-            "journal": self.journal or None, "owner": owner, "identity": supervise.host_identity(),
+            "journal": self.journal or None, "owner": owner, "identity": ownership.host_identity(),
             "alive": bool(self.journal) and self._target().is_alive(self.name, self.journal),
         }  # fmt: skip
 
@@ -249,7 +249,7 @@ class Conversation:
         name = check_name(args["name"], "name")
         busy = bool(files.lock_holder(paths.lock_file(name)))
         current = files.read_json(paths.journal_file(name))
-        me, owner = supervise.host_identity()["host_id"], files.read_json(paths.owner_file(name))
+        me, owner = ownership.host_identity()["host_id"], files.read_json(paths.owner_file(name))
         return {
             "decision": records.decision(
                 args["move_id"], int(args["generation"]), me, str(args["asker"]), owner, current, busy
@@ -329,7 +329,7 @@ def _checked(
     host: Host, definition: t.Mapping[str, t.Any], owner: t.Mapping[str, t.Any], needs: t.Mapping[str, t.Any]
 ) -> dict[str, t.Any]:
     """Why this host cannot take the workload now (``problems``, a sentence each), and what else its kind tells."""
-    name, me, kind, found = definition["name"], supervise.host_identity(), kinds.kind_of(owner), []
+    name, me, kind, found = definition["name"], ownership.host_identity(), kinds.kind_of(owner), []
     mine = files.read_json(paths.owner_file(name))
     if mine is not None and mine.get("uuid") != owner["uuid"]:
         # A record that names another host is what an earlier workload of this name left when it moved away.
@@ -354,7 +354,7 @@ def _forget_other(name: str, owner: t.Mapping[str, t.Any]) -> None:
     older = records.newer(mine, owner) and mine.get("owner") == owner.get("owner")
     if mine.get("uuid") == owner["uuid"] and not older:
         return
-    if mine.get("owner") == supervise.host_identity()["host_id"]:
+    if mine.get("owner") == ownership.host_identity()["host_id"]:
         raise Refused(f"This host has another {kinds.kind_of(mine)} called {name}.")
     files.remove_file(paths.owner_file(name), durable=True)
 

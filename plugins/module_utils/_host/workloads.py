@@ -13,7 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, InputError
-from . import containers, guests, libvirt, ownership
+from . import containers, guest_report, libvirt, ownership
 from .cli import write_line
 from .files import read_json
 from .system import Host
@@ -32,7 +32,7 @@ def gather(host: Host) -> dict[str, t.Any]:
     if libvirt.available() or ownership.names(ownership.GUEST):
         try:
             with libvirt.connect() as connection:
-                found = guests.report(connection)
+                found = guest_report.report(connection)
         except CnvmError as failure:
             error = str(failure)
     return {

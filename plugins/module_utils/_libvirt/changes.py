@@ -13,8 +13,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .domain import Model, alike
-from .guest_definition import CDROM, SEED
+from .domain import CDROM, SEED, Model, alike
 
 # What a running QEMU cannot change, with what is to be said of it.
 _FIXED = {

@@ -56,6 +56,9 @@ EMPTY: Model = {
 
 MODES = ("host-model", "host-passthrough", "maximum")
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
+# The drives for the CD, which every installer finds on the SATA bus, and for the cloud-init seed, on the SCSI bus:
+# kernels for clouds have virtio only. Disks of the user begin behind them.
+CDROM, SEED = "sda", "sdb"
 # Free slots for disks and networks that are added while the guest runs: q35 has none of itself.
 _ROOT_PORTS = 12
 # The machines that have no version in their name, with the beginnings of those that have one. In this order.

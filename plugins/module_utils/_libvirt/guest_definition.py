@@ -21,7 +21,7 @@ from .._core.errors import InputError
 from .._core.names import NAME_RULE, check_name, is_digest
 from .._core.values import boolean, choice, integer, known_keys
 from .._image import seed
-from .domain import Model
+from .domain import CDROM, SEED, Model
 
 SCHEMA = 1
 STATES = ("present", "running", "stopped", "paused", "absent")
@@ -34,10 +34,6 @@ NETWORKS = ("network", "bridge", "overlay")
 CARDS = ("virtio", "e1000", "e1000e", "rtl8139", "igb")
 BOOTS = ("disk", "cdrom", "network")
 POLICIES = ("require", "optional", "disable", "force", "forbid")
-
-# The drives for the CD, which every installer finds on the SATA bus, and for the cloud-init seed, on the SCSI bus:
-# kernels for clouds have virtio only. Disks of the user begin behind them.
-CDROM, SEED = "sda", "sdb"
 
 # What a guest's definition holds, with what it is when the user says nothing.
 DEFAULTS: dict[str, t.Any] = {

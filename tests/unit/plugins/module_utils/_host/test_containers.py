@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CommandError, HostError, InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import containers, supervise
+from ansible_collections.cnvm.platform.plugins.module_utils._host import container_parts, containers, supervise
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
 
@@ -108,9 +108,9 @@ def test_mounting_needs_the_image(home: Path) -> None:
     host, ran = host_that_says("")
     definition = {"name": "web", "image": "a" * 64, "image_name": "cnvm"}
     with pytest.raises(HostError, match=r"\(cnvm\) is not here"):
-        supervise.mount_layers(host, definition)
+        container_parts.mount_layers(host, definition)
     (home / "images/sha256" / ("a" * 64) / "rootfs").mkdir(parents=True)
-    supervise.mount_layers(host, definition)
+    container_parts.mount_layers(host, definition)
     assert ran[-1][:4] == ("mount", "-t", "overlay", "cnvm-web")
     assert f"upperdir={home}/containers/web/upper" in ran[-1][-2]
     assert {"redirect_dir=off", "metacopy=off", "index=off"} <= set(ran[-1][-2].split(","))
@@ -118,28 +118,28 @@ def test_mounting_needs_the_image(home: Path) -> None:
 
 
 def test_a_busy_mount_is_detached(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "layers_mounted", lambda name: True)
+    monkeypatch.setattr(container_parts, "layers_mounted", lambda name: True)
     ran = []
 
     def run(argv: t.Sequence[str], *, check: bool = True, **kwargs: t.Any) -> CommandResult:
         ran.append(list(argv[:-1]))
         return CommandResult(tuple(argv), 32 if argv[1] != "-l" else 0)
 
-    assert supervise.unmount_layers(Host(run=run), "web")
+    assert container_parts.unmount_layers(Host(run=run), "web")
     assert ran == [["umount"], ["umount", "-l"]]
 
 
 def test_a_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(HostError, match="crun is not installed"):
-        supervise.runtime_command({"runtime": "crun"})
+        container_parts.runtime_command({"runtime": "crun"})
 
 
 def test_a_process_of_somebody_else_is_no_init(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded number may have been given to another process since."""
     definition = {"name": "web", "runtime": "runc"}
-    monkeypatch.setattr(supervise, "runtime_state", lambda definition: {"pid": os.getpid(), "path": "x"})
-    assert supervise.init_pid(definition) == 0
+    monkeypatch.setattr(container_parts, "runtime_state", lambda definition: {"pid": os.getpid(), "path": "x"})
+    assert container_parts.init_pid(definition) == 0
 
 
 @pytest.mark.parametrize("args", [[], ["run"], ["fly", "web"], ["run", "web", "now"], ["run", "../web"], ["run", "-x"]])
@@ -155,8 +155,8 @@ def test_cleaning_goes_on_after_a_step_that_failed(home: Path, monkeypatch: pyte
         raise CommandError("the network stays")
 
     done = []
-    monkeypatch.setattr(supervise, "network_down", fail)
-    monkeypatch.setattr(supervise, "unmount_layers", lambda host, name: done.append(name))
+    monkeypatch.setattr(container_parts, "network_down", fail)
+    monkeypatch.setattr(container_parts, "unmount_layers", lambda host, name: done.append(name))
     (home / "run/containers/web").mkdir(parents=True)
     host, _ran = host_that_says("")
     assert supervise.container(["clean", "web"], host) == 1
@@ -191,7 +191,7 @@ def test_files_are_read_from_the_tree_and_nowhere_else(tmp_path: Path) -> None:
     (root / "passwd").symlink_to("../secret")
     os.mkfifo(root / "pipe")
     (root / "good").write_text("text")
-    found = supervise.read_inside(str(root), ["/passwd", "/pipe", "/none", "/good", "/"])
+    found = container_parts.read_inside(str(root), ["/passwd", "/pipe", "/none", "/good", "/"])
     assert found == ["", "", "", "text", ""]
 
 
@@ -202,7 +202,7 @@ def unit(active: str, sub: str, result: str = "success") -> str:
 
 @pytest.fixture
 def without_init(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "init_pid", lambda definition: 0)
+    monkeypatch.setattr(container_parts, "init_pid", lambda definition: 0)
 
 
 def batch(text: str) -> containers.Batch:

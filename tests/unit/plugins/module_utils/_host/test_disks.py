@@ -24,7 +24,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
     Refused,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disks, files
+from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, disks, files
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._image.chain import MOST_DEPTH
 from ansible_collections.cnvm.platform.plugins.module_utils._image.commands import Making
@@ -46,13 +46,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for images; everything else that the code writes is in another one."""
     for name, value in (("RUN", "run"), ("WORKLOADS", "workloads"), ("TEMPLATES", "templates"), ("KEPT_DISKS", "kept")):
         monkeypatch.setattr(paths, name, str(tmp_path / value))
-    monkeypatch.setattr(disks, "RECORDS", str(tmp_path / "records"))
+    monkeypatch.setattr(disk_images, "RECORDS", str(tmp_path / "records"))
     (tmp_path / "d").mkdir()
     return tmp_path / "d"
 
 
 def bring(qemu: Qemu, items: Items, **words: t.Any) -> dict[str, t.Any]:
-    return disks.bring_to(Host(run=qemu), items, **words)
+    return disk_images.bring_to(Host(run=qemu), items, **words)
 
 
 def twice(qemu: Qemu, items: Items, actions: list[list[str]], **words: t.Any) -> list[dict[str, t.Any]]:
@@ -258,7 +258,7 @@ def test_absent(place: Path, qemu: Qemu) -> None:
     bring(qemu, [{"path": f"{place}/p", "backing": items[0]["path"]}])
     twice(qemu, [{"path": f"{place}/p", "state": "absent"}, *gone[::-1]], [["remove"]] * 3)
     assert os.listdir(place) == []
-    assert os.listdir(disks.RECORDS) == []
+    assert os.listdir(disk_images.RECORDS) == []
 
 
 # -- What is not touched
@@ -338,7 +338,7 @@ def test_a_guest_that_writes_a_header_into_its_raw_disk(place: Path, qemu: Qemu)
     with open(item["path"], "r+b") as file:
         file.write(images.qcow2(backing=b"/etc/shadow").read(0, 1000))
     assert not bring(qemu, [item])["changed"]
-    told = disks.report([item["path"]])[0]
+    told = disk_images.report([item["path"]])[0]
     assert (told["format"], told["chain"][0]["backing"], told["problem"]) == ("raw", None, None)
     with pytest.raises(Refused, match="qcow2"):
         bring(qemu, [{**item, "size": "128M"}])
@@ -487,7 +487,7 @@ def test_a_run_that_is_cut_off_leaves_what_was_there(
     assert os.path.exists(disks.temporary(f"{place}/a")) == (how is killed)
     monkeypatch.undo()
     monkeypatch.setattr(paths, "RUN", str(place.parent / "run"))
-    monkeypatch.setattr(disks, "RECORDS", str(place.parent / "records"))
+    monkeypatch.setattr(disk_images, "RECORDS", str(place.parent / "records"))
     qemu.fail.clear()
     qemu.checks = [leaks] if change == "repair" else []
     assert bring(qemu, [item])["images"][0]["actions"] == [change]
@@ -573,7 +573,7 @@ def test_device_numbers_and_times_make_a_fingerprint(place: Path) -> None:
 
 def test_a_report_names_all_that_is_below_and_above(place: Path, qemu: Qemu) -> None:
     bring(qemu, [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/o", "backing": f"{place}/b.qcow2"}])
-    top, base, none = disks.report([f"{place}/o", f"{place}/b.qcow2", f"{place}/none"], with_digest=True)
+    top, base, none = disk_images.report([f"{place}/o", f"{place}/b.qcow2", f"{place}/none"], with_digest=True)
     assert [one["path"] for one in top["chain"]] == [f"{place}/o", f"{place}/b.qcow2"]
     assert (top["backing"], top["dependants"], base["dependants"]) == (f"{place}/b.qcow2", [], [f"{place}/o"])
     assert base["digest"] == hashlib.sha256((place / "b.qcow2").read_bytes()).hexdigest()
@@ -587,7 +587,7 @@ def test_a_report_says_what_is_wrong(place: Path) -> None:
     images.vmdk(descriptor=images.DESCRIPTOR + b'RW 5 FLAT "/etc/shadow" 0\n').write(place / "d")
     images.Bytes(4096, {0: b"LUKS\xba\xbe"}).write(place / "e")
     os.mkfifo(place / "f")
-    problems = {one["path"][-1]: one["problem"] for one in disks.report([f"{place}/{name}" for name in "abcdef"])}
+    problems = {one["path"][-1]: one["problem"] for one in disk_images.report([f"{place}/{name}" for name in "abcdef"])}
     for name, words in zip("abcdef", ("gone", "comes back", "version is 9", "/etc/shadow", "luks", "no plain file")):
         assert words in problems[name]
 

@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disks, guest_clones, guests, templates
+from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_clones, guests, templates
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
@@ -27,7 +27,6 @@ TWO = {"template": "debian", "pattern": "web%d", "count": 2, "guest": {"memory_m
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("WORKLOADS", "KEPT_DISKS", "RUN", "TEMPLATES"):
         monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
-    monkeypatch.setattr(disks, "RECORDS", str(tmp_path / "records"))
     return tmp_path
 
 

@@ -23,15 +23,17 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_disks,
+    guest_report,
     guest_snapshots,
     guest_start,
     guest_watch,
     guests,
     kvm,
     libvirt,
+    ownership,
     placement,
     seeds,
-    supervise,
+    snapshot_records,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors
@@ -360,7 +362,7 @@ def foreign(connection: FakeConnection, text: str = "") -> None:
 
 def test_a_foreign_domain_is_shown_and_not_touched(connection: FakeConnection) -> None:
     foreign(connection)
-    (shown,) = guests.report(t.cast("t.Any", connection))
+    (shown,) = guest_report.report(t.cast("t.Any", connection))
     assert (shown["name"], shown["managed"], shown["placement"], shown["state"]) == ("old", False, None, "stopped")
     for state in ("running", "stopped", "absent"):
         with pytest.raises(Refused, match="not made by"):
@@ -580,7 +582,7 @@ def test_a_domain_that_is_gone_is_made_again_with_its_disk(connection: FakeConne
     bring(WEB)
     before = (place / "workloads/web/disks/vda.qcow2").stat().st_ino
     connection.domains.clear()
-    (shown,) = guests.report(t.cast("t.Any", connection))
+    (shown,) = guest_report.report(t.cast("t.Any", connection))
     assert shown["state"] == "missing"
     assert one(WEB)["actions"] == ["create", "start with the host", "start"]
     assert (place / "workloads/web/disks/vda.qcow2").stat().st_ino == before
@@ -798,7 +800,7 @@ def test_what_cannot_be_merged_is_said_before_any_is(connection: FakeConnection)
     for check_mode in (True, False):
         with pytest.raises(Refused, match="part"):
             guest_snapshots.bring_to(host, ["db", "web"], "one", "absent", check_mode=check_mode)
-    assert guest_snapshots.names("db") == ["one"]
+    assert snapshot_records.names("db") == ["one"]
 
 
 def test_going_back_starts_a_running_guest_again(connection: FakeConnection) -> None:
@@ -894,5 +896,5 @@ def test_cloud_init_is_done_by_what_the_console_says(place: Path, connection: Fa
     ]  # fmt: skip
 
 
-def test_supervise_tells_who_we_are() -> None:
-    assert supervise.host_identity()["name"] == "host1"
+def test_who_we_are() -> None:
+    assert ownership.host_identity()["name"] == "host1"

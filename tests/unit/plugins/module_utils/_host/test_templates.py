@@ -47,7 +47,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host of its own below a directory."""
     for name in ("WORKLOADS", "KEPT_DISKS", "RUN", "TEMPLATES"):
         monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
-    monkeypatch.setattr(disks, "RECORDS", str(tmp_path / "records"))
     monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "overlay.json"))
     peer = {"name": "host1", "tunnel": "192.0.2.1"}
     (tmp_path / "overlay.json").write_text(json.dumps({"self": {"name": "host2"}, "peers": [peer]}))

@@ -1,0 +1,56 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""What is written down of the snapshots of a guest."""
+
+from __future__ import annotations
+
+import typing as t
+
+from .._core import paths
+from .._libvirt import snapshots
+from .._libvirt.domain import Model
+from .._libvirt.snapshots import Record
+from . import files
+
+
+def load(name: str) -> t.Optional[Record]:
+    """The record of a guest's snapshots; None when it has none."""
+    return files.read_json(paths.guest_snapshots_file(name))
+
+
+def save(name: str, record: Record) -> None:
+    if record["snapshots"] or record["pending"]:
+        files.write_json(paths.guest_snapshots_file(name), record)
+    else:
+        files.remove_file(paths.guest_snapshots_file(name), durable=True)
+
+
+def settled(record: t.Optional[Record], model: Model) -> Record:
+    """The record as it is by what the guest's stored XML says, with all of its disks."""
+    return snapshots.joined(snapshots.settle(record, model), model) if record else snapshots.empty(model)
+
+
+def names(name: str) -> list[str]:
+    """The snapshots that a guest has, oldest first."""
+    return snapshots.names(load(name))
+
+
+def tops(name: str, model: Model) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:
+    """{disk: (the file that the guest writes to, what is below it)}; empty for a guest without snapshots.
+
+    ``model``: of its stored XML, by which it is known what a run that was cut off has done.
+    """
+    record = load(name)
+    return snapshots.tops(snapshots.settle(record, model)) if record else {}
+
+
+def overlays(name: str, disks_made: t.Collection[str]) -> list[str]:
+    """The files above disks that are not among ``disks_made``: what was written to these since their first snapshot."""
+    record = load(name)
+    if record is None:
+        return []
+    known = {**record["files"], **(record["pending"] or {}).get("files", {})}
+    home = f"{paths.guest_disks_dir(name)}/"
+    return [path for path, one in known.items() if one["disk"] not in disks_made and path.startswith(home)]

@@ -1,0 +1,67 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is answered to those who follow a move."""
+
+from __future__ import annotations
+
+import io
+import json
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._host import freezer, mover
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+
+MOVE = "0123456789ab"
+
+
+def status(phase: str, **more: t.Any) -> dict[str, t.Any]:
+    return {"phase": phase, "frozen": False, "elapsed_ms": 1.0, "bytes": {}, **more}
+
+
+@pytest.fixture
+def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., dict[str, t.Any]]:
+    """Asks for something new while one status after the other is written, a second apart."""
+    monkeypatch.setattr(paths, "LOGS", str(tmp_path))
+    monkeypatch.setattr(freezer, "populated", lambda cgroup: True)
+    directory = Path(paths.move_log_dir(MOVE))
+    directory.mkdir(parents=True)
+    (directory / "request.json").write_text('{"name": "web"}')
+
+    def asked(*statuses: dict[str, t.Any], seconds: float = 60) -> dict[str, t.Any]:
+        now, coming = [100.0], list(statuses)
+        (directory / "status.json").write_text(json.dumps(coming.pop(0)))
+
+        def sleep(_seconds: float) -> None:
+            now[0] += 1
+            if coming:
+                (directory / "status.json").write_text(json.dumps(coming.pop(0)))
+
+        monkeypatch.setattr(mover.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(mover.time, "sleep", sleep)
+        out = io.BytesIO()
+        assert mover.move(["status", MOVE, str(seconds)], Host(run=t.cast("t.Any", None), stdout=out)) == 0
+        return t.cast("dict[str, t.Any]", json.loads(out.getvalue()))
+
+    return asked
+
+
+def test_a_new_phase_is_told_at_once(follow: t.Callable[..., dict[str, t.Any]]) -> None:
+    assert follow(status("preflight"), status("memory"), status("finish"))["phase"] == "memory"
+
+
+def test_nobody_is_answered_while_it_stands_still(follow: t.Callable[..., dict[str, t.Any]]) -> None:
+    still = [status(phase, frozen=True) for phase in ("switch", "commit", "activate")]
+    assert follow(status("memory"), *still, status("finish"))["phase"] == "finish"
+    assert follow(*still, {"phase": "done", "result": {}})["phase"] == "done"
+
+
+def test_when_nothing_is_new_it_is_told_how_far_it_is(follow: t.Callable[..., dict[str, t.Any]]) -> None:
+    counts = [status("memory", bytes={"memory": count}) for count in range(9)]
+    assert follow(*counts, seconds=3)["bytes"] == {"memory": 4}
+    still = [status("switch", frozen=True, elapsed_ms=float(at)) for at in range(9)]
+    assert follow(status("memory"), *still, seconds=3)["phase"] == "switch"
