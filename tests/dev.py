@@ -36,7 +36,7 @@ import threading
 import time
 import typing as t
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +45,8 @@ LOGS = CACHE / "log"
 SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cnvm-platform/local-hosts"
 TREE = "ansible_collections/cnvm/platform"
 STEP_LIMIT_S = 75 * 60
+# What one step leaves of two cores while it waits for its hosts, another one takes.
+AT_A_TIME = 2
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
 # What must be on the machine: program, Debian package, what for.
@@ -204,20 +206,23 @@ class Workshop:
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGINT)
 
-    def run_all(self, *lanes: t.Iterable[Step]) -> None:
-        """Run lanes side by side, the steps of each one after the other."""
+    def run_all(self, steps: t.Iterable[Step]) -> None:
+        """Run steps in their order, ``AT_A_TIME`` side by side."""
+        todo, guard = iter(steps), threading.Lock()
 
-        def run_lane(steps: t.Iterable[Step]) -> None:
-            for step in steps:
-                if self.ended.is_set():
+        def work() -> None:
+            while not self.ended.is_set():
+                with guard:
+                    step = next(todo, None)
+                if step is None:
                     return
                 self.run(step)
 
-        with ThreadPoolExecutor(len(lanes)) as pool:
-            running = [pool.submit(run_lane, steps) for steps in lanes]
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            running = [pool.submit(work) for dummy in range(AT_A_TIME)]
             try:
-                for lane in running:
-                    lane.result()
+                for one in as_completed(running):
+                    one.result()
             except BaseException:
                 self.ended.set()
                 for process in list(self.processes):
@@ -333,13 +338,21 @@ def check_steps(shop: Workshop, names: t.Iterable[str]) -> t.Iterator[Step]:
         yield Step(name, check(shop) if callable(check) else [line.split(" ") for line in check])
 
 
-def pytest_steps(shop: Workshop, folder: str, args: t.Sequence[str] = ()) -> t.Iterator[Step]:
-    """The tests in ``folder``; no step where there are none."""
-    if any((shop.tree / "tests" / folder).rglob("test_*.py")):
-        report = LOGS / f"{folder}.xml"
+def unit_steps(args: t.Sequence[str] = ()) -> t.Iterator[Step]:
+    """The unit tests, or those that are asked for."""
+    report = LOGS / "unit.xml"
+    report.unlink(missing_ok=True)
+    where = [] if any(arg.startswith("tests/") for arg in args) else ["tests/unit"]
+    yield Step("unit", [["pytest", "-q", f"--junit-xml={report}", *where, *args]], report)
+
+
+def integration_steps() -> t.Iterator[Step]:
+    """The tests of containers and those of guests, each on hosts of their own."""
+    for kind in ("containers", "guests"):
+        report = LOGS / f"integration-{kind}.xml"
         report.unlink(missing_ok=True)
-        where = [] if any(arg.startswith("tests/") for arg in args) else [f"tests/{folder}"]
-        yield Step(folder, [["pytest", "-q", f"--junit-xml={report}", *where, *args]], report)
+        pytest = ["env", f"CNVM_INTEGRATION_SET=dev-it-{kind}", "pytest", "-q", f"--junit-xml={report}"]
+        yield Step(f"integration {kind}", [[*pytest, f"tests/integration/{kind}"]], report)
 
 
 def molecule_steps(shop: Workshop, only: str = "") -> t.Iterator[Step]:
@@ -359,11 +372,8 @@ def command_demo(*args: str) -> int:
 
 def command_test() -> int:
     shop = Workshop("test", HOSTS)
-    # Scenarios and integration tests mostly wait for their hosts.
-    shop.run_all(
-        itertools.chain(check_steps(shop, CHECKS), pytest_steps(shop, "unit"), pytest_steps(shop, "integration")),
-        molecule_steps(shop),
-    )
+    # The long ones begin early, so that the two that run at a time end together.
+    shop.run_all(itertools.chain(check_steps(shop, CHECKS), unit_steps(), integration_steps(), molecule_steps(shop)))
     return shop.finish()
 
 
@@ -379,7 +389,7 @@ def command_lint(*names: str) -> int:
 
 def command_unit(*args: str) -> int:
     shop = Workshop("unit")
-    for step in pytest_steps(shop, "unit", args):
+    for step in unit_steps(args):
         shop.run(step, show=True)
     return shop.finish()
 

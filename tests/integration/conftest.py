@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import typing as t
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import debian_mirror
-from ansible_collections.cnvm.platform.tests.integration.guests import Guest
+from ansible_collections.cnvm.platform.tests.integration.guest import Guest
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     ACCESS,
     HERE,
@@ -45,15 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def root_file_system() -> Path:
     """A small Debian with Python, made once."""
-    path = CACHE / "rootfs.tar"
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        new = CACHE / "rootfs.new.tar"
-        texts = {str(file): file.read_text() for file in Path("/etc/apt").glob("**/*") if file.suffix in SOURCES}
-        mirror = debian_mirror(texts, "\nID=debian\n" in "\n" + Path("/etc/os-release").read_text())
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(new), mirror]
-        run(argv, seconds=900)
-        new.replace(path)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    path, new = CACHE / "rootfs.tar", CACHE / "rootfs.new.tar"
+    with open(CACHE / "rootfs.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            texts = {str(file): file.read_text() for file in Path("/etc/apt").glob("**/*") if file.suffix in SOURCES}
+            mirror = debian_mirror(texts, "\nID=debian\n" in "\n" + Path("/etc/os-release").read_text())
+            argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(new), mirror]
+            run(argv, seconds=900)
+            new.replace(path)
     return path
 
 

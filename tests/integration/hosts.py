@@ -16,10 +16,11 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import link_name
+from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import bridge_name, link_name
 
 HERE = Path(__file__).resolve().parent
-SET = "dev-it"
+# Containers and guests have hosts of their own: their tests run side by side.
+SET = os.environ.get("CNVM_INTEGRATION_SET", "dev-it")
 NAMES = ("host1", "host2", "host3")
 ADDRESS = "10.100.101.111"
 MEMORY_MIB = 24
@@ -233,7 +234,7 @@ class Fleet:
 
     def mend(self, host: Host) -> None:
         """Undo ``cut``."""
-        run(["ip", "link", "set", "dev", self.device(host), "master", f"lh-{SET}"], check=False)
+        run(["ip", "link", "set", "dev", self.device(host), "master", bridge_name(SET)], check=False)
 
     def power_cut(self, host: Host) -> None:
         """The host is off, from now on for the others. First its link: to end its processes takes a while, in which

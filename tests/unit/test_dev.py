@@ -67,13 +67,14 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dev.Workshop:
     return made
 
 
-def test_lanes_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each first step waits for the other; the second one of a lane needs what its first has left."""
+def test_two_steps_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first two wait for each other; the others need what those have left."""
     wait = "touch $0; while ! [ -e $1 ]; do sleep 0.01; done; echo >>$0"
     shop.run_all(
-        [dev.Step("a", [["sh", "-c", wait, "one", "two"]]), dev.Step("b", [["test", "-s", "one"]])],
         [
-            dev.Step("c", [["sh", "-c", wait, "two", "one"]]),
+            dev.Step("a", [["sh", "-c", wait, "one", "two"]]),
+            dev.Step("b", [["sh", "-c", wait, "two", "one"]]),
+            dev.Step("c", [["sh", "-c", "test -e one && test -e two"]]),
             dev.Step("d", [["sh", "-c", "echo no such thing; exit 1"]]),
         ],
     )
@@ -84,24 +85,18 @@ def test_lanes_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixtur
     assert "no such thing" in capsys.readouterr().out
 
 
-def test_interrupted_lanes_end(shop: dev.Workshop, tmp_path: Path) -> None:
+def test_interrupted_steps_end(shop: dev.Workshop, tmp_path: Path) -> None:
     """Ctrl-C: what runs is ended, and nothing more begins."""
 
     def steps() -> t.Iterator[dev.Step]:
         yield dev.Step("a", [["sh", "-c", "touch started; exec sleep 600"]])
-        yield dev.Step("b", [["touch", "second"]])
-
-    def interrupt() -> t.Iterator[dev.Step]:
         while not (tmp_path / "started").exists():
             time.sleep(0.01)
-        yield from interrupted()
-
-    def interrupted() -> list[dev.Step]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        shop.run_all(interrupt(), steps())
-    assert not (tmp_path / "second").exists()
+        shop.run_all(steps())
+    assert [one.name for one in shop.results] == ["a"]
     assert not shop.processes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import typing as t
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., d
             if coming:
                 (directory / "status.json").write_text(json.dumps(coming.pop(0)))
 
-        monkeypatch.setattr(mover.time, "monotonic", lambda: now[0])
-        monkeypatch.setattr(mover.time, "sleep", sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(time, "sleep", sleep)
         out = io.BytesIO()
         assert mover.move(["status", MOVE, str(seconds)], Host(run=t.cast("t.Any", None), stdout=out)) == 0
         return t.cast("dict[str, t.Any]", json.loads(out.getvalue()))

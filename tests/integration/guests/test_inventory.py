@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.cnvm.platform.tests.integration.guests import Guest
+from ansible_collections.cnvm.platform.tests.integration.guest import Guest
 from ansible_collections.cnvm.platform.tests.integration.hosts import ACCESS, App, environment, run
 
 SILENT = "does not say which workloads it has"

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.hosts import ACCESS, Fleet, environment, playbook, run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "inventories/example/site.yml"
 
 

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guests import ADDRESS, LAZY, Guest, sound, userfaultfd
+from ansible_collections.cnvm.platform.tests.integration.guest import ADDRESS, LAZY, Guest, sound, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import playbook
 
 NAMES = ["a/b", "..", "", "a b", "-rf", "x" * 300, "é", "$(reboot)"]

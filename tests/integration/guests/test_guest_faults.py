@@ -16,7 +16,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guests import LAZY, SLOW, Guest, sound, userfaultfd
+from ansible_collections.cnvm.platform.tests.integration.guest import LAZY, SLOW, Guest, sound, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     Host,
     Move,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible_collections.cnvm.platform.tests.integration.guests import Guest
+from ansible_collections.cnvm.platform.tests.integration.guest import Guest
 from ansible_collections.cnvm.platform.tests.integration.hosts import App, Fleet, Host, playbook
 
 
