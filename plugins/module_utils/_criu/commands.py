@@ -78,10 +78,15 @@ def lazy_pages(address: str, port: int, images: str) -> list[str]:
 
 
 def restore_with_lazy_pages(daemon: t.Sequence[str], restore_argv: t.Sequence[str], move_dir: str) -> list[str]:
-    """Both in one unit: the daemon beside the runtime, its exit code written down (0 says that all pages came)."""
+    """Both in one unit: the daemon beside the runtime, its exit code written down (0 says that all pages came).
+
+    Until it has all pages the daemon asks in a loop without a pause, and the unit is in a hurry (``freezer.hurry``): at
+    the same priority it would come before what was restored.
+    """
     script = (
         'move=$1; shift; mkfifo "$move/lazy.ready" || exit 1\n'
-        '( "$@" 3>"$move/lazy.ready"; echo $? >"$move/lazy.rc.new"; mv "$move/lazy.rc.new" "$move/lazy.rc" ) &\n'
+        '( nice -n 10 "$@" 3>"$move/lazy.ready"\n'
+        'echo $? >"$move/lazy.rc.new"; mv "$move/lazy.rc.new" "$move/lazy.rc" ) &\n'
         'head -c 1 "$move/lazy.ready" >/dev/null\n'
     )
     # The runtime's words cannot go through "$@" as well, so they are quoted into the script.

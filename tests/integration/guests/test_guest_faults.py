@@ -297,6 +297,24 @@ def test_source_loses_power(guest: Guest, state: str) -> None:
         guest.check(move.target, [move.source, move.target])
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
+    """With the rest of its memory on one host, and what it did since on the other: it is started anew at the target."""
+    move = lazy.lazily()
+    gone = move.source if side == "source" else move.target
+    lazy.fleet.power_cut(gone)
+    if side == "target":
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+    lazy.fleet.change(**{gone.name: {"state": "present"}})
+    lazy.listen(gone)
+    playbook("cnvm.platform.recover", "-e", f"guest={lazy.name}")
+    lazy.settle(move.target)
+    lazy.counts_on(move.target)
+    lazy.connect()
+    lazy.check(move.target, [move.source, move.target], memory=False)
+
+
 def test_source_is_dead_for_good(guest: Guest) -> None:
     """By the user's word: the copy that stands still goes on, with its memory. The dead may come back."""
     move = stopped_at(guest, "committed")

@@ -90,6 +90,13 @@ def test_both_in_one_unit(tmp_path: Path, code: int, said: str) -> None:
     assert (tmp_path / "lazy.rc").read_text().strip() == said
 
 
+def test_lazy_pages_are_in_less_of_a_hurry_than_what_was_restored(tmp_path: Path) -> None:
+    daemon = ["/bin/sh", "-c", f"nice >{tmp_path}/nice; printf x >&3"]
+    argv = commands.restore_with_lazy_pages(daemon, ["/usr/bin/nice"], str(tmp_path))
+    restored = int(subprocess.run(argv, capture_output=True, check=True, timeout=10).stdout)
+    assert int((tmp_path / "nice").read_text()) == min(restored + 10, 19)
+
+
 class Hook:
     """The hook in a move's directory."""
 
