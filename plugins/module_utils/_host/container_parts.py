@@ -2,8 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is PRIVATE to the collection.
-"""What one container has on its host: layers, network, cgroups, what its runtime and CRIU know of it. One by one, each
-made where it is missing, so that the unit (``supervise``), the module and a move use the same functions."""
+"""What one container has on its host: layers, network, cgroups, what its runtime and CRIU know of it.
+
+One by one, and made only where it is missing: its unit (``supervise``), the modules and a move use the same functions.
+"""
 
 from __future__ import annotations
 

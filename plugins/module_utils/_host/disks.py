@@ -223,6 +223,7 @@ def dependants(directories: t.Iterable[str] | str, path: str) -> list[str]:
 
 
 def resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
+    """Those of ``found`` ({overlay: what it rests on}) that rest on ``path``."""
     real = os.path.realpath(path)
     return sorted(overlay for overlay, below in found.items() if below == real)
 
@@ -505,6 +506,7 @@ def shown_attributes(path: str, wanted: t.Optional[Attributes] = None) -> dict[s
 
 
 def differing(path: str, wanted: Attributes) -> tuple[str, ...]:
+    """Which of owner, group and mode of a file are not as wanted."""
     before, after = shown_attributes(path), shown_attributes(path, wanted)
     return tuple(name for name in before if before[name] != after[name])
 

@@ -21,6 +21,7 @@ def load(name: str) -> t.Optional[Record]:
 
 
 def save(name: str, record: Record) -> None:
+    """Write the record down; one that says nothing is removed."""
     if record["snapshots"] or record["pending"]:
         files.write_json(paths.guest_snapshots_file(name), record)
     else:
