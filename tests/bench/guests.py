@@ -231,8 +231,9 @@ class Peer:
 
     def __init__(self, stage: Stage, words: str) -> None:
         self.stage, self.on = stage, "host1"
-        for host in ("host1", "host2"):
-            settings = PEER_SSH.format(name=other(host), address=tunnel_address(stage, other(host)))
+        self._tunnel = {host: tunnel_address(stage, host) for host in ("host1", "host2")}
+        for host in self._tunnel:
+            settings = PEER_SSH.format(name=other(host), address=self._tunnel[other(host)])
             stage.ssh(
                 host, "umask 077; mkdir -p /run/peer /root/.ssh; cat > /run/peer/key", input_text=stage.key.read_text()
             )
@@ -251,7 +252,7 @@ class Peer:
         self.stage.ssh(
             self.on,
             f"virsh migrate --live --persistent --undefinesource --copy-storage-all {self.name}"
-            f" qemu+ssh://other/system tcp://{tunnel_address(self.stage, target)}",
+            f" qemu+ssh://other/system tcp://{self._tunnel[target]}",
             timeout_s=1800,
         )
         took = time.monotonic() - begin

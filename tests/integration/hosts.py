@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,9 @@ SET = os.environ.get("CNVM_INTEGRATION_SET", "dev-it")
 NAMES = ("host1", "host2", "host3")
 ADDRESS = "10.100.101.111"
 MEMORY_MIB = 24
+STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
+# The hosts' own way to each other.
+SSH = "ssh -F /etc/cnvm/ssh/config"
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
 ACCESS = STATE / "cnvm-platform/local-hosts" / SET
 # Generous: it says only after how long a test is given up. Nothing waits for time to pass.
@@ -141,6 +145,12 @@ class Host:
     def hang_up(self) -> None:
         """Forget the shared connection (the host has gone)."""
         run([*self.argv()[:-2], "-O", "exit", f"root@{self.address}"], check=False)
+
+
+def kill(host: Host, word: str, number: int = KILL) -> None:
+    """A signal to every process of a host that has ``word`` in its command line."""
+    # The brackets keep the pattern from matching the command that looks for it.
+    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
 
 
 class Trap:

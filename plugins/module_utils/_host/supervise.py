@@ -33,8 +33,6 @@ _LIMITERS = ("cpu", "memory", "pids")
 # --------------------------------------------------------------------------------------------------------------------
 # Cgroups
 # --------------------------------------------------------------------------------------------------------------------
-
-
 def own_cgroup() -> str:
     """The cgroup (version 2) that this process is in."""
     with open("/proc/self/cgroup", encoding="utf-8") as file:
@@ -66,8 +64,6 @@ def enter_cgroups(name: str) -> None:
 # --------------------------------------------------------------------------------------------------------------------
 # The life of a container
 # --------------------------------------------------------------------------------------------------------------------
-
-
 def _pump_output() -> int:
     """Let a process carry what is written into a pipe to our output; the pipe's end to write to.
 

@@ -11,28 +11,30 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 
 import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     ADDRESS,
+    CONT,
+    KILL,
+    SSH,
+    STOP,
     App,
     Host,
     Move,
     Trap,
     environment,
     eventually,
+    kill,
     playbook,
     playbook_argv,
 )
 
-STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
 # What CRIU calls itself once a runtime has told it what to do.
 DUMP, RESTORE = "criu: dump", "criu: restore"
 SERVE = "cnvm-host serve"
-SSH = "ssh -F /etc/cnvm/ssh/config"
 LAYER = "/var/lib/cnvm/workloads/{}/upper/big"
 
 
@@ -43,12 +45,6 @@ def stays_at(app: App, source: Host, result: dict) -> None:
     app.check(source, moves=0)
     target = app.move()
     app.check(target, moves=1)
-
-
-def kill(host: Host, word: str, number: int = KILL) -> None:
-    """A signal to every process of a host that has ``word`` in its command line."""
-    # The brackets keep the pattern from matching the command that looks for it.
-    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
 
 
 def thicken(app: App, host: Host, mebibytes: int) -> None:

@@ -10,7 +10,6 @@ promised, nothing is left behind on either host, and the same migration succeeds
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import typing as t
 
@@ -18,24 +17,21 @@ import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import LAZY, SLOW, Guest, sound, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
+    CONT,
+    KILL,
+    SSH,
+    STOP,
     Host,
     Move,
     Trap,
     environment,
     eventually,
+    kill,
     playbook,
     playbook_argv,
 )
 
-STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
 MOVER = "cnvm-host move run"
-SSH = "ssh -F /etc/cnvm/ssh/config"
-
-
-def kill(host: Host, word: str, number: int = KILL) -> None:
-    """A signal to every process of a host that has ``word`` in its command line."""
-    # The brackets keep the pattern from matching the command that looks for it.
-    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
 
 
 def emulator(guest: Guest) -> str:
