@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-import traceback
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ._core.errors import CnvmError
 from ._core.runner import CommandResult, checked
-from ._host.system import Host
-
-HIDDEN = "NOT_SHOWN_BECAUSE_OF_NO_LOG"
+from ._core.secrets import secret_data, without_secrets
+from ._host.system import Host, Work, failure
 
 
 def module_host(module: AnsibleModule) -> Host:
@@ -53,14 +51,9 @@ def module_host(module: AnsibleModule) -> Host:
     return Host(run=run_or_missing)
 
 
-def run_module(
-    work: t.Callable[[AnsibleModule, Host], dict[str, t.Any]],
-    argument_spec: dict[str, t.Any],
-    **kwargs: t.Any,
-) -> None:
+def run_module(work: Work, argument_spec: dict[str, t.Any], **kwargs: t.Any) -> None:
     """Make the module, do ``work`` and leave: its result with exit_json, a CnvmError with fail_json.
 
-    ``work`` returns the module's result (``changed``, ``diff``, …); it honours ``module.check_mode`` itself.
     A failure returns ``msg``, ``hint`` and the error's details under ``details``.
     """
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **kwargs)
@@ -72,54 +65,10 @@ def run_module(
         module.no_log_values.clear()
         module.no_log_values.update(plain)
     try:
-        result = work(module, module_host(module))
+        result = work(module_host(module), module.params, module.check_mode)
     except CnvmError as error:
-        module.fail_json(
-            **extra,
-            msg=str(error),
-            hint=error.hint,
-            details=error.details,
-            error=type(error).__name__,
-            exception="".join(traceback.format_exception(type(error), error, error.__traceback__)),
-        )
+        module.fail_json(**extra, **failure(error))
     module.exit_json(**extra, **result)
-
-
-def secret_data(spec: t.Mapping[str, t.Any]) -> bool:
-    """Whether an option with ``no_log`` takes mappings or lists, itself or below it.
-
-    Ansible blots out each word and number in such an option wherever it stands in a result: user data with the word
-    ``root`` would make ``/********/seed.iso`` of a path. Those are left out of what is returned by place instead.
-    """
-    return any(
-        secret_data(option["options"]) if option.get("options") else _is_data(option) for option in spec.values()
-    )
-
-
-def _is_data(option: t.Mapping[str, t.Any]) -> bool:
-    return bool(option.get("no_log")) and option.get("type", "str") in ("raw", "dict", "list")
-
-
-def without_secrets(spec: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any], plain: set[str]) -> dict[str, t.Any]:
-    """``values`` of options as they may be shown. Secrets that are one text each are added to ``plain``: those Ansible
-    blots out."""
-    shown: dict[str, t.Any] = {}
-    for name, value in values.items():
-        option = spec.get(name) or {}
-        below = option.get("options")
-        if value is None:
-            shown[name] = None
-        elif below and isinstance(value, list):
-            shown[name] = [without_secrets(below, one, plain) if isinstance(one, dict) else HIDDEN for one in value]
-        elif below:
-            shown[name] = without_secrets(below, value, plain) if isinstance(value, dict) else HIDDEN
-        elif _is_data(option):
-            shown[name] = HIDDEN
-        else:
-            if option.get("no_log") and value != "":
-                plain.add(str(value))
-            shown[name] = value
-    return shown
 
 
 def diff_of(before: t.Any, after: t.Any, header: str = "") -> dict[str, t.Any]:

@@ -285,8 +285,6 @@ removed:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name, is_digest
@@ -356,7 +354,7 @@ def expected_digest(value: t.Optional[str]) -> str:
     return digest
 
 
-def wanted_image(params: dict[str, t.Any]) -> bundles.Wanted:
+def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
     """The image that the module's options describe."""
     kind = next((source for source in bundles.SOURCES if params[source]), "")
     if not kind:
@@ -398,11 +396,10 @@ def wanted_image(params: dict[str, t.Any]) -> bundles.Wanted:
     )
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    params = module.params
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     if params["state"] == "absent":
-        return bundles.take_away(params["name"], check_mode=module.check_mode)
-    return bundles.bring_to(host, wanted_image(params), refresh=params["refresh"], check_mode=module.check_mode)
+        return bundles.take_away(params["name"], check_mode=check_mode)
+    return bundles.bring_to(host, wanted_image(params), refresh=params["refresh"], check_mode=check_mode)
 
 
 def main() -> None:

@@ -295,96 +295,14 @@ containers:
       sample: journalctl -u cnvm-container@web.service -o cat
 """
 
-import typing as t
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
-from ansible_collections.cnvm.platform.plugins.module_utils._host.containers import bring_to
-from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._host.containers import work
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
-
-
-def _container_options() -> dict[str, t.Any]:
-    """What is 'raw' is decoded by us: Ansible would take true, 1_000 and 1e3 for numbers, and 7 for the name 007."""
-    return {
-        "name": {"type": "raw", "required": True},
-        "state": {"type": "str", "choices": ["present", "running", "stopped", "absent"], "default": "running"},
-        "image": {"type": "str"},
-        "runtime": {"type": "str", "choices": ["runc", "crun"], "default": "runc"},
-        "address": {"type": "str"},
-        "ports": {"type": "list", "elements": "raw"},
-        "memory_mib": {"type": "raw"},
-        "cpus": {"type": "raw"},
-        "pids_limit": {"type": "raw"},
-        "env": {"type": "dict"},
-        "mounts": {
-            "type": "list",
-            "elements": "dict",
-            "options": {
-                "type": {"type": "str", "choices": ["bind", "tmpfs"], "default": "bind"},
-                "source": {"type": "str"},
-                "destination": {"type": "str", "required": True},
-                "read_only": {"type": "bool", "default": False},
-                "size_mib": {"type": "raw"},
-            },
-        },
-        "command": {"type": "list", "elements": "str"},
-        "user": {"type": "str"},
-        "cwd": {"type": "str"},
-        "hostname": {"type": "str"},
-        "dns": {"type": "list", "elements": "str"},
-        "capabilities_add": {"type": "list", "elements": "str"},
-        "capabilities_drop": {"type": "list", "elements": "str"},
-        "no_new_privileges": {"type": "bool", "default": True},
-        "seccomp": {"type": "str", "choices": ["default", "unconfined"], "default": "default"},
-        "restart": {"type": "str", "choices": ["always", "on_failure", "never"], "default": "always"},
-        "stop_timeout_s": {"type": "raw", "default": 10},
-        "stop_signal": {"type": "str", "default": "TERM"},
-        "authorized_keys": {"type": "list", "elements": "str", "no_log": False},
-        "login_user": {"type": "str"},
-        "labels": {"type": "dict"},
-        "wait_for": {
-            "type": "dict",
-            "options": {
-                "port": {"type": "raw", "required": True},
-                "timeout_s": {"type": "raw", "default": 60},
-            },
-        },
-    }
-
-
-def argument_spec() -> dict[str, t.Any]:
-    """The module's options."""
-    return {
-        "containers": {"type": "list", "elements": "dict", "required": True, "options": _container_options()},
-        "restart_on_change": {"type": "bool", "default": True},
-        "image_change": {"type": "bool", "default": False},
-        "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
-        "ask_timeout_s": {"type": "raw", "default": 10},
-    }
-
-
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    """Bring the containers to what is wanted."""
-    params = module.params
-    result = bring_to(
-        host,
-        params["containers"],
-        restart_on_change=params["restart_on_change"],
-        image_change=params["image_change"],
-        ignore_unreachable=params["unreachable_peers"] == "ignore",
-        ask_timeout_s=integer(params["ask_timeout_s"], "ask_timeout_s", least=1, most=600),
-        check_mode=module.check_mode,
-    )
-    for warning in result.pop("warnings"):
-        module.warn(warning)
-    return result
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.options import CONTAINER
 
 
 def main() -> None:
-    """Run the module."""
-    run_module(work, argument_spec())
+    """Run the module. The action plugin of the same name asks the host's helper first, which does the same."""
+    run_module(work, CONTAINER)
 
 
 if __name__ == "__main__":

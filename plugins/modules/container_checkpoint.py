@@ -104,8 +104,6 @@ criu:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
 from ansible_collections.cnvm.platform.plugins.module_utils._host import checkpoint
@@ -124,9 +122,8 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Make it, or say what is there."""
-    params = module.params
     name = check_name(params["container"], "container")
     return checkpoint.make(
         host,
@@ -135,7 +132,7 @@ def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
         leave_running=params["leave_running"],
         force=params["force"],
         timeout_s=integer(params["timeout_s"], "timeout_s", least=1, most=86_400),
-        check_mode=module.check_mode,
+        check_mode=check_mode,
     )
 
 

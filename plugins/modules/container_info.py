@@ -154,30 +154,14 @@ containers:
       sample: {}
 """
 
-import typing as t
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.cnvm.platform.plugins.module_utils._host.containers import report
-from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._host.containers import info
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
-
-
-def argument_spec() -> dict[str, t.Any]:
-    """The module's options."""
-    return {"names": {"type": "list", "elements": "str"}}
-
-
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    """Report."""
-    names = module.params["names"]
-    wanted = None if names is None else sorted({name for name in names if name})
-    return {"changed": False, "containers": report(host, wanted)}
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.options import INFO
 
 
 def main() -> None:
-    """Run the module."""
-    run_module(work, argument_spec())
+    """Run the module. The action plugin of the same name asks the host's helper first, which does the same."""
+    run_module(info, INFO)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,6 @@ import json
 import os
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name
@@ -93,13 +91,13 @@ def argument_spec() -> dict[str, t.Any]:
     return {"names": {"type": "list", "elements": "str"}, "fenced": {"type": "str"}}
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Recover, or in check mode say what would be looked at."""
-    names = [check_name(name, "names") for name in module.params["names"] or [] if name != ""]
-    fenced = check_name(module.params["fenced"], "fenced") if module.params["fenced"] else ""
+    names = [check_name(name, "names") for name in params["names"] or [] if name != ""]
+    fenced = check_name(params["fenced"], "fenced") if params["fenced"] else ""
     found = sorted(os.listdir(paths.WORKLOADS)) if os.path.isdir(paths.WORKLOADS) else []
     moving = [name for name in found if os.path.exists(paths.journal_file(name)) and (not names or name in names)]
-    if module.check_mode or not moving:
+    if check_mode or not moving:
         text = "It is in a move that has not ended."
         return {
             "changed": bool(moving),

@@ -113,11 +113,10 @@ criu:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
 from ansible_collections.cnvm.platform.plugins.module_utils._host import checkpoint
+from ansible_collections.cnvm.platform.plugins.module_utils._host.ownership import asking
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
@@ -134,18 +133,16 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Restore it."""
-    params = module.params
     return checkpoint.restore(
         host,
         checkpoint.check_path(params["path"]),
         "" if params["container"] in (None, "") else check_name(params["container"], "container"),
         cpu_check=params["cpu_check"],
-        ignore_unreachable=params["unreachable_peers"] == "ignore",
-        ask_timeout_s=integer(params["ask_timeout_s"], "ask_timeout_s", least=1, most=600),
+        **asking(params),
         timeout_s=integer(params["timeout_s"], "timeout_s", least=1, most=86_400),
-        check_mode=module.check_mode,
+        check_mode=check_mode,
     )
 
 

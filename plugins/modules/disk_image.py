@@ -299,8 +299,6 @@ images:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import size_bytes
 from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -345,19 +343,15 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the images to what is wanted."""
-    params = module.params
-    result = disk_images.bring_to(
+    return disk_images.bring_to(
         host,
         params["images"],
         max_virtual_bytes=size_bytes(params["max_virtual_size"], "max_virtual_size", least=1),
         places=[place for place in params["dependants_in"] if place],
-        check_mode=module.check_mode,
+        check_mode=check_mode,
     )
-    for warning in result.pop("warnings"):
-        module.warn(warning)
-    return result
 
 
 def main() -> None:

@@ -194,70 +194,14 @@ template:
     digest: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
 """
 
-import typing as t
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
-from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_clones import bring_to
-from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.clones import KEYS
+from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_clones import work
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.options import CLONE
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
 
-def argument_spec() -> dict[str, t.Any]:
-    """The module's options. What is 'raw' is decoded by us: Ansible would take true, 1_000 and 1e3 for numbers."""
-    return {
-        "template": {"type": "raw"},
-        "pattern": {"type": "str"},
-        "count": {"type": "raw"},
-        "names": {"type": "list", "elements": "raw"},
-        "numbers": {"type": "list", "elements": "raw"},
-        "linked": {"type": "bool", "default": True},
-        "disk": {
-            "type": "dict",
-            "options": {
-                "name": {"type": "str"},
-                "size_mib": {"type": "raw"},
-                "pool": {"type": "str"},
-                "format": {"type": "str", "choices": ["qcow2", "raw"]},
-                "bus": {"type": "str", "choices": ["virtio", "scsi", "sata"]},
-                "cache": {"type": "str", "choices": ["none", "writeback", "writethrough", "directsync", "unsafe"]},
-                "serial": {"type": "str"},
-            },
-        },
-        "state": {
-            "type": "str",
-            "choices": ["present", "running", "stopped", "paused", "absent"],
-            "default": "running",
-        },
-        # User-data and passwords are in it: the journal of the host would have all of it otherwise.
-        "guest": {"type": "dict", "default": {}, "no_log": True},
-        "restart_on_change": {"type": "bool", "default": False},
-        "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
-        "ask_timeout_s": {"type": "raw", "default": 10},
-    }
-
-
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    """Bring the clones to what is wanted."""
-    params = module.params
-    result = bring_to(
-        host,
-        {key: params[key] for key in KEYS},
-        restart_on_change=params["restart_on_change"],
-        ignore_unreachable=params["unreachable_peers"] == "ignore",
-        ask_timeout_s=integer(params["ask_timeout_s"], "ask_timeout_s", least=1, most=600),
-        check_mode=module.check_mode,
-    )
-    for warning in result.pop("warnings"):
-        module.warn(warning)
-    return result
-
-
 def main() -> None:
-    """Run the module."""
-    run_module(work, argument_spec())
+    """Run the module. The action plugin of the same name asks the host's helper first, which does the same."""
+    run_module(work, CLONE)
 
 
 if __name__ == "__main__":

@@ -247,32 +247,14 @@ guests:
       sample: {}
 """
 
-import typing as t
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
-from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_report import report
-from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_report import work
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.options import INFO
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
 
-def argument_spec() -> dict[str, t.Any]:
-    """The module's options."""
-    return {"names": {"type": "list", "elements": "str"}, "addresses": {"type": "bool", "default": True}}
-
-
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    """Report."""
-    names = module.params["names"]
-    wanted = None if names is None else sorted({name for name in names if name})
-    with libvirt.connect() as connection:
-        return {"changed": False, "guests": report(connection, wanted, addresses=module.params["addresses"])}
-
-
 def main() -> None:
-    """Run the module."""
-    run_module(work, argument_spec())
+    """Run the module. The action plugin of the same name asks the host's helper first, which does the same."""
+    run_module(work, INFO)
 
 
 if __name__ == "__main__":

@@ -173,8 +173,6 @@ guests:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_snapshots import bring_to
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -193,9 +191,8 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Do it to each of the guests."""
-    params = module.params
     return bring_to(
         host,
         params["guests"],
@@ -204,7 +201,7 @@ def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
         description=params["description"],
         quiesce=params["quiesce"],
         memory=params["memory"],
-        check_mode=module.check_mode,
+        check_mode=check_mode,
     )
 
 

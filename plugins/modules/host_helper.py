@@ -71,8 +71,6 @@ helper:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._host import helper
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -88,8 +86,7 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    params = module.params
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     if not params["digest"]:
         raise InputError(
             "digest: is missing.", hint="The action plugin host_helper sets it; do not run the module alone."
@@ -97,7 +94,7 @@ def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
     before = helper.installed(params["library"])
     after = {"version": params["version"], "digest": params["digest"]}
     changed = before != after
-    if changed and params["files"] is not None and not module.check_mode:
+    if changed and params["files"] is not None and not check_mode:
         helper.install(params["library"], params["files"], params["version"], params["digest"])
     return {"changed": changed, "helper": after, "diff": diff_of(before, after, params["library"])}
 

@@ -112,8 +112,6 @@ identity:
 import os
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name
 from ansible_collections.cnvm.platform.plugins.module_utils._host import trust
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -138,13 +136,12 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    params = module.params
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     name = check_name(params["name"], "name")
     options = trust.sshd_options(host)
     changes = trust.plan(name, params["peers"], params["removed"], options)
     missing = not (os.path.exists(trust.KEY) and os.path.exists(f"{trust.KEY}.pub"))
-    if not module.check_mode:
+    if not check_mode:
         if missing:
             trust.make_key(host, name)
         trust.apply(changes)

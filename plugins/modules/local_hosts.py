@@ -230,8 +230,6 @@ import os
 import time
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core import local_hosts as lh
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
@@ -260,7 +258,7 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def settings_of(params: dict[str, t.Any]) -> nspawn.Settings:
+def settings_of(params: t.Mapping[str, t.Any]) -> nspawn.Settings:
     """The options that hold for all hosts, checked."""
     set_name = lh.check_set(params["set"])
     return nspawn.Settings(
@@ -281,12 +279,13 @@ def settings_of(params: dict[str, t.Any]) -> nspawn.Settings:
 class Run:
     """One run of the module: look, plan, do."""
 
-    def __init__(self, module: AnsibleModule, host: Host) -> None:
-        self.module = module
+    def __init__(self, host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> None:
         self.host = host
-        self.settings = settings_of(module.params)
-        rate = lh.rate_bits(module.params["rate"], "rate")
-        given, state = module.params["hosts"], module.params["state"]
+        self.check_mode = check_mode
+        self.may_install = bool(params["install_packages"])
+        self.settings = settings_of(params)
+        rate = lh.rate_bits(params["rate"], "rate")
+        given, state = params["hosts"], params["state"]
         if given is None and state != "absent":
             raise InputError("hosts: missing.", hint="Allowed: how many, or a list of hosts.")
         self.wanted = lh.read_hosts([] if given is None else given, state=state, rate=rate)
@@ -309,7 +308,7 @@ class Run:
             return self._result()
 
     def _result(self) -> dict[str, t.Any]:
-        check = self.module.check_mode
+        check = self.check_mode
         hosts = nspawn.LocalHosts(self.host, self.settings)
         actual, leftovers = hosts.actual(), hosts.leftovers()
         wanted = self.wanted
@@ -342,7 +341,7 @@ class Run:
                     "Set local_hosts_dir to a directory on a disk to have them there."
                 )
         missing = nspawn.missing_packages() if staying else []
-        if missing and not self.module.params["install_packages"]:
+        if missing and not self.may_install:
             raise HostError(f"This machine lacks the packages {', '.join(missing)}.", hint="Install them.")
         leave_nothing = not after and (bool(actual) or bool(leftovers) or bool(hosts.record))
 
@@ -396,8 +395,6 @@ class Run:
             if leave_nothing:
                 hosts.remove_network()
         records = hosts.records()
-        for text in self.warnings:
-            self.module.warn(text)
         return {
             "changed": changed,
             "diff": diff_of(before_shown, after_shown, f"local hosts of the set {self.settings.set_name}"),
@@ -410,11 +407,17 @@ class Run:
             "base": hosts.bases.path(made.digest()) if made is not None else "",
             "packages": missing,
             "timeline": self.timeline,
+            "warnings": self.warnings,
         }
 
 
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Bring the set to what is wanted."""
+    return Run(host, params, check_mode).result()
+
+
 def main() -> None:
-    run_module(lambda module, host: Run(module, host).result(), argument_spec())
+    run_module(work, argument_spec())
 
 
 if __name__ == "__main__":

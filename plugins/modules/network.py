@@ -263,8 +263,6 @@ networks:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._host.networks import bring_to
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -324,19 +322,15 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the networks to what is wanted."""
-    params = module.params
-    result = bring_to(
+    return bring_to(
         host,
         params["networks"],
         restart_on_change=params["restart_on_change"],
         force=params["force"],
-        check_mode=module.check_mode,
+        check_mode=check_mode,
     )
-    for warning in result.pop("warnings"):
-        module.warn(warning)
-    return result
 
 
 def main() -> None:

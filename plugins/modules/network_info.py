@@ -130,8 +130,6 @@ networks:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._host.networks import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -145,9 +143,9 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Tell what there is."""
-    return {"changed": False, "networks": report(module.params["names"], leases=module.params["leases"])}
+    return {"changed": False, "networks": report(params["names"], leases=params["leases"])}
 
 
 def main() -> None:

@@ -189,8 +189,6 @@ steps:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name
@@ -229,9 +227,8 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def prepare(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def prepare(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Make the key; say who this host is."""
-    params = module.params
     wished = {key: address_of(params[key], key) if params[key] else "" for key in ("tunnel_address", "address")}
     before = overlay.public_key(host, make=False)
     document = overlay.load()
@@ -241,7 +238,7 @@ def prepare(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
         "port": integer(params["port"], "port", least=1, most=65535),
         "underlay": where,
         "underlay_mtu": mtu,
-        "public_key": before or overlay.public_key(host, make=not module.check_mode),
+        "public_key": before or overlay.public_key(host, make=not check_mode),
         "overlay": document,
         "taken": overlay.container_addresses(),
         **wished,
@@ -253,12 +250,12 @@ def prepare(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
     }
 
 
-def present(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def present(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Write overlay.json and bring the live network to it."""
-    members = [member_from(item, f"members[{index}]") for index, item in enumerate(module.params["members"])]
-    settings = settings_from(module.params)
-    document = document_for(check_name(module.params["name"], "name"), settings, members, module.params["removed"])
-    if encrypted(document) and not module.check_mode:
+    members = [member_from(item, f"members[{index}]") for index, item in enumerate(params["members"])]
+    settings = settings_from(params)
+    document = document_for(check_name(params["name"], "name"), settings, members, params["removed"])
+    if encrypted(document) and not check_mode:
         for entry in (document["self"], *document["peers"]):
             if not entry.get("public_key"):
                 raise InputError(
@@ -266,10 +263,10 @@ def present(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
                 )
     with lock(overlay.LOCK_FILE, "the module overlay"):
         before = overlay.load()
-        if before != document and not module.check_mode:
+        if before != document and not check_mode:
             write_json(paths.OVERLAY_FILE, document)
         steps = overlay.reconcile(
-            host, document, check=module.check_mode, changed_peers=before is not None and before != document
+            host, document, check=check_mode, changed_peers=before is not None and before != document
         ).texts()
     return {
         "changed": before != document or bool(steps),
@@ -279,13 +276,13 @@ def present(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
     }
 
 
-def absent(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def absent(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Take it down."""
     with lock(overlay.LOCK_FILE, "the module overlay"):
         before = overlay.load()
         key = overlay.has_key()
-        removed = overlay.take_down(host, before, check=module.check_mode)
-        if not module.check_mode:
+        removed = overlay.take_down(host, before, check=check_mode)
+        if not check_mode:
             overlay.forget()
     return {
         "changed": before is not None or key or bool(removed),
@@ -298,8 +295,8 @@ def absent(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-    return {"prepared": prepare, "present": present, "absent": absent}[module.params["state"]](module, host)
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    return {"prepared": prepare, "present": present, "absent": absent}[params["state"]](host, params, check_mode)
 
 
 def main() -> None:

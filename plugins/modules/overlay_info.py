@@ -90,8 +90,6 @@ overlay:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import decimal
 from ansible_collections.cnvm.platform.plugins.module_utils._host import overlay
@@ -106,10 +104,10 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     document = overlay.load()
-    required = set(module.params["require"])
-    timeout_s = decimal(module.params["timeout_s"], "timeout_s", least=0, most=3600)
+    required = set(params["require"])
+    timeout_s = decimal(params["timeout_s"], "timeout_s", least=0, most=3600)
     if required:
         if document is None:
             raise HostError("This host has no overlay.", hint="Run the role overlay on it.")

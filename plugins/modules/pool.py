@@ -196,8 +196,6 @@ pools:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._host.pools import bring_to
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -228,12 +226,9 @@ def argument_spec() -> dict[str, t.Any]:
     return {"pools": {"type": "list", "elements": "dict", "required": True, "options": _pool_options()}}
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the pools to what is wanted."""
-    result = bring_to(host, module.params["pools"], check_mode=module.check_mode)
-    for warning in result.pop("warnings"):
-        module.warn(warning)
-    return result
+    return bring_to(host, params["pools"], check_mode=check_mode)
 
 
 def main() -> None:

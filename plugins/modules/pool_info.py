@@ -116,8 +116,6 @@ pools:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._host.pools import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -131,9 +129,9 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Tell what there is."""
-    return {"changed": False, "pools": report(module.params["names"], volumes=module.params["volumes"])}
+    return {"changed": False, "pools": report(params["names"], volumes=params["volumes"])}
 
 
 def main() -> None:

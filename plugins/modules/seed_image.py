@@ -211,8 +211,6 @@ seeds:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._host import seeds
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -238,12 +236,9 @@ def argument_spec() -> dict[str, t.Any]:
     return {"seeds": {"type": "list", "elements": "dict", "required": True, "no_log": True, "options": seed}}
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the seeds to what is wanted."""
-    result = seeds.bring_to(host, module.params["seeds"], check_mode=module.check_mode)
-    for warning in result.pop("warnings"):
-        module.warn(warning)
-    return result
+    return seeds.bring_to(host, params["seeds"], check_mode=check_mode)
 
 
 def main() -> None:

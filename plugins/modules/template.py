@@ -260,8 +260,6 @@ reset:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._host.template_making import bring_to
@@ -289,9 +287,9 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the template to what is wanted."""
-    return bring_to(host, dict(module.params), check_mode=module.check_mode)
+    return bring_to(host, dict(params), check_mode=check_mode)
 
 
 def main() -> None:

@@ -120,8 +120,6 @@ peers:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, templates
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -138,9 +136,8 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Report."""
-    params = module.params
     names = params["names"]
     found = templates.report(
         None if names is None else [word_of(name, "names") for name in names if name],

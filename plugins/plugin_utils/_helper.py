@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.digest import files_digest
+
 ROOMS = ("_core", "_net", "_oci", "_criu", "_image", "_libvirt", "_migrate", "_host")
 
 
@@ -27,6 +29,11 @@ def helper_files(root: str) -> dict[str, str]:
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
                     files[f"{room}/{name}"] = file.read()
     return files
+
+
+def helper_digest() -> str:
+    """The digest that a helper of this installation of the collection has."""
+    return files_digest(helper_files(collection_root()))
 
 
 def collection_version(root: str) -> str:

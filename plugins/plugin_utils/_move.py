@@ -11,18 +11,15 @@ leaves a move that ends by itself.
 from __future__ import annotations
 
 import json
-import shlex
 import typing as t
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.digest import files_digest
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import human_bytes
-from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import collection_root, helper_files
+from ansible_collections.cnvm.platform.plugins.plugin_utils._asking import Asking
+from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import helper_digest
 
 display = Display()
 # Callbacks whose output is read by programs: progress would only disturb them.
@@ -30,12 +27,11 @@ _SILENT = ("awx", "json", "null")
 _POLL_S = 1
 
 
-class Mover(ActionBase):
+class Mover(Asking):
     """One task, one move. ``SPEC``: the options; ``KIND``: what is moved, and the option that names it."""
 
     SPEC: t.ClassVar[dict[str, dict[str, t.Any]]]
     KIND: t.ClassVar[str]
-    _requires_connection = True
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
@@ -55,19 +51,11 @@ class Mover(ActionBase):
 
     def _ask(self, *words: str) -> dict[str, t.Any]:
         """What ``cnvm-host`` answers on the host."""
-        command = " ".join(shlex.quote(word) for word in (paths.HELPER, *words))
-        answer = self._low_level_execute_command(command, sudoable=True)
-        lines = [line for line in answer.get("stdout", "").splitlines() if line.startswith("{")]
-        if answer.get("rc") or not lines:
-            said = (answer.get("stderr") or answer.get("stdout") or "").strip().splitlines()
-            if answer.get("rc") == 127:
-                said = ["This host has no cnvm-host. Run the role cnvm.platform.host_bootstrap on it."]
-            raise AnsibleActionFail(said[-1] if said else f"cnvm-host ended with code {answer.get('rc')}.")
-        return t.cast("dict[str, t.Any]", json.loads(lines[-1]))
+        return self._answer(self._helper(*words))
 
     def _check_helper(self) -> None:
         there = self._ask("version")
-        if there.get("digest") != files_digest(helper_files(collection_root())):
+        if there.get("digest") != helper_digest():
             raise AnsibleActionFail(
                 f"The helper on this host is from another version of the collection ({there.get('version')}). "
                 "Run the role cnvm.platform.host_bootstrap again."

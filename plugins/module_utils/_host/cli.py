@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import typing as t
 
 from .._core.errors import CnvmError
@@ -28,6 +27,7 @@ _ROOMS = {
     "recover": "recover",
     "guest": "guest_start",
     "template": "template_making",
+    "work": "work",
     "workloads": "workloads",
 }
 Command = t.Callable[[t.Sequence[str], Host], int]
@@ -40,20 +40,13 @@ def write_line(host: Host, value: object) -> None:
         host.stdout.flush()
 
 
-def _version(args: t.Sequence[str], host: Host) -> int:
-    """Print which version of the collection this helper is from, as the role wrote it down."""
-    path = os.path.join(os.path.dirname(os.path.dirname(__file__)), "version.json")
-    with open(path, encoding="utf-8") as file:
-        write_line(host, json.load(file))
-    return 0
-
-
 def main(argv: t.Sequence[str], host: Host) -> int:
     """Run ``cnvm-host argv…``; the exit code. A CnvmError becomes one line on stderr and code 1."""
     word = argv[0] if argv else ""
     try:
         if word == "version":
-            return _version(argv[1:], host)
+            write_line(host, importlib.import_module(".helper", __package__).own_version())
+            return 0
         if word not in _ROOMS:
             raise CnvmError(
                 f"cnvm-host: {word!r} is no command.", hint=f"There are: version, {', '.join(sorted(_ROOMS))}."

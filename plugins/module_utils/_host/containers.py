@@ -156,6 +156,13 @@ def _memory(name: str) -> tuple[t.Optional[int], int]:
     return (total if pids else None), len(pids)
 
 
+def info(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """The work of the module container_info."""
+    names = params["names"]
+    wanted = None if names is None else sorted({name for name in names if name})
+    return {"changed": False, "containers": report(host, wanted)}
+
+
 def report(host: Host, wanted: t.Optional[t.Sequence[str]] = None) -> list[dict[str, t.Any]]:
     """What is to be said of the host's containers (all, or ``wanted``), with few questions for many of them."""
     identity = files.read_json(paths.HOST_FILE) or {}
@@ -642,6 +649,18 @@ def apply_limits(name: str, definition: t.Mapping[str, t.Any]) -> None:
     ):
         if file in there:
             container_parts.write_cgroup(group, file, value)
+
+
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """The work of the module container: bring the containers to what is wanted."""
+    return bring_to(
+        host,
+        params["containers"],
+        restart_on_change=params["restart_on_change"],
+        image_change=params["image_change"],
+        check_mode=check_mode,
+        **ownership.asking(params),
+    )
 
 
 def bring_to(

@@ -10,8 +10,19 @@ import typing as t
 
 from .._core import paths
 from .._libvirt import clones
-from . import files, guests, libvirt, templates
+from . import files, guests, libvirt, ownership, templates
 from .system import Host
+
+
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """The work of the module guest_clone: bring the clones to what is wanted."""
+    return bring_to(
+        host,
+        {key: params[key] for key in clones.KEYS},
+        restart_on_change=params["restart_on_change"],
+        check_mode=check_mode,
+        **ownership.asking(params),
+    )
 
 
 def bring_to(

@@ -17,6 +17,7 @@ from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Seen
 from . import files, guest_watch, libvirt, ownership, snapshot_records
 from .domains import Known, read
+from .system import Host
 
 
 def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
@@ -47,6 +48,14 @@ def _is_leftover(name: str, known: Known) -> bool:
     """Whether a domain is what a creation of ours that was cut off has left: it is made again."""
     owner = files.read_json(paths.owner_file(name)) or {}
     return bool(owner.get("claim")) and known.live is None and bool(known.model["marks"])
+
+
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """The work of the module guest_info."""
+    names = params["names"]
+    wanted = None if names is None else sorted({name for name in names if name})
+    with libvirt.connect() as connection:
+        return {"changed": False, "guests": report(connection, wanted, addresses=params["addresses"])}
 
 
 def report(

@@ -807,6 +807,18 @@ def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model:
             card["mac"] = macs[at]
 
 
+def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """The work of the module guest: bring the guests to what is wanted."""
+    return bring_to(
+        host,
+        params["guests"],
+        adopt=params["adopt"],
+        restart_on_change=params["restart_on_change"],
+        check_mode=check_mode,
+        **ownership.asking(params),
+    )
+
+
 def bring_to(
     host: Host,
     items: object,

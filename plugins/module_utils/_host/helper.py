@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -21,6 +22,12 @@ VERSION_FILE = "version.json"
 
 def _link(library: str) -> str:
     return os.path.join(library, PACKAGE)
+
+
+def own_version() -> dict[str, str]:
+    """``version`` of the collection that this code is from and ``digest`` of its files, as the role wrote them down."""
+    with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), VERSION_FILE), encoding="utf-8") as file:
+        return t.cast("dict[str, str]", json.load(file))
 
 
 def installed(library: str) -> dict[str, str]:

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import sys
 import typing as t
 
 from .._core.errors import HostError
 from .._libvirt import errors
+from . import distribution
 
 URI = "qemu:///system"
 # A connection, a domain, a network, a pool: objects of the binding, which carries no types.
@@ -29,9 +29,6 @@ Connection = t.Any
 Domain = t.Any
 Network = t.Any
 Pool = t.Any
-
-# Where distributions put it. Our helper runs without the site module and so does not look there itself.
-_PLACES = ("/usr/lib/python3/dist-packages", "/usr/lib64/python3.*/site-packages", "/usr/lib/python3*/site-packages")
 
 
 class LibvirtError(HostError):
@@ -49,23 +46,17 @@ class LibvirtError(HostError):
 def library() -> t.Any:
     """The binding. HostError where it is not installed for this Python."""
     try:
-        import libvirt
-    except ImportError as error:
-        added = [place for pattern in _PLACES for place in sorted(glob.glob(pattern)) if place not in sys.path]
-        sys.path.extend(added)
-        try:
+        with distribution.libraries():
             import libvirt
 
             with contextlib.suppress(ImportError):
                 import libvirt_qemu  # noqa: F401 - found by others later, when these places are not looked at any more
-        except ImportError:
-            raise HostError(
-                f"This host's Python ({sys.executable or 'unknown'}) has no libvirt: {error}.",
-                hint="Run the role cnvm.platform.host_bootstrap with host_bootstrap_guests: true, or install the "
-                "distribution's python3-libvirt and use the distribution's Python (ansible_python_interpreter).",
-            ) from None
-        finally:
-            del sys.path[len(sys.path) - len(added) :]
+    except ImportError as error:
+        raise HostError(
+            f"This host's Python ({sys.executable or 'unknown'}) has no libvirt: {error}.",
+            hint="Run the role cnvm.platform.host_bootstrap with host_bootstrap_guests: true, or install the "
+            "distribution's python3-libvirt and use the distribution's Python (ansible_python_interpreter).",
+        ) from None
     # By default it writes every error to stderr, where nobody expects it: we raise them.
     libvirt.registerErrorHandler(_silent, None)
     return libvirt

@@ -15,6 +15,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError, Refused
+from .._core.values import integer
 from .._migrate import records
 from . import files, placement
 from .system import Host
@@ -118,6 +119,14 @@ def check_free_here(name: str, address: str, kind: str) -> None:
             )
 
 
+def asking(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """From the options of a module, how the hosts of the overlay are asked; arguments of ``Registry``."""
+    return {
+        "ignore_unreachable": params["unreachable_peers"] == "ignore",
+        "ask_timeout_s": integer(params["ask_timeout_s"], "ask_timeout_s", least=1, most=600),
+    }
+
+
 class Registry:
     """What one call of a module needs to know and write about who has what. ``warnings``: for the user."""
 
@@ -136,7 +145,7 @@ class Registry:
         """What the peers have."""
         if not self.overlay or not self.overlay.get("peers"):
             return {}
-        return placement.ask_through_helper(self.host, timeout_s=self.ask_timeout_s)
+        return placement.ask(self.host, self.overlay, timeout_s=self.ask_timeout_s)
 
     def locate(self, gone_away: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> dict[str, str]:
         """Where those are that this host does not have: {name: host, '' when no host has it}.

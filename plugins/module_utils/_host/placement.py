@@ -84,7 +84,7 @@ def _ask_one(host: Host, peer: t.Mapping[str, t.Any], timeout_s: float, answers:
 def ask_peers(host: Host, overlay: t.Mapping[str, t.Any], *, timeout_s: float = 10) -> dict[str, t.Any]:
     """``{peer: {"ok": True, "workloads": {…}} | {"ok": False, "error": …}}`` of all peers, asked at once.
 
-    ``host.run`` must bear threads: the helper's does, a module's does not (see ``ask_through_helper``).
+    ``host.run`` must bear threads: the helper's does, a module's does not (see ``ask``).
     """
     answers: dict[str, t.Any] = {}
     threads = [
@@ -99,8 +99,10 @@ def ask_peers(host: Host, overlay: t.Mapping[str, t.Any], *, timeout_s: float = 
     return {name: answers.get(name, {"ok": False, "error": "no answer in time"}) for name in names}
 
 
-def ask_through_helper(host: Host, *, timeout_s: float = 10) -> dict[str, t.Any]:
-    """``ask_peers`` for a module: the helper does it, in a process of its own."""
+def ask(host: Host, overlay: t.Mapping[str, t.Any], *, timeout_s: float = 10) -> dict[str, t.Any]:
+    """``ask_peers`` for whoever asks: for a module the helper does it, in a process of its own."""
+    if host.is_helper:
+        return ask_peers(host, overlay, timeout_s=timeout_s)
     result = host.run([paths.HELPER, "placement", "ask", str(timeout_s)], timeout_s=timeout_s + 20)
     try:
         return t.cast("dict[str, t.Any]", json.loads(result.stdout)["peers"])

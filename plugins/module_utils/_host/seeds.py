@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import re
@@ -21,13 +22,8 @@ from .._image import seed
 from .._image.definition import account_of, mode_of, path_of
 from .._image.seed import DATA_KEYS, POLICIES, Data, Decision, Mark
 from .._image.userdata import YamlReader
-from . import disks, files
+from . import disks, distribution, files
 from .system import Host
-
-try:
-    import yaml
-except ImportError:
-    yaml = None  # type: ignore[assignment]
 
 ITEM_KEYS = ("path", "state", "policy", "owner", "group", "mode", *DATA_KEYS)
 STATES = ("present", "absent")
@@ -36,13 +32,27 @@ _QUOTED = re.compile(r"(['\"])(?!<[a-z ]+>['\"]).*\1", re.DOTALL)
 PROGRAMS = (("xorriso", "-no_rc", "-as", "mkisofs"), ("genisoimage",), ("mkisofs",))
 
 
+@functools.cache
+def _yaml() -> t.Any:
+    """PyYAML; None where this host has none. Loaded when there is something to read: not every guest has a seed."""
+    try:
+        with distribution.libraries():
+            import yaml
+    except ImportError:
+        return None
+    return yaml
+
+
 def yaml_reader() -> YamlReader:
     """A reader of YAML that says what is wrong without quoting it, or None where this host has no PyYAML."""
-    return None if yaml is None else _read_yaml
+    return None if _yaml() is None else _read_yaml
 
 
 def _read_yaml(text: str) -> t.Any:
-    class Loader(yaml.SafeLoader):
+    yaml = _yaml()
+    base: t.Any = yaml.SafeLoader
+
+    class Loader(base):
         """Refuses a key that is there twice: the last one would silently win."""
 
         def construct_mapping(self, node: t.Any, deep: bool = False) -> t.Any:

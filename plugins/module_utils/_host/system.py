@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 import typing as t
 
+from .._core.errors import CnvmError
 from .._core.runner import Runner
 
 
@@ -28,3 +30,24 @@ class Host:
     stdin: t.Optional[t.BinaryIO] = None
     stdout: t.Optional[t.BinaryIO] = None
     stderr: t.Optional[t.BinaryIO] = None
+
+    @property
+    def is_helper(self) -> bool:
+        """Whether this is the helper's: its ``run`` bears threads, too."""
+        return self.popen is not _no_popen
+
+
+# (host, the module's options, check mode) → the module's result: ``changed``, ``diff``, ``warnings`` …
+Work = t.Callable[[Host, t.Mapping[str, t.Any], bool], dict[str, t.Any]]
+
+
+def failure(error: CnvmError) -> dict[str, t.Any]:
+    """What a module that fails returns."""
+    return {
+        "failed": True,
+        "msg": str(error),
+        "hint": error.hint,
+        "details": error.details,
+        "error": type(error).__name__,
+        "exception": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+    }

@@ -13,16 +13,13 @@ from unittest import mock
 import pytest
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.parsing.dataloader import DataLoader
-from ansible.playbook.task import Task
-from ansible.template import Templar
 
 from ansible_collections.cnvm.platform.plugins.action import container_migrate
-from ansible_collections.cnvm.platform.plugins.module_utils._core.digest import files_digest
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _move
-from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import collection_root, helper_files
+from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import helper_digest
+from ansible_collections.cnvm.platform.tests.support.actions import action
 
-DIGEST = files_digest(helper_files(collection_root()))
+DIGEST = helper_digest()
 PLAN = {"mode": "stop_copy", "reasons": ["asked"], "blockers": [], "warnings": [], "expected_frozen_ms": 300}
 Answers = t.Mapping[str, t.Any]
 
@@ -52,17 +49,14 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(host: Host, *, check_mode: bool = False, **args: t.Any) -> dict[str, t.Any]:
-    task = Task.load(
-        {"action": "cnvm.platform.container_migrate", "args": {"container": "web", "target": "host2", **args}}
+    plugin = action(
+        container_migrate.ActionModule,
+        "container_migrate",
+        {"container": "web", "target": "host2", **args},
+        check_mode=check_mode,
     )
-    task.check_mode = check_mode
-    loader = DataLoader()
-    plugin = container_migrate.ActionModule(
-        task=task, connection=mock.MagicMock(), play_context=mock.MagicMock(), loader=loader, templar=Templar(loader),
-        shared_loader_obj=None,
-    )  # fmt: skip
     with mock.patch.object(plugin, "_low_level_execute_command", host):
-        return plugin.run(None, {})
+        return t.cast("dict[str, t.Any]", plugin.run(None, {}))
 
 
 def test_what_was_lost_on_the_way_is_a_warning(shown: list[str]) -> None:

@@ -13,11 +13,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.cnvm.platform.plugins.module_utils import _module
+from ansible_collections.cnvm.platform.plugins.module_utils._core import secrets
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CommandError, Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host, Work
 
 SPEC: dict[str, t.Any] = {"name": {"type": "str", "required": True}}
-Work = t.Callable[[AnsibleModule, Host], dict[str, t.Any]]
 
 
 @pytest.fixture
@@ -41,18 +41,18 @@ def host() -> t.Iterator[Host]:
 
 
 def test_result_is_returned(run: t.Any) -> None:
-    code, result = run(lambda module, host: {"changed": True, "seen": module.params["name"]})
+    code, result = run(lambda host, params, check_mode: {"changed": True, "seen": params["name"]})
     assert code == 0
     assert (result["changed"], result["seen"]) == (True, "web")
 
 
 def test_check_mode_is_always_supported(run: t.Any) -> None:
-    code, result = run(lambda module, host: {"check": module.check_mode}, _ansible_check_mode=True)
+    code, result = run(lambda host, params, check_mode: {"check": check_mode}, _ansible_check_mode=True)
     assert (code, result["check"]) == (0, True)
 
 
 def test_error_becomes_a_failure_with_hint_and_details(run: t.Any) -> None:
-    def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+    def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         raise Refused("web runs on host2.", hint="Teleport it back.", owner="host2")
 
     code, result = run(work)
@@ -63,7 +63,7 @@ def test_error_becomes_a_failure_with_hint_and_details(run: t.Any) -> None:
 
 
 def test_a_defect_is_not_dressed_up(run: t.Any) -> None:
-    def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
+    def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         raise ZeroDivisionError
 
     with patch_module_args({"name": "web"}), pytest.raises(ZeroDivisionError):
@@ -71,7 +71,7 @@ def test_a_defect_is_not_dressed_up(run: t.Any) -> None:
 
 
 def test_unknown_option_is_refused(run: t.Any) -> None:
-    code, result = run(lambda module, host: {}, nmae="web")
+    code, result = run(lambda host, params, check_mode: {}, nmae="web")
     assert code == 1
     assert "nmae" in result["msg"]
 
@@ -138,8 +138,8 @@ SECRET_SPEC: dict[str, t.Any] = {
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_words_of_secret_data_do_not_blot_out_the_result(capfd: pytest.CaptureFixture[str], fails: bool) -> None:
-    def work(module: AnsibleModule, host: Host) -> dict[str, t.Any]:
-        found = {"path": module.params["seeds"][0]["path"], "said": "the password is horse battery"}
+    def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+        found = {"path": params["seeds"][0]["path"], "said": "the password is horse battery"}
         if fails:
             raise Refused("/root/seed.iso is no seed.", **found)
         return {"changed": True, **found}
@@ -152,7 +152,7 @@ def test_words_of_secret_data_do_not_blot_out_the_result(capfd: pytest.CaptureFi
     result = json.loads(printed)
     assert (result.get("details") or result)["path"] == "/root/seed.iso"
     assert result["invocation"]["module_args"]["seeds"][0]["path"] == "/root/seed.iso"
-    assert result["invocation"]["module_args"]["seeds"][0]["data"] == _module.HIDDEN
+    assert result["invocation"]["module_args"]["seeds"][0]["data"] == secrets.HIDDEN
     assert "correct" not in printed
     assert "horse" not in printed
     assert result["failed" if fails else "changed"]
@@ -163,12 +163,12 @@ def test_the_journal_has_no_secret_data(monkeypatch: pytest.MonkeyPatch, capfd: 
     monkeypatch.setattr(AnsibleModule, "log", lambda self, message, log_args=None: said.append(f"{message} {log_args}"))
     seeds = [{"path": "/seed.iso", "data": "#cloud-config\npassword: correct\n"}]
     with patch_module_args({"name": "web", "seeds": seeds}), pytest.raises(SystemExit):
-        _module.run_module(lambda module, host: {"changed": False}, SECRET_SPEC)
+        _module.run_module(lambda host, params, check_mode: {"changed": False}, SECRET_SPEC)
     assert said
     assert "correct" not in "".join(said) + capfd.readouterr().out
 
 
 def test_other_modules_are_not_meant() -> None:
-    assert not _module.secret_data(SPEC)
-    assert not _module.secret_data({"password": {"type": "str", "no_log": True}})
-    assert _module.secret_data(SECRET_SPEC)
+    assert not secrets.secret_data(SPEC)
+    assert not secrets.secret_data({"password": {"type": "str", "no_log": True}})
+    assert secrets.secret_data(SECRET_SPEC)

@@ -475,7 +475,7 @@ def overlay(place: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, t.A
             }
         )
     )
-    monkeypatch.setattr(placement, "ask_through_helper", lambda host, **kwargs: answers)
+    monkeypatch.setattr(placement, "ask", lambda host, overlay, **kwargs: answers)
     monkeypatch.setattr(os.path, "isdir", lambda path, real=os.path.isdir: path.endswith("/bridge") or real(path))
 
 

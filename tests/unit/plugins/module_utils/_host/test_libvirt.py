@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
-from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host import distribution, libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
 
 
@@ -129,7 +129,7 @@ def test_missing_binding_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_binding_is_found_where_the_distribution_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python without the site module (the helper's) does not look there."""
     (tmp_path / "libvirt.py").write_text("def registerErrorHandler(f, c): pass\n", encoding="utf-8")
-    monkeypatch.setattr(libvirt, "_PLACES", (str(tmp_path / "nothing"), str(tmp_path)))
+    monkeypatch.setattr(distribution, "_PLACES", (str(tmp_path / "nothing"), str(tmp_path)))
     monkeypatch.delitem(sys.modules, "libvirt", raising=False)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "dist-packages" not in entry])
     libvirt.library.cache_clear()

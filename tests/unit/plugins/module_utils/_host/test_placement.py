@@ -98,9 +98,9 @@ def test_the_helper_asks_for_the_module() -> None:
     def run(argv: t.Sequence[str], **kwargs: t.Any) -> CommandResult:
         return CommandResult(tuple(argv), 0, stdout=json.dumps(said))
 
-    assert placement.ask_through_helper(Host(run=run)) == said["peers"]
+    assert placement.ask(Host(run=run), OVERLAY) == said["peers"]
     with pytest.raises(HostError, match="host_bootstrap"):
-        placement.ask_through_helper(Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0, stdout="x")))
+        placement.ask(Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0, stdout="x")), OVERLAY)
 
 
 def test_the_command(state: Path) -> None:

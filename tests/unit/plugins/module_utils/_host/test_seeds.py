@@ -217,7 +217,7 @@ def test_no_room(place: Path, xorriso: Xorriso) -> None:
 
 
 def test_without_a_yaml_library(place: Path, xorriso: Xorriso, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "yaml", None)
+    monkeypatch.setattr(seeds, "_yaml", lambda: None)
     assert seeds.yaml_reader() is None
     item = {
         "path": f"{place}/w.iso",

@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The work of a module, done by whoever is there to do it: the module, or this host's own helper.
+
+``cnvm-host work MODULE`` reads a request from its input and answers with a line; both are JSON. A module has to be
+packed, sent, unpacked and loaded each time. The helper is here, so the action plugins ask it first (``_worker.py``).
+
+The request: ``digest`` (of the helper's files, as the controller has them), ``params`` (the module's options, checked)
+and ``check_mode``. The answer: the module's result, or ``{"other_version": …}`` when this helper is not that one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import typing as t
+
+from .._core.errors import CnvmError, InputError
+from .helper import own_version
+from .system import Host, Work, failure
+
+# The module, and where its work is. Loaded when asked for.
+WORK = {
+    "container": ("containers", "work"),
+    "container_info": ("containers", "info"),
+    "guest": ("guests", "work"),
+    "guest_clone": ("guest_clones", "work"),
+    "guest_info": ("guest_report", "work"),
+}
+
+
+def answer(host: Host, name: str, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Do it; the answer. What is no CnvmError is a defect, and is not caught."""
+    here = own_version()
+    if request["digest"] != here["digest"]:
+        return {"other_version": here["version"]}
+    room, function = WORK[name]
+    work: Work = getattr(importlib.import_module(f".{room}", __package__), function)
+    try:
+        return work(host, request["params"], request["check_mode"])
+    except CnvmError as error:
+        return failure(error)
+
+
+def _work(args: t.Sequence[str], host: Host) -> int:
+    """``cnvm-host work MODULE < request``."""
+    if len(args) != 1 or args[0] not in WORK:
+        raise InputError(f"Usage: cnvm-host work {'|'.join(sorted(WORK))}.")
+    if host.stdin is None or host.stdout is None:
+        raise RuntimeError("cnvm-host work needs its standard streams.")
+    said = answer(host, args[0], json.loads(host.stdin.read()))
+    # On one line of its own, even when something else was written before.
+    host.stdout.write(b"\n" + json.dumps(said).encode() + b"\n")
+    host.stdout.flush()
+    return 0
+
+
+def commands() -> dict[str, t.Callable[[t.Sequence[str], Host], int]]:
+    """For the helper's command table."""
+    return {"work": _work}

@@ -1,0 +1,42 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This plugin util is PRIVATE to the collection.
+"""Actions that ask the helper on the task's host, over the task's own connection."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+
+NO_HELPER = 127
+
+
+class Asking(ActionBase):
+    """What the actions that ask ``cnvm-host`` have in common."""
+
+    _requires_connection = True
+
+    def _helper(self, *words: str, request: str | None = None) -> dict[str, t.Any]:
+        """``rc``, ``stdout`` and ``stderr`` of ``cnvm-host``, which is given ``request`` to read."""
+        data = None if request is None else request.encode()
+        command = shlex.join((paths.HELPER, *words))
+        return t.cast("dict[str, t.Any]", self._low_level_execute_command(command, sudoable=True, in_data=data))
+
+    def _answer(self, said: dict[str, t.Any]) -> dict[str, t.Any]:
+        """What it answered: the last line that can be one, below banners. AnsibleActionFail when there is none."""
+        lines = [line for line in said.get("stdout", "").splitlines() if line.startswith("{")]
+        if said.get("rc") or not lines:
+            words = (said.get("stderr") or said.get("stdout") or "").strip().splitlines()
+            if said.get("rc") == NO_HELPER:
+                words = ["This host has no cnvm-host. Run the role cnvm.platform.host_bootstrap on it."]
+            # All of it, too: a defect's traceback is more than a line.
+            message = words[-1] if words else f"cnvm-host ended with code {said.get('rc')}."
+            raise AnsibleActionFail(message, result={"module_stderr": said.get("stderr", "")})
+        return t.cast("dict[str, t.Any]", json.loads(lines[-1]))

@@ -1,0 +1,28 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An action plugin with a task and nothing behind its connection."""
+
+from __future__ import annotations
+
+import typing as t
+from unittest import mock
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.playbook.task import Task
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+
+
+def action(
+    plugin: type[ActionBase], name: str, args: t.Mapping[str, t.Any], *, check_mode: bool = False, async_s: int = 0
+) -> t.Any:
+    """``plugin`` for a task of the module ``name``; its connection can all that SSH can, without becoming another."""
+    task = Task.load({"action": f"cnvm.platform.{name}", "args": dict(args), "async": async_s})
+    task.check_mode = check_mode
+    connection = mock.MagicMock(become=None, has_pipelining=True, has_native_async=False)
+    loader = DataLoader()
+    return plugin(
+        task=task, connection=connection, play_context=mock.MagicMock(), loader=loader, templar=Templar(loader),
+        shared_loader_obj=None,
+    )  # fmt: skip
