@@ -52,14 +52,19 @@ SUDO = [] if os.geteuid() == 0 else ["sudo"]
 # What must be on the machine: program, Debian package, what for.
 Programs = t.Sequence[tuple[str, str, str]]
 BASICS: Programs = [("git", "git", "to copy the tree")]
+ARCHIVERS: Programs = [
+    ("zstd", "zstd", "to pack images"),
+    ("xz", "xz-utils", "to pack images"),
+    ("bzip2", "bzip2", "to pack images"),
+]
 HOSTS: Programs = [
+    *ARCHIVERS,
     ("ip", "iproute2", "to connect the local hosts"),
     ("mmdebstrap", "mmdebstrap", "to build the local hosts' file system"),
     ("nft", "nftables", "to let the local hosts reach the package mirrors"),
     ("ssh", "openssh-client", "to reach the local hosts"),
     ("sysctl", "procps", "to set kernel limits"),
     ("systemd-nspawn", "systemd-container", "to boot the local hosts"),
-    ("zstd", "zstd", "to pack images"),
 ]
 
 
@@ -388,7 +393,7 @@ def command_lint(*names: str) -> int:
 
 
 def command_unit(*args: str) -> int:
-    shop = Workshop("unit")
+    shop = Workshop("unit", ARCHIVERS)
     for step in unit_steps(args):
         shop.run(step, show=True)
     return shop.finish()

@@ -20,7 +20,7 @@ description:
 notes:
   - It uses the C(ssh) of the controller with the variables that Ansible's own SSH connection reads (such as
     C(ansible_host), C(ansible_user), C(ansible_ssh_common_args)), and keys only. A user other than root needs C(sudo)
-    without a password.
+    without a password. A connection that Ansible's last task has left open (C(ControlPersist)) is used.
   - "Groups, each with O(prefix) before it: C(guests), C(containers), C(state_STATE), C(host_HOST), C(group_GROUP),
     C(type_TYPE) and C(template_TEMPLATE) by the tags of these names, C(tag_NAME_VALUE) by others, C(image_IMAGE) for
     containers, C(reachable) for those with an address whose host has answered, and C(stale). Tags of a container are
@@ -182,7 +182,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 found.append(_workloads.Place(name))
                 continue
             argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))
-            found.append(_workloads.Place(name, destination, argv))
+            found.append(_workloads.Place(name, destination, argv, open=_ssh.open_connection(name, variables)))
         return found
 
     def _host_variables(self, path: str) -> dict[str, dict[str, t.Any]]:
@@ -242,7 +242,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """{host: its last answer, when it gave that, and what went wrong after it}."""
         helper = _ssh.helper_command("workloads")
         commands = {
-            place.name: ["sh", "-c", helper] if place.ssh is None else [*place.ssh, place.destination, helper]
+            place.name: ["sh", "-c", helper]
+            if place.ssh is None
+            else [place.ssh[0], *place.open, *place.ssh[1:], place.destination, helper]
             for place in places
         }
         found = {}

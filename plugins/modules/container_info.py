@@ -154,14 +154,14 @@ containers:
       sample: {}
 """
 
-from ansible_collections.cnvm.platform.plugins.module_utils._host.containers import info
+from ansible_collections.cnvm.platform.plugins.module_utils._host.container_report import work
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.options import INFO
 
 
 def main() -> None:
     """Run the module. The action plugin of the same name asks the host's helper first, which does the same."""
-    run_module(info, INFO)
+    run_module(work, INFO)
 
 
 if __name__ == "__main__":

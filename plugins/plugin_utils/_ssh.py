@@ -16,6 +16,7 @@ import typing as t
 
 from ansible import constants
 from ansible.plugins.loader import connection_loader
+from ansible.utils.path import unfrackpath
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 
@@ -23,11 +24,18 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 VARIABLES = (
     "ansible_connection", "ansible_host", "ansible_ssh_host", "ansible_port", "ansible_ssh_port", "ansible_user",
     "ansible_ssh_user", "ansible_private_key_file", "ansible_ssh_private_key_file", "ansible_ssh_common_args",
-    "ansible_ssh_extra_args", "ansible_ssh_args",
+    "ansible_ssh_extra_args", "ansible_ssh_args", "ansible_control_path", "ansible_control_path_dir",
 )  # fmt: skip
 # Ansible's own ssh_args: they keep a connection open for its next task, and there is none here.
 _SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=60s"
 _MOST_AT_ONCE = 50
+
+
+def _option(name: str, variables: t.Mapping[str, t.Any], key: str) -> t.Any:
+    """An option of Ansible's SSH for a host, from the variables and settings; None where nothing says it."""
+    return constants.config.get_config_value(
+        key, plugin_type="connection", plugin_name="ssh", variables={"inventory_hostname": name, **variables}
+    )
 
 
 def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tuple[tuple[str, ...], str]:
@@ -38,9 +46,7 @@ def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tupl
     connection_loader.get("ssh", class_only=True)  # what it knows of its options is loaded with it
 
     def option(key: str) -> str:
-        value = constants.config.get_config_value(
-            key, plugin_type="connection", plugin_name="ssh", variables={"inventory_hostname": name, **variables}
-        )
+        value = _option(name, variables, key)
         return "" if value is None else str(value)
 
     argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={timeout_s}"]
@@ -55,6 +61,18 @@ def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tupl
     if user:
         argv += ["-l", user]
     return tuple(argv), option("host") or name
+
+
+def open_connection(name: str, variables: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    """Options by which SSH goes through the connection that Ansible's last task has left open; none where none is.
+
+    They come first: of an option that is there twice SSH takes the first.
+    """
+    plugin = connection_loader.get("ssh", class_only=True)
+    host, port, user = (_option(name, variables, key) for key in ("host", "port", "remote_user"))
+    path = _option(name, variables, "control_path") or plugin._create_control_path(host or name, port, user)
+    path = path % {"directory": unfrackpath(_option(name, variables, "control_path_dir"))}
+    return ("-o", f"ControlPath={path}") if os.path.exists(path) else ()
 
 
 def helper_command(*words: str) -> str:

@@ -29,13 +29,14 @@ Item = t.Mapping[str, t.Any]
 @dataclasses.dataclass(frozen=True)
 class Place:
     """A host, and what it said: now, or (``stale``) the last time. ``ssh``: the command that leads to it, up to its
-    address; None for this machine."""
+    address; None for this machine. ``open``: what makes that command use a connection that is there now."""
 
     name: str
     destination: str = ""
     ssh: t.Optional[tuple[str, ...]] = None
     answer: t.Optional[Item] = None
     stale: bool = False
+    open: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,8 @@ _READY = (
     "wireguard-tools",
     "xz-utils",
     "zstd",
+    "xz-utils",
+    "bzip2",
 )
 # The suites that have a newer CRIU, best first, and the version from which it copes with Linux 6.16.
 NEWER_SUITES = ("forky", "sid")

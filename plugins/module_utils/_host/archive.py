@@ -700,6 +700,13 @@ def compression_of(path: str) -> str:
     return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "none")
 
 
+def _missing(program: str) -> HostError:
+    return HostError(
+        f"The program {program!r} is missing on this host.",
+        hint="Install it, or run the role cnvm.platform.host_bootstrap again.",
+    )
+
+
 class Filter:
     """A program between two files: it reads ``source`` and writes ``sink`` (descriptors), no shell."""
 
@@ -707,7 +714,7 @@ class Filter:
         self.argv = list(argv)
         program = shutil.which(argv[0])
         if program is None:
-            raise HostError(f"The program {argv[0]!r} is missing on this host.", hint=f"Install the package {argv[0]}.")
+            raise _missing(argv[0])
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -732,7 +739,7 @@ def unpack_file(source: int, kind: str, sink: int, most: int) -> None:
     """Decompress one file (a descriptor) into another. ``kind``: as ``compression_of`` says. Refused when more than
     ``most`` bytes come out of it."""
     if shutil.which(_UNPACK[kind][0]) is None:
-        raise HostError(f"The program {_UNPACK[kind][0]} is missing on this host.", hint="Install it.")
+        raise _missing(_UNPACK[kind][0])
     try:
         Filter(commands.limited(_UNPACK[kind], file_bytes=most), source, sink).wait()
     except HostError:

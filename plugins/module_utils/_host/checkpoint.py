@@ -29,7 +29,7 @@ from . import (
     container_preflight,
     container_source,
     container_target,
-    containers,
+    container_units,
     criu,
     files,
     freezer,
@@ -154,7 +154,7 @@ def _make(
             "source", records.SOURCE_BEGUN, move_id, owner, me["name"], me["host_id"], records.CHECKPOINT,
             movedir.boot_id(),
         ),
-        "running": True, "enabled": containers.is_enabled(name),
+        "running": True, "enabled": container_units.is_enabled(name),
     }  # fmt: skip
     files.write_json(paths.journal_file(name), journal)
     try:
@@ -169,7 +169,7 @@ def _make(
         made = _pack(definition, owner, side, directory, path)
         if not leave_running:
             # Its state is in the file, which is on the disk: what is frozen may go.
-            containers.enable(name, False)
+            container_units.enable(name, False)
             journal = {**journal, "running": False}
             files.write_json(paths.journal_file(name), journal)
             host.run(["systemctl", "stop", paths.unit_name(name)], timeout_s=90)

@@ -27,7 +27,7 @@ from . import (
     archive,
     container_parts,
     container_preflight,
-    containers,
+    container_units,
     criu,
     files,
     freezer,
@@ -47,7 +47,7 @@ _LAYER_ROUNDS = 3
 _SETTLED_BYTES = 1 << 20
 _PRE_COPY_ROUNDS = 3
 
-is_enabled = containers.is_enabled
+is_enabled = container_units.is_enabled
 survey = container_preflight.survey
 
 
@@ -381,7 +381,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
             f"The frozen copy of {name} does not die.", hint="Its memory is still in use; the target has it."
         )
     definition = files.read_json(paths.definition_file(name))
-    containers.remove_unit(name)
+    container_units.remove(name)
     host.run(["systemctl", "stop", paths.unit_name(name)], check=False, timeout_s=60)
     host.run(["systemctl", "reset-failed", paths.unit_name(name)], check=False)
     if definition is not None:

@@ -25,7 +25,7 @@ from .._oci.members import Policy, layer_policy
 from . import (
     archive,
     container_parts,
-    containers,
+    container_units,
     criu,
     files,
     freezer,
@@ -143,8 +143,8 @@ def prepare(host: Host, definition: t.Mapping[str, t.Any], move_id: str) -> None
         netns.detach(host, spec)
         if spec.ports:
             netns.forwards_up(host, spec)
-    if containers.write_unit_policy(definition):
-        containers.reload_units(host)
+    if container_units.write_policy(definition):
+        container_units.reload(host)
     files.write_text(HOLD_HOOK, criu_commands.HOLD_SCRIPT, mode=0o755, durable=False)
     container_parts.write_criu_config(name, [f"action-script {HOLD_HOOK}"])
     directory = paths.move_dir(move_id)
@@ -287,7 +287,7 @@ def statistics(journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     """The source has let go: start at boot from now on, remove the checkpoint and the journal."""
     container_parts.remove_criu_config(name)
-    containers.enable(name, bool(journal.get("enabled", True)))
+    container_units.enable(name, bool(journal.get("enabled", True)))
     movedir.remove(host, journal["move_id"])
     files.remove_file(paths.journal_file(name), durable=True)
     if journal.get("running", True) and not freezer.populated(paths.unit_cgroup(name)):

@@ -19,212 +19,15 @@ from .._net.endpoint import check_address, forwards_from
 from .._oci.definition import DEFAULTS, normalise_all
 from .._oci.plan import Plan, Seen, plan
 from .._oci.users import Account
-from . import archive, container_parts, files, images, netns, ownership
+from . import archive, container_parts, container_report, container_units, files, images, netns, ownership
 from .ownership import Registry
 from .system import Host
 
-_UNITS = "/etc/systemd/system"
-_WANTS = f"{_UNITS}/multi-user.target.wants"
-_UNIT_FILE = f"{_UNITS}/cnvm-container@.service"
-_SHOW = "Id,ActiveState,SubState,Result,MainPID,NRestarts,ActiveEnterTimestamp,ExecMainStatus"
-# The unit's own TimeoutStopSec covers a stop up to here.
-_STOP_COVERED_S = 30
-_RESTART = {"always": "always", "on_failure": "on-failure", "never": "no"}
 _START_TIMEOUT_S = 30.0
 _SETTLE_S = 0.3
 # Starts that a container may need until its port answers (a service that waits for another one ends and tries again).
 _TRIES = 4
 Progress = t.Callable[[str], None]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Units
-# --------------------------------------------------------------------------------------------------------------------
-def unit_states(host: Host, names: t.Sequence[str]) -> dict[str, dict[str, str]]:
-    """What systemd says of the units of ``names``, in one question."""
-    if not names:
-        return {}
-    units = {paths.unit_name(name): name for name in names}
-    shown = host.run(["systemctl", "show", "--timestamp=unix", f"--property={_SHOW}", "--", *units])
-    found: dict[str, dict[str, str]] = {name: {} for name in names}
-    for block in shown.stdout.split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
-        if fields.get("Id") in units:
-            found[units[fields["Id"]]] = fields
-    return found
-
-
-def _is_active(unit: t.Mapping[str, str]) -> bool:
-    return unit.get("ActiveState") in ("active", "activating", "reloading")
-
-
-def is_enabled(name: str) -> bool:
-    """Whether the container starts with the host."""
-    return os.path.islink(f"{_WANTS}/{paths.unit_name(name)}")
-
-
-def enable(name: str, wanted: bool) -> bool:
-    """Let it start with the host, or not; whether that is a change. systemd reads the link at the next boot."""
-    if is_enabled(name) == wanted:
-        return False
-    link = f"{_WANTS}/{paths.unit_name(name)}"
-    if wanted:
-        os.makedirs(_WANTS, exist_ok=True)
-        os.symlink(_UNIT_FILE, link)
-    else:
-        os.unlink(link)
-    files.sync_dir(_WANTS)
-    return True
-
-
-def unit_policy(definition: t.Mapping[str, t.Any]) -> str:
-    """What the unit of this container has other than the template; empty: nothing."""
-    lines = []
-    if definition.get("restart", "always") != "always":
-        lines.append(f"Restart={_RESTART[definition['restart']]}")
-    if definition.get("stop_timeout_s", 10) > _STOP_COVERED_S:
-        lines.append(f"TimeoutStopSec={definition['stop_timeout_s'] + 10}s")
-    return "\n".join(["[Service]", *lines, ""]) if lines else ""
-
-
-def write_unit_policy(definition: t.Mapping[str, t.Any]) -> bool:
-    """Write the unit's drop-in; True when systemd has to read its files again."""
-    directory = f"{_UNITS}/{paths.unit_name(definition['name'])}.d"
-    path = f"{directory}/policy.conf"
-    wanted = unit_policy(definition)
-    if not wanted:
-        if not os.path.isdir(directory):
-            return False
-        files.remove_tree(directory)
-        return True
-    try:
-        with open(path, encoding="utf-8") as file:
-            if file.read() == wanted:
-                return False
-    except FileNotFoundError:
-        pass
-    files.write_text(path, wanted)
-    return True
-
-
-def remove_unit(name: str) -> bool:
-    """Take away what is the container's own of its unit; True when systemd has to read its files again."""
-    enable(name, False)
-    directory = f"{_UNITS}/{paths.unit_name(name)}.d"
-    if not os.path.isdir(directory):
-        return False
-    files.remove_tree(directory)
-    return True
-
-
-def reload_units(host: Host) -> None:
-    """Let systemd read its files."""
-    host.run(["systemctl", "daemon-reload"])
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Seeing
-# --------------------------------------------------------------------------------------------------------------------
-def see(name: str, host_id: str, unit: t.Mapping[str, str]) -> Seen:
-    """One container as this host has it, from its files."""
-    owner = ownership.record(name, host_id)
-    here = owner is not None and owner.get("owner") == host_id
-    return Seen(
-        definition=files.read_json(paths.definition_file(name)) if here else None,
-        owner=owner,
-        here=here,
-        elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
-        moving=os.path.exists(paths.journal_file(name)),
-        active=_is_active(unit),
-        enabled=is_enabled(name),
-    )
-
-
-def _memory(name: str) -> tuple[t.Optional[int], int]:
-    """(bytes in use, processes) of a container, by its cgroup or, without the memory controller, by its processes."""
-    group = container_parts.CGROUP_ROOT + paths.payload_cgroup(name)
-    pids: list[str] = []
-    for directory, _names, _files in os.walk(group):
-        with contextlib.suppress(OSError), open(f"{directory}/cgroup.procs", encoding="ascii") as file:
-            pids += file.read().split()
-    with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.current", encoding="ascii") as file:
-        return int(file.read()), len(pids)
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            total += int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return (total if pids else None), len(pids)
-
-
-def info(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
-    """The work of the module container_info."""
-    names = params["names"]
-    wanted = None if names is None else sorted({name for name in names if name})
-    return {"changed": False, "containers": report(host, wanted)}
-
-
-def report(host: Host, wanted: t.Optional[t.Sequence[str]] = None) -> list[dict[str, t.Any]]:
-    """What is to be said of the host's containers (all, or ``wanted``), with few questions for many of them."""
-    identity = files.read_json(paths.HOST_FILE) or {}
-    known = ownership.names(ownership.CONTAINER)
-    names = known if wanted is None else [name for name in wanted if name in known]
-    units = unit_states(host, names)
-    return [_report_one(name, str(identity.get("host_id")), units[name]) for name in names]
-
-
-def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str, t.Any]:
-    seen = see(name, host_id, unit)
-    owner = files.read_json(paths.owner_file(name)) or {}
-    definition = seen.definition or {}
-    found: dict[str, t.Any] = {
-        "name": name,
-        "uuid": definition.get("uuid") or owner.get("uuid"),
-        "placement": owner.get("owner_name"),
-        "owner": owner.get("owner"),
-        "generation": owner.get("generation"),
-        "moving": seen.moving,
-        "unit": paths.unit_name(name),
-        "enabled": seen.enabled,
-        "log_command": f"journalctl -u {paths.unit_name(name)} -o cat",
-    }
-    if not seen.here or not definition:
-        return {**found, "state": "moved" if seen.elsewhere else "failed", "pid": None}
-    pid = container_parts.init_pid(definition)
-    memory, processes = _memory(name) if pid else (None, 0)
-    active = unit.get("ActiveState", "")
-    if pid:
-        state = "paused" if container_parts.frozen(name) else "running"
-    elif active == "failed":
-        state = "failed"
-    elif active == "activating" or (active == "active" and not pid):
-        state = "restarting"
-    else:
-        state = "stopped"
-    since = unit.get("ActiveEnterTimestamp", "").lstrip("@")
-    return {
-        **found,
-        "state": state,
-        "pid": pid or None,
-        "processes": processes,
-        "memory_bytes": memory,
-        "restarts": int(unit.get("NRestarts") or 0),
-        "since": _iso(since) if pid else None,
-        "exit_code": int(unit.get("ExecMainStatus") or 0) if state in ("failed", "stopped") else None,
-        "image": definition.get("image_name") or definition.get("image"),
-        "image_digest": definition.get("image"),
-        "runtime": definition.get("runtime"),
-        "address": definition.get("address") or None,
-        "ports": definition.get("ports") or [],
-        "labels": definition.get("labels") or {},
-        "restart": definition.get("restart"),
-        "definition": definition,
-    }
-
-
-def _iso(seconds: str) -> t.Optional[str]:
-    if not seconds.isdigit() or seconds == "0":
-        return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(seconds)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -371,9 +174,12 @@ class Batch:
         """All of them as they are."""
         names = [item["name"] for item in self.items]
         known = set(ownership.names(ownership.CONTAINER))
-        units = unit_states(self.host, [name for name in names if name in known])
+        units = container_units.states(self.host, [name for name in names if name in known])
         host_id = str(self.registry.identity["host_id"])
-        return {name: see(name, host_id, units.get(name, {})) if name in known else Seen() for name in names}
+        return {
+            name: container_report.see(name, host_id, units.get(name, {})) if name in known else Seen()
+            for name in names
+        }
 
     def locate(self, seen: dict[str, Seen]) -> dict[str, Seen]:
         """The same, with the true place of those that are elsewhere or not known here."""
@@ -479,12 +285,12 @@ class Batch:
                     elif one.changes and one.definition is not None:
                         self.change(one)
                     if one.enable is not None:
-                        enable(one.name, one.enable)
+                        container_units.enable(one.name, one.enable)
             except BaseException:
                 self.registry.give_up(self.undo)
                 raise
             if self.reload:
-                reload_units(self.host)
+                container_units.reload(self.host)
             self.start([one.name for one in todo if one.start])
         self.wait([by_name[one.name] for one in plans if not one.elsewhere])
 
@@ -503,7 +309,7 @@ class Batch:
         container_parts.write_config(definition)
         if not one.start:
             container_parts.unmount_layers(self.host, name)
-        self.reload = write_unit_policy(definition) or self.reload
+        self.reload = container_units.write_policy(definition) or self.reload
         self.registry.own(name, definition["uuid"])
 
     def change(self, one: Plan) -> None:
@@ -527,7 +333,7 @@ class Batch:
                 else:
                     netns.forwards_down(self.host, name)
         files.write_json(paths.definition_file(name), definition)
-        self.reload = write_unit_policy(definition) or self.reload
+        self.reload = container_units.write_policy(definition) or self.reload
 
     def stop(self, names: t.Sequence[str]) -> None:
         """Stop units, all at once; each takes as long as its container may."""
@@ -544,7 +350,7 @@ class Batch:
             container_parts.forget_runtime(self.host, definition)
             container_parts.network_down(self.host, definition)
         container_parts.unmount_layers(self.host, name)
-        self.reload = remove_unit(name) or self.reload
+        self.reload = container_units.remove(name) or self.reload
         self.host.run(["systemctl", "reset-failed", "--", paths.unit_name(name)], check=False)
         files.remove_tree(paths.run_dir(name))
         files.remove_tree(paths.workload_dir(name))
@@ -577,7 +383,7 @@ class Batch:
         it failed instead."""
         if container_parts.init_pid(definition):
             return True
-        unit = unit_states(self.host, [definition["name"]])[definition["name"]]
+        unit = container_units.states(self.host, [definition["name"]])[definition["name"]]
         if definition["restart"] != "always" and unit.get("SubState") == "dead" and unit.get("Result") == "success":
             return True
         if unit.get("ActiveState") in ("failed", "inactive") or unit.get("SubState", "").startswith("auto-restart"):
@@ -599,7 +405,7 @@ class Batch:
 
     def check_alive(self, names: t.Sequence[str]) -> None:
         """HostError for one that ends again and again: waiting on would not help it."""
-        for name, unit in unit_states(self.host, names).items():
+        for name, unit in container_units.states(self.host, names).items():
             if unit.get("ActiveState") == "failed" or int(unit.get("NRestarts") or 0) >= _TRIES:
                 raise self.not_up(name, "it ends again and again")
 
@@ -681,7 +487,7 @@ def bring_to(
     changed = any(one.changed for one in plans)
     if not check_mode:
         batch.apply(plans)
-    reports = {one["name"]: one for one in report(host, [item["name"] for item in wanted])}
+    reports = {one["name"]: one for one in container_report.report(host, [item["name"] for item in wanted])}
     results = []
     before: dict[str, t.Any] = {}
     after: dict[str, t.Any] = {}

@@ -99,6 +99,7 @@ def _report_one(
     model, live = known.model, known.live_model
     shown = live or model
     tags = dict(model["marks"].get("tags") or {})
+    devices = {} if known.live is None else domain.interface_names(known.live)
     reasons = {} if live is None or known.stored is None else changes.pending(model, live)
     return {
         **found,
@@ -119,10 +120,7 @@ def _report_one(
         "firmware": shown["firmware"],
         "disks": [_report_disk(target, disk, model) for target, disk in shown["disks"].items()],
         "cdroms": [{"name": target, "path": drive["path"] or None} for target, drive in shown["cdroms"].items()],
-        "networks": [
-            {"mac": mac, **card, "device": domain.interface_names(known.live).get(mac) if live and known.live else None}
-            for mac, card in shown["networks"].items()
-        ],
+        "networks": [{"mac": mac, **card, "device": devices.get(mac)} for mac, card in shown["networks"].items()],
         "address": addresses[0]["address"] if addresses else None,
         "address_source": addresses[0]["source"] if addresses else None,
         "addresses": [dict(each) for each in addresses],

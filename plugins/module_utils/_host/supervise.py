@@ -218,10 +218,10 @@ def _net_down(name: str, host: Host) -> int:
 
 
 def _status(name: str, host: Host) -> int:
-    from . import containers
+    from . import container_report
 
     if host.stdout is not None:
-        report = containers.report(host, [name])
+        report = container_report.report(host, [name])
         host.stdout.write(json.dumps(report, indent=1, sort_keys=True).encode() + b"\n")
         host.stdout.flush()
     return 0

@@ -24,7 +24,7 @@ from .system import Host, Work, failure
 # The module, and where its work is. Loaded when asked for.
 WORK = {
     "container": ("containers", "work"),
-    "container_info": ("containers", "info"),
+    "container_info": ("container_report", "work"),
     "guest": ("guests", "work"),
     "guest_clone": ("guest_clones", "work"),
     "guest_info": ("guest_report", "work"),

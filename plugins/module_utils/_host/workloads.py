@@ -13,7 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, InputError
-from . import containers, guest_report, libvirt, ownership
+from . import container_report, guest_report, libvirt, ownership
 from .cli import write_line
 from .files import read_json
 from .system import Host
@@ -38,7 +38,7 @@ def gather(host: Host) -> dict[str, t.Any]:
     return {
         "schema": 1,
         "name": identity.get("name"),
-        "containers": _shown(containers.report(host)),
+        "containers": _shown(container_report.report(host)),
         "guests": _shown(found),
         "guests_error": error,
     }

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
+from ansible.plugins.loader import connection_loader
 
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh
 
@@ -35,6 +37,24 @@ def test_a_host_that_has_only_a_name() -> None:
     argv, destination = _ssh.command("host1", {}, 7)
     assert destination == "host1"
     assert "-p" not in argv
+
+
+def test_a_connection_that_is_open_is_used(tmp_path: Path) -> None:
+    """Its socket is where Ansible's own plugin makes it."""
+    variables = {
+        "ansible_host": "192.0.2.1", "ansible_port": 2222, "ansible_user": "admin",
+        "ansible_control_path_dir": str(tmp_path),
+    }  # fmt: skip
+    assert _ssh.open_connection("host1", variables) == ()
+    name = connection_loader.get("ssh", class_only=True)._create_control_path("192.0.2.1", 2222, "admin")
+    socket = Path(name % {"directory": str(tmp_path)})
+    socket.touch()
+    assert _ssh.open_connection("host1", variables) == ("-o", f"ControlPath={socket}")
+    assert _ssh.open_connection("host1", {**variables, "ansible_user": "root"}) == ()
+    chosen = {**variables, "ansible_control_path": "%(directory)s/mine"}
+    assert _ssh.open_connection("host1", chosen) == ()
+    (tmp_path / "mine").touch()
+    assert _ssh.open_connection("host1", chosen) == ("-o", f"ControlPath={tmp_path}/mine")
 
 
 @pytest.mark.parametrize(

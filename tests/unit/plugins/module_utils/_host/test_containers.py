@@ -15,7 +15,12 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CommandError, HostError, InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import container_parts, containers, supervise
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    container_parts,
+    container_units,
+    containers,
+    supervise,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
 
@@ -51,14 +56,14 @@ def host_that_says(text: str) -> tuple[Host, list[tuple[str, ...]]]:
 
 def test_all_units_with_one_question() -> None:
     host, ran = host_that_says(SHOWN)
-    found = containers.unit_states(host, ["a", "b", "c"])
+    found = container_units.states(host, ["a", "b", "c"])
     assert len(ran) == 1
     assert (found["a"]["ActiveState"], found["b"]["ExecMainStatus"], found["c"]) == ("active", "5", {})
 
 
 def test_no_unit_is_no_question() -> None:
     host, ran = host_that_says("")
-    assert containers.unit_states(host, []) == {}
+    assert container_units.states(host, []) == {}
     assert ran == []
 
 
@@ -72,7 +77,7 @@ def test_no_unit_is_no_question() -> None:
     ],
 )
 def test_unit_policy(values: dict[str, t.Any], text: str) -> None:
-    assert containers.unit_policy({"name": "web", **values}) == text
+    assert container_units.policy({"name": "web", **values}) == text
 
 
 def test_name_servers_that_a_container_can_reach() -> None:
