@@ -116,9 +116,9 @@ def _works_for(pid: int, marker: bytes) -> bool:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             if marker in file.read():
                 return True
-        for entry in os.scandir(f"/proc/{pid}/fd"):
+        for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                if os.readlink(entry.path).encode().startswith(marker):
+                if os.readlink(f"/proc/{pid}/fd/{name}").encode().startswith(marker):
                     return True
     except OSError:
         pass
