@@ -240,15 +240,19 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self, places: t.Sequence[_workloads.Place], before: t.Mapping[str, t.Any], now: float
     ) -> dict[str, dict[str, t.Any]]:
         """{host: its last answer, when it gave that, and what went wrong after it}."""
-        helper = _ssh.helper_command("workloads")
-        commands = {
-            place.name: ["sh", "-c", helper]
-            if place.ssh is None
-            else [place.ssh[0], *place.open, *place.ssh[1:], place.destination, helper]
-            for place in places
-        }
+        helper, timeout_s = _ssh.helper_command("workloads"), self.get_option("timeout_s")
+
+        def command(place: _workloads.Place, options: tuple[str, ...]) -> list[str]:
+            if place.ssh is None:
+                return ["sh", "-c", helper]
+            return [place.ssh[0], *options, *place.ssh[1:], place.destination, helper]
+
+        answers = _ssh.ask_all({place.name: command(place, place.open) for place in places}, timeout_s)
+        # A connection can be open still to a host that has been started anew since.
+        again = [place for place in places if place.open and answers[place.name][1]]
+        answers |= _ssh.ask_all({place.name: command(place, ()) for place in again}, timeout_s) if again else {}
         found = {}
-        for name, (answer, error) in _ssh.ask_all(commands, self.get_option("timeout_s")).items():
+        for name, (answer, error) in answers.items():
             error = error or _workloads.check_answer(answer)
             last = before.get(name, {})
             if error:

@@ -12,10 +12,12 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.vars.clean import remove_internal_keys
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 
-NO_HELPER = 127
+# What a shell says of a program that is not there, and of one that it may not run.
+NO_HELPER = (127, 126)
 
 
 class Asking(ActionBase):
@@ -26,7 +28,7 @@ class Asking(ActionBase):
     def _helper(self, *words: str, request: str | None = None) -> dict[str, t.Any]:
         """``rc``, ``stdout`` and ``stderr`` of ``cnvm-host``, which is given ``request`` to read."""
         data = None if request is None else request.encode()
-        command = shlex.join((paths.HELPER, *words))
+        command = f"{self._compute_environment_string()} {shlex.join((paths.HELPER, *words))}".strip()
         return t.cast("dict[str, t.Any]", self._low_level_execute_command(command, sudoable=True, in_data=data))
 
     def _answer(self, said: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -34,9 +36,10 @@ class Asking(ActionBase):
         lines = [line for line in said.get("stdout", "").splitlines() if line.startswith("{")]
         if said.get("rc") or not lines:
             words = (said.get("stderr") or said.get("stdout") or "").strip().splitlines()
-            if said.get("rc") == NO_HELPER:
+            if said.get("rc") in NO_HELPER:
                 words = ["This host has no cnvm-host. Run the role cnvm.platform.host_bootstrap on it."]
-            # All of it, too: a defect's traceback is more than a line.
-            message = words[-1] if words else f"cnvm-host ended with code {said.get('rc')}."
-            raise AnsibleActionFail(message, result={"module_stderr": said.get("stderr", "")})
-        return t.cast("dict[str, t.Any]", json.loads(lines[-1]))
+            raise AnsibleActionFail(words[-1] if words else f"cnvm-host ended with code {said.get('rc')}.")
+        answer: dict[str, t.Any] = json.loads(lines[-1])
+        # A host has no say in what Ansible does on the controller (add_host, _ansible_…).
+        remove_internal_keys(answer)
+        return answer

@@ -72,7 +72,7 @@ def open_connection(name: str, variables: t.Mapping[str, t.Any]) -> tuple[str, .
     host, port, user = (_option(name, variables, key) for key in ("host", "port", "remote_user"))
     path = _option(name, variables, "control_path") or plugin._create_control_path(host or name, port, user)
     path = path % {"directory": unfrackpath(_option(name, variables, "control_path_dir"))}
-    return ("-o", f"ControlPath={path}") if os.path.exists(path) else ()
+    return ("-o", f'ControlPath="{path}"') if os.path.exists(path) else ()
 
 
 def helper_command(*words: str) -> str:

@@ -4,8 +4,9 @@
 # This plugin util is PRIVATE to the collection.
 """Lets the helper on a host do the work of a module: the same code, which is there already.
 
-Packing a module, sending and loading it takes longer than most of its work. Where the host has no helper, or one of
-another version of the collection, and where the task is asynchronous, the module is sent as any other is.
+Packing a module, sending and loading it takes longer than most of its work. The helper gets its request through a
+pipe, so this needs Ansible's pipelining. Without it, where the host has no helper or one of another version of the
+collection, and where the task is asynchronous, the module is sent as any other is.
 """
 
 from __future__ import annotations
@@ -42,18 +43,21 @@ class Worker(Asking):
 
     def _from_helper(self) -> dict[str, t.Any] | None:
         """The module's result; None when the helper cannot give it and has done nothing."""
-        become = self._connection.become
-        if not self._connection.has_pipelining or (become and not become.pipelining):
-            return None  # no way to hand over a request unseen
+        if not self._is_pipelining_enabled("new"):
+            return None
         try:
             dummy, options = self.validate_argument_spec(argument_spec=self.SPEC)
             request = json.dumps({"digest": helper_digest(), "params": options, "check_mode": self._task.check_mode})
         except (AnsibleActionFail, TypeError, ValueError):
             return None  # the module says what is wrong with them, or takes what is no JSON
         said = self._helper("work", self.MODULE, request=request)
-        if said.get("rc") == NO_HELPER:
+        if said.get("rc") in NO_HELPER or "is no command" in said.get("stderr", ""):
             return None
-        answer = self._answer(said)
+        try:
+            answer = self._answer(said)
+        except AnsibleActionFail as error:
+            # Returned, not raised, so that no_log covers it. All of it: a defect's traceback is more than a line.
+            return {"failed": True, "msg": error.message, "module_stderr": said.get("stderr", "")}
         if "other_version" in answer:
             return None
         secrets: set[str] = set()

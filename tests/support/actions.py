@@ -15,12 +15,13 @@ from ansible.template import Templar
 
 
 def action(
-    plugin: type[ActionBase], name: str, args: t.Mapping[str, t.Any], *, check_mode: bool = False, async_s: int = 0
+    plugin: type[ActionBase], name: str, args: t.Mapping[str, t.Any], *, check_mode: bool = False, **keywords: t.Any
 ) -> t.Any:
-    """``plugin`` for a task of the module ``name``; its connection can all that SSH can, without becoming another."""
-    task = Task.load({"action": f"cnvm.platform.{name}", "args": dict(args), "async": async_s})
+    """``plugin`` for a task of the module ``name``, with the other ``keywords`` of a task; it becomes nobody else."""
+    task = Task.load({"action": f"cnvm.platform.{name}", "args": dict(args), **keywords})
     task.check_mode = check_mode
-    connection = mock.MagicMock(become=None, has_pipelining=True, has_native_async=False)
+    connection = mock.MagicMock(become=None, has_native_async=False)
+    connection._shell.env_prefix = lambda **variables: " ".join(f"{key}={value}" for key, value in variables.items())
     loader = DataLoader()
     return plugin(
         task=task, connection=connection, play_context=mock.MagicMock(), loader=loader, templar=Templar(loader),

@@ -55,7 +55,8 @@ def library() -> t.Any:
         raise HostError(
             f"This host's Python ({sys.executable or 'unknown'}) has no libvirt: {error}.",
             hint="Run the role cnvm.platform.host_bootstrap with host_bootstrap_guests: true, or install the "
-            "distribution's python3-libvirt and use the distribution's Python (ansible_python_interpreter).",
+            "distribution's python3-libvirt and use the distribution's Python (ansible_python_interpreter for modules, "
+            "host_bootstrap_python for the helper).",
         ) from None
     # By default it writes every error to stderr, where nobody expects it: we raise them.
     libvirt.registerErrorHandler(_silent, None)

@@ -16,10 +16,12 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.cnvm.platform.plugins.inventory.workloads import InventoryModule
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh
 
 # ansible-core 2.18 and older trust all that is not marked otherwise.
 trust_as_template = getattr(template, "trust_as_template", str)
 FAKE_SSH = """#!/bin/sh
+case "$*" in *dead*) echo "$1 $2" >>{folder}/dead; exit 255;; esac
 while [ $# -gt 2 ]; do shift; done
 echo "$1" >>{folder}/asked
 cat "{folder}/$1.json" || {{ echo "ssh: connect to host $1 port 22: Connection refused" >&2; exit 255; }}
@@ -88,6 +90,13 @@ def test_all_are_listed(bench: Bench) -> None:
     found = bench.read()
     assert {name: one["cnvm_host"] for name, one in found.items()} == {"web": "host1", "db": "host2"}
     assert "192.0.2.1" in found["web"]["ansible_ssh_common_args"]
+    assert bench.warnings == []
+
+
+def test_a_connection_that_is_open_but_dead_is_not_relied_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ssh, "open_connection", lambda name, variables: ("-o", "ControlPath=/dead"))
+    assert set(bench.read()) == {"web", "db"}
+    assert (bench.folder / "dead").read_text() == "-o ControlPath=/dead\n" * 2
     assert bench.warnings == []
 
 

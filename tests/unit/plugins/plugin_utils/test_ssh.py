@@ -49,12 +49,12 @@ def test_a_connection_that_is_open_is_used(tmp_path: Path) -> None:
     name = connection_loader.get("ssh", class_only=True)._create_control_path("192.0.2.1", 2222, "admin")
     socket = Path(name % {"directory": str(tmp_path)})
     socket.touch()
-    assert _ssh.open_connection("host1", variables) == ("-o", f"ControlPath={socket}")
+    assert _ssh.open_connection("host1", variables) == ("-o", f'ControlPath="{socket}"')
     assert _ssh.open_connection("host1", {**variables, "ansible_user": "root"}) == ()
     chosen = {**variables, "ansible_control_path": "%(directory)s/mine"}
     assert _ssh.open_connection("host1", chosen) == ()
     (tmp_path / "mine").touch()
-    assert _ssh.open_connection("host1", chosen) == ("-o", f"ControlPath={tmp_path}/mine")
+    assert _ssh.open_connection("host1", chosen) == ("-o", f'ControlPath="{tmp_path}/mine"')
 
 
 @pytest.mark.parametrize(

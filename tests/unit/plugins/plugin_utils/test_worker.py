@@ -12,7 +12,6 @@ import typing as t
 from unittest import mock
 
 import pytest
-from ansible.errors import AnsibleActionFail
 
 from ansible_collections.cnvm.platform.plugins.action import guest
 from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import helper_digest
@@ -32,9 +31,8 @@ class Task:
         self.asked: list[tuple[list[str], dict[str, t.Any]]] = []
         self.sent: list[dict[str, t.Any]] = []
         args = options.pop("args", {"guests": [WEB]})
-        connection = options.pop("connection", {})
+        self.pipelining = options.pop("pipelining", True)
         self.plugin = action(guest.ActionModule, "guest", args, **options)
-        self.plugin._connection.configure_mock(**connection)
 
     def _ask(self, command: str, sudoable: bool = True, in_data: bytes | None = None) -> dict[str, t.Any]:
         self.asked.append((shlex.split(command), json.loads(in_data or b"null")))
@@ -49,6 +47,7 @@ class Task:
         with (
             mock.patch.object(plugin, "_low_level_execute_command", self._ask),
             mock.patch.object(plugin, "_execute_module", self._send),
+            mock.patch.object(plugin, "_is_pipelining_enabled", return_value=self.pipelining),
             mock.patch.object(plugin, "_remove_tmp_path"),
         ):
             return t.cast("dict[str, t.Any]", plugin.run(None, {}))
@@ -84,10 +83,19 @@ def test_its_warnings_are_the_tasks() -> None:
         Task({"other_version": "0.0.9"}),
         Task(DONE, args={"guests": [{"name": "web", "memori_mib": 512}]}),
         Task(DONE, args={"guests": [{**WEB, "tags": {"since": datetime.date(2026, 1, 2)}}]}),
-        Task(DONE, connection={"has_pipelining": False}),
-        Task(DONE, connection={"become": mock.MagicMock(pipelining=False)}),
+        Task(DONE, pipelining=False),
+        Task(rc=126, stderr="cnvm-host: Permission denied"),
+        Task(rc=1, stderr="cnvm-host: 'work' is no command. There are: version, …"),
     ],
-    ids=["no helper", "another version", "wrong options", "no JSON", "no pipelining", "become cannot"],
+    ids=[
+        "no helper",
+        "another version",
+        "wrong options",
+        "no JSON",
+        "no pipelining",
+        "not to be run",
+        "an older helper",
+    ],
 )
 def test_otherwise_the_module_is_sent(task: Task) -> None:
     assert task.run()["sent"]
@@ -95,17 +103,30 @@ def test_otherwise_the_module_is_sent(task: Task) -> None:
 
 
 def test_an_asynchronous_task_is_a_module() -> None:
-    task = Task(DONE, async_s=60)
+    keywords: dict[str, t.Any] = {"async": 60}
+    task = Task(DONE, **keywords)
     assert task.run()["sent"]
     assert task.asked == []
     assert task.sent == [{"task_vars": {}, "wrap_async": True}]
 
 
 def test_a_helper_that_breaks_is_no_reason_to_try_again() -> None:
-    task = Task(rc=1, stderr="Traceback (most recent call last):\n  …\nKeyError: 'x'")
-    with pytest.raises(AnsibleActionFail, match="KeyError: 'x'"):
-        task.run()
+    said = "Traceback (most recent call last):\n  …\nKeyError: 'x'"
+    task = Task(rc=1, stderr=said)
+    result = task.run()
+    assert (result["failed"], result["msg"], result["module_stderr"]) == (True, "KeyError: 'x'", said)
     assert task.sent == []
+
+
+def test_a_host_does_not_tell_the_controller_what_to_do() -> None:
+    result = Task({**DONE, "add_host": {"host_name": "evil"}, "_ansible_delegated_vars": {}}).run()
+    assert not {"add_host", "_ansible_delegated_vars"} & set(result)
+
+
+def test_the_environment_of_the_task_is_the_helpers() -> None:
+    task = Task(DONE, environment={"LIBVIRT_DEBUG": "1"})
+    task.run()
+    assert task.asked[0][0] == ["LIBVIRT_DEBUG=1", "/usr/local/sbin/cnvm-host", "work", "guest"]
 
 
 def test_secrets_are_not_returned() -> None:
