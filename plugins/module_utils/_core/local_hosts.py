@@ -61,6 +61,7 @@ MACHINE_FILES = {"/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archi
 # udev: networkd waits for it before it sets up a link, as /sys is writable in a host.
 _BARE = ("systemd-sysv", "udev", "dbus", "openssh-server", "python3", "ca-certificates")
 _READY = (
+    "bzip2",
     "conntrack",
     "crun",
     "iproute2",
@@ -76,8 +77,6 @@ _READY = (
     "wireguard-tools",
     "xz-utils",
     "zstd",
-    "xz-utils",
-    "bzip2",
 )
 # The suites that have a newer CRIU, best first, and the version from which it copes with Linux 6.16.
 NEWER_SUITES = ("forky", "sid")

@@ -18,16 +18,17 @@ import json
 import typing as t
 
 from .._core.errors import CnvmError, InputError
+from .cli import write_line
 from .helper import own_version
 from .system import Host, Work, failure
 
-# The module, and where its work is. Loaded when asked for.
+# The module, and the file with its ``work``. Loaded when asked for.
 WORK = {
-    "container": ("containers", "work"),
-    "container_info": ("container_report", "work"),
-    "guest": ("guests", "work"),
-    "guest_clone": ("guest_clones", "work"),
-    "guest_info": ("guest_report", "work"),
+    "container": "containers",
+    "container_info": "container_report",
+    "guest": "guests",
+    "guest_clone": "guest_clones",
+    "guest_info": "guest_report",
 }
 
 
@@ -36,8 +37,7 @@ def answer(host: Host, name: str, request: t.Mapping[str, t.Any]) -> dict[str, t
     here = own_version()
     if request["digest"] != here["digest"]:
         return {"other_version": here["version"]}
-    room, function = WORK[name]
-    work: Work = getattr(importlib.import_module(f".{room}", __package__), function)
+    work: Work = importlib.import_module(f".{WORK[name]}", __package__).work
     try:
         return work(host, request["params"], request["check_mode"])
     except CnvmError as error:
@@ -52,8 +52,8 @@ def _work(args: t.Sequence[str], host: Host) -> int:
         raise RuntimeError("cnvm-host work needs its standard streams.")
     said = answer(host, args[0], json.loads(host.stdin.read()))
     # On one line of its own, even when something else was written before.
-    host.stdout.write(b"\n" + json.dumps(said).encode() + b"\n")
-    host.stdout.flush()
+    host.stdout.write(b"\n")
+    write_line(host, said)
     return 0
 
 

@@ -81,12 +81,11 @@ def test_what_is_no_module_is_refused() -> None:
 def test_module_and_helper_do_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(f"ansible_collections.cnvm.platform.plugins.modules.{name}")
     action = importlib.import_module(f"ansible_collections.cnvm.platform.plugins.action.{name}").ActionModule
-    room, function = work.WORK[name]
-    place = importlib.import_module(f"ansible_collections.cnvm.platform.plugins.module_utils._host.{room}")
+    place = importlib.import_module(f"ansible_collections.cnvm.platform.plugins.module_utils._host.{work.WORK[name]}")
     called: dict[str, t.Any] = {}
     monkeypatch.setattr(module, "run_module", lambda does, spec: called.update(does=does, spec=spec))
     module.main()
-    assert called == {"does": getattr(place, function), "spec": action.SPEC}
+    assert called == {"does": place.work, "spec": action.SPEC}
     assert name == action.MODULE
 
 
