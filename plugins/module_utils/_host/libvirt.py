@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
+import threading
 import typing as t
 
 from .._core.errors import HostError
@@ -115,23 +117,51 @@ def doing(what: str) -> t.Iterator[None]:
 # -- The connection
 
 
+class _Mine(threading.local):
+    """A thread's connection to this host's daemon, and the process that opened it: a child of it has none."""
+
+    process = 0
+    connection: Connection = None
+
+    def answers(self) -> bool:
+        """Whether there is one that is still good; the daemon may have been started anew meanwhile."""
+        if self.connection is None or self.process != os.getpid():
+            return False
+        try:
+            self.connection.getLibVersion()
+        except library().libvirtError:
+            return False
+        return True
+
+
+_mine = _Mine()
+
+
 @contextlib.contextmanager
-def connect(uri: str = URI, *, read_only: bool = False) -> t.Iterator[Connection]:
-    """A connection (virConnect), closed at the end. ``test:///default`` is libvirt's own fake and needs no daemon.
+def connect(uri: str = URI) -> t.Iterator[Connection]:
+    """A connection (virConnect). That to this host's daemon stays open for the next use by this thread: to open one
+    takes longer than most of what is asked, and a guest that moves waits for it. Others (``test:///default``, libvirt's
+    own fake, which needs no daemon) are closed at the end.
 
     A libvirtError that nobody translated inside comes out as LibvirtError, too: nothing of the binding gets past here.
     """
     found = library()
-    with doing(f"be reached at {uri}"):
-        connection = found.openReadOnly(uri) if read_only else found.open(uri)
+    if uri == URI and _mine.answers():
+        connection = _mine.connection
+    else:
+        with doing(f"be reached at {uri}"):
+            connection = found.open(uri)
+    if uri == URI:
+        _mine.process, _mine.connection = os.getpid(), connection
     try:
         with doing("do what it was asked to"):
             yield connection
     finally:
-        try:
-            connection.close()
-        except found.libvirtError:
-            pass  # the daemon has gone; what was done with it has been told already
+        if uri != URI:
+            try:
+                connection.close()
+            except found.libvirtError:
+                pass  # the daemon has gone; what was done with it has been told already
 
 
 # -- Looking up: None where there is nothing of that name

@@ -9,6 +9,7 @@ import builtins
 import sys
 import types
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,16 @@ class FakeConnection:
     def __init__(self, *domains: FakeDomain) -> None:
         self.domains = {each.name(): each for each in domains}
         self.closed = 0
+        self.lost = False
         self.stats: t.Any = [(each, {"state.state": 1, "state.reason": 5}) for each in reversed(domains)]
 
     def close(self) -> None:
         self.closed += 1
+
+    def getLibVersion(self) -> int:
+        if self.lost:
+            raise FakeError(errors.RPC)
+        return 10_000_000
 
     def lookupByName(self, name: str) -> FakeDomain:
         if name not in self.domains:
@@ -89,6 +96,7 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[types.ModuleType]:
     monkeypatch.setitem(sys.modules, "libvirt", module)
     libvirt.library.cache_clear()
     libvirt._code_names.cache_clear()
+    monkeypatch.setattr(libvirt, "_mine", libvirt._Mine())
     yield module
     libvirt.library.cache_clear()
     libvirt._code_names.cache_clear()
@@ -140,16 +148,47 @@ def test_binding_is_found_where_the_distribution_put_it(tmp_path: Path, monkeypa
     monkeypatch.delitem(sys.modules, "libvirt")
 
 
-def test_connection_is_closed_whatever_happens(binding: types.ModuleType) -> None:
-    connection = FakeConnection()
+def test_another_daemons_connection_is_closed_whatever_happens(binding: types.ModuleType) -> None:
+    connection, uri = FakeConnection(), "test:///default"
     opened(binding, connection)
-    with libvirt.connect() as found:
+    with libvirt.connect(uri) as found:
         assert found is connection
-    with pytest.raises(ZeroDivisionError), libvirt.connect():
+    with pytest.raises(ZeroDivisionError), libvirt.connect(uri):
         raise ZeroDivisionError
-    with pytest.raises(libvirt.LibvirtError, match="could not do what it was asked to: it"), libvirt.connect():
+    with pytest.raises(libvirt.LibvirtError, match="could not do what it was asked to: it"), libvirt.connect(uri):
         raise FakeError(1)
     assert connection.closed == 3
+
+
+def test_the_connection_to_this_hosts_daemon_stays_open(
+    binding: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FakeConnection] = []
+
+    def one_more(uri: str) -> FakeConnection:
+        made.append(FakeConnection())
+        return made[-1]
+
+    def used() -> int:
+        """The number of the connection that is given out."""
+        with libvirt.connect() as found:
+            return made.index(found)
+
+    binding.__dict__["open"] = one_more
+    with libvirt.connect() as outer:
+        assert used() == used() == 0
+        made[0].lost = True
+        assert used() == 1
+        assert outer is made[0]
+    with pytest.raises(libvirt.LibvirtError, match="could not do what it was asked to: it"), libvirt.connect():
+        raise FakeError(1)
+    assert used() == 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(used).result() == 2
+    assert used() == 1
+    monkeypatch.setattr(libvirt.os, "getpid", lambda: -1)
+    assert used() == 3
+    assert [each.closed for each in made] == [0] * 4
 
 
 def test_no_daemon(binding: types.ModuleType) -> None:
