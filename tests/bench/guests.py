@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import typing as t
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import yaml
@@ -95,8 +96,11 @@ def clones(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
     one = {"template": "big", "pattern": "clone%d", "count": CLONES}
     stage.ssh("host1", "qemu-img convert -O qcow2 /var/tmp/big.raw /var/lib/libvirt/images/original.qcow2 && "
               "rm /var/tmp/big.raw", timeout_s=600)  # fmt: skip
-    stage.ssh("host1", "virsh define /dev/stdin", input_text=peer_xml(
-        "original", "/var/lib/libvirt/images/original.qcow2", 64, "", uuid_end=1))  # fmt: skip
+    model = {"name": "model", **guest(64), "disks": [{"template": "big"}]}
+    tasks("cnvm.platform.guest", {"guests": [{**model, "state": "stopped"}]})
+    xml = peer_xml(inactive_xml(stage, "model"), "original", "/var/lib/libvirt/images/original.qcow2", 1)
+    tasks("cnvm.platform.guest", {"guests": [{"name": "model", "state": "absent", "delete_disks": True}]})
+    stage.ssh("host1", "virsh define /dev/stdin", input_text=xml)
     found: dict[str, list[float]] = {"ours": [], "ours_start": [], "peer": [], "peer_start": []}
     disk: dict[str, int] = {}
     for number in range(repeats):
@@ -137,7 +141,7 @@ def reconcile(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
     guests = [{"name": f"same{number}", "state": "stopped", **guest(64)} for number in range(RECONCILED)]
     stage.teller.step(f"{RECONCILED} guests, nothing to change")
     tasks("cnvm.platform.guest", {"guests": guests})
-    xml = [stage.ssh("host1", f"virsh dumpxml --inactive {one['name']}") for one in guests]
+    xml = [inactive_xml(stage, one["name"]) for one in guests]
     loop = {"name": "It", "community.libvirt.virt": {"command": "define", "xml": "{{ item }}"}, "loop": xml,
             "loop_control": {"label": "it"}}  # fmt: skip
     found: dict[str, list[float]] = {"ours": [], "peer": []}
@@ -183,16 +187,36 @@ def inventory_seconds(stage: Stage, count: int) -> float:
 # ---------------------------------------------------------------- live migration
 
 
-def peer_xml(name: str, disk: str, memory_mib: int, cmdline: str, uuid_end: int) -> str:
-    """A domain as our tiny guest is, for the peer."""
-    return f"""<domain type='qemu'><name>{name}</name><uuid>6f3c1c1e-0000-4000-8000-{uuid_end:012d}</uuid>
-<memory unit='MiB'>{memory_mib}</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type>
-<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/initrd</initrd>
-<cmdline>console=ttyS0 quiet {cmdline}</cmdline></os><features><acpi/></features>
-<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu><devices>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='{disk}'/>
-<target dev='vda' bus='virtio'/></disk><interface type='bridge'><mac address='52:54:00:ee:00:{uuid_end:02x}'/>
-<source bridge='cnvm0'/><model type='virtio'/></interface><serial type='pty'/></devices></domain>"""
+def inactive_xml(stage: Stage, name: str) -> str:
+    """What a guest on host1 will be at its next start."""
+    return stage.ssh("host1", f"virsh dumpxml --inactive {name}")
+
+
+def peer_xml(xml: str, name: str, disk: str, number: int, words: str = "") -> str:
+    """The domain of a guest of ours under another name, with a whole disk, for the peer. ``number``: of its UUID and
+    MAC; ``words``: for its kernel's command line."""
+    root = ET.fromstring(xml)
+    for path, text in {"name": name, "uuid": f"6f3c1c1e-0000-4000-8000-{number:012d}"}.items():
+        the(root, path).text = text
+    root.remove(the(root, "metadata"))
+    the(root, "os/cmdline").text = guest(0, words)["cmdline"]
+    the(root, "devices/disk/source").set("file", disk)
+    for each in root.findall("devices/disk"):
+        for below in each.findall("backingStore"):
+            each.remove(below)
+    for card in root.iterfind("devices/interface/mac"):
+        card.set("address", f"52:54:00:ee:00:{number:02x}")
+    for log in root.iterfind("devices/*/log"):
+        log.set("file", f"/var/log/libvirt/qemu/{name}.console")
+    return ET.tostring(root, encoding="unicode")
+
+
+def the(root: ET.Element, path: str) -> ET.Element:
+    """What is there in the XML of each guest of ours."""
+    found = root.find(path)
+    if found is None:
+        raise Failed(f"The guest has no {path} in its XML.")
+    return found
 
 
 class Product:
@@ -224,12 +248,12 @@ class Product:
 
 
 class Peer:
-    """The same guest, moved by virsh."""
+    """The same guest, moved by virsh. ``xml``: that of ours."""
 
     name, address = "virsh", PEER
     disk = "/var/lib/libvirt/images/virsh.qcow2"
 
-    def __init__(self, stage: Stage, words: str) -> None:
+    def __init__(self, stage: Stage, xml: str, words: str) -> None:
         self.stage, self.on = stage, "host1"
         self._tunnel = {host: tunnel_address(stage, host) for host in ("host1", "host2")}
         for host in self._tunnel:
@@ -240,8 +264,8 @@ class Peer:
             stage.ssh(host, "cat > /run/peer/known_hosts", input_text=stage.known_hosts.read_text())
             stage.ssh(host, "cat > /root/.ssh/config", input_text=settings)
         stage.ssh("host1", f"cp /var/tmp/small.qcow2 {self.disk}", timeout_s=300)
-        xml = peer_xml(self.name, self.disk, MEMORY_MIB, f"tiny.net={PEER}/24 {words}", uuid_end=2)
-        stage.ssh("host1", f"virsh define /dev/stdin && virsh start {self.name}", input_text=xml)
+        stage.ssh("host1", f"virsh define /dev/stdin && virsh start {self.name}",
+                  input_text=peer_xml(xml, self.name, self.disk, 2, f"tiny.net={PEER}/24 {words}"))  # fmt: skip
 
     def move(self) -> dict[str, float]:
         """To the other host, with its disk."""
@@ -312,6 +336,7 @@ def bytes_moved(stage: Stage, tasks: Tasks) -> dict[str, float]:
     stage.ssh("host1", f"virsh suspend {product.name} && qemu-img convert -U -O qcow2"
               f" {WORKLOADS}/{product.name}/disks/vda.qcow2 /var/tmp/small.qcow2; virsh resume {product.name}",
               timeout_s=600)  # fmt: skip
+    xml = inactive_xml(stage, product.name)
     before = link_bytes(stage, product.on)
     source = product.on
     product.move()
@@ -319,7 +344,7 @@ def bytes_moved(stage: Stage, tasks: Tasks) -> dict[str, float]:
     product.close()
     stage.teller.end(note=f"{ours / MIB:,.0f} MiB")
     stage.teller.step("The same by virsh migrate --copy-storage-all")
-    peer = Peer(stage, "")
+    peer = Peer(stage, xml, "")
     pings = Pings(stage, PEER)
     pings.settle()
     pings.close()
@@ -340,9 +365,11 @@ def downtime(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
     """How long a ping is not answered, for a guest that idles and for one that writes to its memory."""
     found: dict[str, float] = {}
     stage.ssh("host1", f"qemu-img create -q -f qcow2 /var/tmp/small.qcow2 {DISK_MIB}M")
-    for kind, words in (("idle", ""), ("busy", f"tiny.dirty={BUSY_MIB}")):
+    for kind, words in (("idle", "tiny.tick=10"), ("busy", f"tiny.dirty={BUSY_MIB}")):
         stage.teller.step(f"Downtime, {kind}: start both guests")
-        sides: dict[str, Side] = {"ours": Product(stage, tasks, words), "peer": Peer(stage, words)}
+        product = Product(stage, tasks, words)
+        peer = Peer(stage, inactive_xml(stage, product.name), words)
+        sides: dict[str, Side] = {"ours": product, "peer": peer}
         gaps: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
         for number in range(repeats):
             for key in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):

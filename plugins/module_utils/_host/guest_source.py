@@ -47,6 +47,7 @@ _PASSING = (
 # How long QEMU may take to cancel by itself.
 _CANCEL_S = 1.0
 _POLL_S = 0.01
+_FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
@@ -164,19 +165,21 @@ class Leaving(kinds.Leaving):
         thread = t.cast("threading.Thread", self._thread)
         pace, looked, asked = migration.Pace(int(move.request["max_downtime_ms"])), 0.0, time.monotonic()
         frozen = False
-        while not tunnel.arrived.wait(_POLL_S):
+        # While it stands still, each question to libvirt takes of the computing that it waits for.
+        while not tunnel.arrived.wait(_FROZEN_POLL_S if frozen else _POLL_S):
             if not thread.is_alive():
                 raise self._error or HostError(f"libvirt ended the move of {self.name} without a word.")
             if tunnel.lost.is_set():
                 raise PeerError(f"The connection to libvirt on {move.channel.peer} was lost.", peer=move.channel.peer)
             now = time.monotonic()
+            if frozen:
+                move.frozen_left()
+                continue
             state = libvirt.state_of(domain)
-            if not frozen and state is not None and guest_plan.state_of(state[0]) == guest_plan.PAUSED:
+            if state is not None and guest_plan.state_of(state[0]) == guest_plan.PAUSED:
                 frozen = True
                 freezer.hurry()
                 move.freeze("switch")
-            if frozen:
-                move.frozen_left()
                 continue
             if now - asked > _ASK_S:
                 # A link that is cut says nothing. What waits for it here would wait for minutes.
