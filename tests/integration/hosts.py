@@ -399,20 +399,24 @@ class Move:
         self.source, self.target = source, target
         self.id = str(started["move_id"])
 
-    def status(self) -> dict[str, t.Any]:
-        """How far it is."""
-        return self.source.helper("move", "status", self.id)
+    def status(self, seconds: float = 0) -> dict[str, t.Any]:
+        """How far it is. With ``seconds`` it may take that long, until there is news."""
+        return self.source.helper("move", "status", self.id, str(seconds))
 
     def wait_phase(self, *names: str) -> str:
         """Wait until it is in one of these phases."""
         path = f"/var/log/cnvm/moves/{self.id}/status.json"
-        seen = f'grep -Eq \'"phase": "({"|".join((*names, "done"))})"\' {path}'
-        script = f"for i in $(seq 6000); do {seen} && break; sleep 0.01; done; cat {path}"
-        status = json.loads(self.source.sh(script, seconds=PATIENCE_S))
+        text = (HERE / "programs/phase.py").read_text()
+        done = self.source.run("python3", "-c", text, path, str(PATIENCE_S), *names, seconds=PATIENCE_S + 30)
+        status = json.loads(done.stdout)
         assert status["phase"] in names, status
         return t.cast("str", status["phase"])
 
     def result(self) -> dict[str, t.Any]:
         """How it ended; the mover lives to say so."""
-        eventually("the move ends", lambda: self.status()["phase"] == "done")
-        return t.cast("dict[str, t.Any]", self.status()["result"])
+
+        def ended() -> list[dict[str, t.Any]]:
+            status = self.status(5)
+            return [status["result"]] if status["phase"] == "done" else []
+
+        return eventually("the move ends", ended)[0]

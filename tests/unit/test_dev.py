@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The parts of ./dev that decide what counts as passed."""
+"""The parts of ./dev that decide what counts as passed, and what its steps share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.cnvm.platform.tests import dev
 from ansible_collections.cnvm.platform.tests.checks import ansible_test
@@ -114,3 +115,14 @@ def test_pip_settings_hold_what_the_environment_said() -> None:
     assert settings["global"]["find-links"] == "/opt/wheels"
     assert settings["global"]["extra-index-url"] == "https://a.example/simple\nhttps://b.example/simple"
     assert settings["install"]["no-binary"] == "x"
+
+
+def test_hosts_for_guests_boot_from_one_base() -> None:
+    """A base is made for each list of packages, which takes a minute or two."""
+    lists = [
+        yaml.safe_load((dev.ROOT / f"extensions/molecule/{name}/molecule.yml").read_text(encoding="utf-8"))[
+            "provisioner"
+        ]["inventory"]["hosts"]["all"]["vars"]["local_hosts_packages"]
+        for name in ("guests", "images")
+    ]
+    assert lists[0] == lists[1]

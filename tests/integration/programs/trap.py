@@ -61,7 +61,7 @@ while not (pids := found()) and time.monotonic() < end:
     gone = not known or not all(os.path.exists(f"/proc/{pid}") for pid in known)
     if gone and time.monotonic() - looked > 0.1:
         known, looked = victims(), time.monotonic()
-    time.sleep(0.0005)
+    time.sleep(0.001)
 if pids and "victim" in ASKED:
     pids = (known if "file" in ASKED else []) or victims()
 if pids and "signal" in ASKED:
