@@ -57,8 +57,9 @@ options:
       - Until the rest has come, some of its memory is at one host alone. A link that is cut only makes the guest wait.
         But where QEMU ends or a host loses power, what the guest had in its memory is lost, and it is started anew with
         its disks.
-      - QEMU on the target must be allowed to use userfaultfd, for which C(vm.unprivileged_userfaultfd) is 1 there. Not
-        with more than one of O(connections).
+      - QEMU on the target must be allowed to use userfaultfd, for which C(vm.unprivileged_userfaultfd) is 1 there.
+        Where it is not, the guest is moved as if post-copy had not been allowed; the reasons of the plan say so.
+      - Not with more than one of O(connections).
     type: bool
     default: false
   timeout_s:

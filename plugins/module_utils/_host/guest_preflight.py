@@ -165,7 +165,10 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     moved = [disk for disk in needs["disks"] if not disk["shared"]]
     if moved:
         reasons.append(f"{', '.join(disk['name'] for disk in moved)} is copied")
-    if needs["post_copy"]:
+    if needs["post_copy"] and answer["post_copy"]:
+        needs["post_copy"] = False
+        reasons.append(f"post-copy is allowed by the task, but {there['identity']['name']} {answer['post_copy']}")
+    elif needs["post_copy"]:
         reasons.append("post-copy is allowed by the task, should it dirty memory as fast as it is copied")
     if answer.get("templates"):
         reasons.append("a template is brought first")
@@ -180,8 +183,9 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
 # On the target
 # --------------------------------------------------------------------------------------------------------------------
 def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
-    """What this host has of what a guest needs (see ``migration.problems``), and ``lacks``: templates to bring."""
-    seen: dict[str, t.Any] = {"reachable": False, "reason": "", "lacks": []}
+    """What this host has of what a guest needs (see ``migration.problems``); ``lacks``: templates to bring;
+    ``post_copy``: why it could do none."""
+    seen: dict[str, t.Any] = {"reachable": False, "reason": "", "lacks": [], "post_copy": ""}
     try:
         with libvirt.connect() as connection:
             seen.update(_ask(connection, str(definition["name"]), needs), reachable=True)
@@ -301,7 +305,8 @@ def _lacks_post_copy() -> str:
         if os.stat("/dev/userfaultfd").st_mode & stat.S_IROTH:
             return ""
     with contextlib.suppress(OSError), open("/proc/sys/vm/unprivileged_userfaultfd", encoding="ascii") as file:
-        return "" if file.read().strip() == "1" else "does not let QEMU use userfaultfd"
+        if file.read().strip() != "1":
+            return "does not let QEMU use userfaultfd (with vm.unprivileged_userfaultfd = 1 it would)"
     return ""
 
 

@@ -53,10 +53,11 @@ def check_definition(definition: Record) -> None:
 
 
 def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
-    """Why this host cannot take the guest now, and which templates it lacks."""
+    """Why this host cannot take the guest now, which templates it lacks, and why it could do no ``post_copy``."""
     seen = guest_preflight.look(host, definition, needs)
     me = ownership.host_identity()["name"]
-    return {"problems": migration.problems(definition["name"], me, needs, seen), "templates": seen["lacks"]}
+    problems = migration.problems(definition["name"], me, needs, seen)
+    return {"problems": problems, "templates": seen["lacks"], "post_copy": seen["post_copy"]}
 
 
 def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Record) -> None:

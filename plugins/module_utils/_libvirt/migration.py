@@ -90,11 +90,6 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     found += [f"disks: {host} {what}." for what in seen["disks"]]
     found += [f"template: {host}: {what}." for what in seen["templates"]]
     found += [f"ports: {what}." for what in seen["ports"]]
-    if seen["post_copy"]:
-        found.append(
-            f"post-copy: {host} {seen['post_copy']}. Set vm.unprivileged_userfaultfd = 1 there with sysctl, or do"
-            " without allow_post_copy."
-        )
     found += _room(host, needs, seen)
     return found
 

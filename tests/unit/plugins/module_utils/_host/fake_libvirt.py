@@ -118,6 +118,9 @@ class Driver:
     def close(self) -> None:
         pass
 
+    def getLibVersion(self) -> int:
+        return 10_000_000
+
     def _look(self, things: list[Thing], name: str, code: int) -> Thing:
         for thing in things:
             if (thing.stored or thing.live) and thing.name() == name:

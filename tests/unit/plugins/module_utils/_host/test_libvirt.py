@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 import types
 import typing as t
@@ -96,7 +97,6 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[types.ModuleType]:
     monkeypatch.setitem(sys.modules, "libvirt", module)
     libvirt.library.cache_clear()
     libvirt._code_names.cache_clear()
-    monkeypatch.setattr(libvirt, "_mine", libvirt._Mine())
     yield module
     libvirt.library.cache_clear()
     libvirt._code_names.cache_clear()
@@ -186,7 +186,7 @@ def test_the_connection_to_this_hosts_daemon_stays_open(
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(used).result() == 2
     assert used() == 1
-    monkeypatch.setattr(libvirt.os, "getpid", lambda: -1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     assert used() == 3
     assert [each.closed for each in made] == [0] * 4
 

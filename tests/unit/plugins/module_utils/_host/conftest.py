@@ -1,0 +1,16 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all tests of this room share."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
+
+
+@pytest.fixture(autouse=True)
+def no_connection_to_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left by another test."""
+    monkeypatch.setattr(libvirt, "_mine", libvirt._Mine())
