@@ -201,13 +201,13 @@ def peer_xml(xml: str, name: str, disk: str, number: int, words: str = "") -> st
     root.remove(the(root, "metadata"))
     the(root, "os/cmdline").text = guest(0, words)["cmdline"]
     the(root, "devices/disk/source").set("file", disk)
-    for each in root.findall("devices/disk"):
-        for below in each.findall("backingStore"):
-            each.remove(below)
+    # Its clones would share the file that its console is logged to, which QEMU refuses.
+    for path, tag in (("devices/disk", "backingStore"), ("devices/serial", "log"), ("devices/console", "log")):
+        for each in root.findall(path):
+            for below in each.findall(tag):
+                each.remove(below)
     for card in root.iterfind("devices/interface/mac"):
         card.set("address", f"52:54:00:ee:00:{number:02x}")
-    for log in root.iterfind("devices/*/log"):
-        log.set("file", f"/var/log/libvirt/qemu/{name}.console")
     return ET.tostring(root, encoding="unicode")
 
 
