@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from .errors import CommandError
 
 
-@dataclasses.dataclass(frozen=True)
-class CommandResult:
+class CommandResult(t.NamedTuple):
     """What a command left behind. ``stdout`` and ``stderr`` are text (undecodable bytes are escaped)."""
 
     argv: tuple[str, ...]

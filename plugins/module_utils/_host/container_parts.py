@@ -20,7 +20,7 @@ from .._core.errors import HostError
 from .._net.endpoint import Endpoint, from_definition
 from .._oci import config
 from .._oci.users import Account, find_account
-from . import archive, files, netns
+from . import files, netns
 from .system import Host
 
 CGROUP_ROOT = "/sys/fs/cgroup"
@@ -181,6 +181,8 @@ def read_inside(root: str, names: t.Sequence[str]) -> list[str]:
             finally:
                 os.close(fd)
         return found
+
+    from . import archive  # only for this, and the helper's start is in a hot path
 
     return t.cast("list[str]", archive.inside(root, work, f"Reading files in {root}"))
 

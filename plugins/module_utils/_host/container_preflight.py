@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import stat
 import typing as t
@@ -138,8 +137,8 @@ def survey(
     expected = rounds * sizes["images"] + (64 << 20) if made.mode != plan.COLD else 0
     answer = channel.call("check", timeout_s=60, definition=definition, owner=owner, needs=sizes)
     if answer["image"]:
-        work = dataclasses.replace(work, image=0)
-    made = dataclasses.replace(made, blockers=(*made.blockers, *answer["problems"]))
+        work = work._replace(image=0)
+    made = made._replace(blockers=(*made.blockers, *answer["problems"]))
     return kinds.Survey(
         made, work.running, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},

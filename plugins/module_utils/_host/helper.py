@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import typing as t
 
 from .._core.digest import files_digest
@@ -50,6 +49,8 @@ def installed(library: str) -> dict[str, str]:
 
 def install(library: str, files: t.Mapping[str, str], version: str, digest: str) -> None:
     """Make ``files`` the library. A helper that runs meanwhile goes on with the files that it was started with."""
+    import tempfile  # only for this, and the helper's start is in a hot path
+
     for path in files:
         if path != os.path.normpath(path) or path.startswith(("/", "..")) or not path.endswith(".py"):
             raise InputError(f"files: {path!r} is not allowed.", hint="Allowed: relative paths of Python files.")

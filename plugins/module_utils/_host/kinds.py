@@ -11,7 +11,6 @@ The order of a move, its records and its recovery are the same for all (``mover`
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import typing as t
 
@@ -26,8 +25,7 @@ if t.TYPE_CHECKING:
 Record = t.Mapping[str, t.Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Survey:
+class Survey(t.NamedTuple):
     """What a plan is made from, and what it led to. ``identity``: of the target.
 
     ``needs``: what the target must have room for; sent to it when the move begins. ``learnt``: for ``Leaving`` alone.
@@ -37,7 +35,7 @@ class Survey:
     running: bool
     identity: dict[str, t.Any]
     needs: dict[str, t.Any]
-    learnt: dict[str, t.Any] = dataclasses.field(default_factory=dict)
+    learnt: dict[str, t.Any]
 
 
 class Leaving:
@@ -113,8 +111,7 @@ class Source(t.Protocol):
         """Whether what stands still here could go on here, after the copy on the target has run."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
+class Call(t.NamedTuple):
     """What the source of a move asks of its target. ``receive`` gives what the work makes of the stream that came."""
 
     host: Host

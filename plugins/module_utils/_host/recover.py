@@ -20,7 +20,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
 from .._core.names import check_name
 from .._migrate import records
-from . import checkpoint, cli, files, handover, kinds, movedir, ownership, peers
+from . import cli, files, handover, kinds, movedir, ownership, peers
 from .system import Host
 
 RECOVERING = "recovering"
@@ -59,6 +59,8 @@ def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
         if journal is None:
             return _outcome(name, "none", f"{name} is in no move.")
         if journal["role"] == "restore":
+            from . import checkpoint  # only for this, and it loads much
+
             return _outcome(name, "source", checkpoint.recover(host, journal))
         if journal["role"] == "source":
             return _recover_source(host, journal, fenced)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import traceback
 import typing as t
 
 from .._core.errors import CnvmError
@@ -18,8 +16,7 @@ def _no_popen(*args: t.Any, **kwargs: t.Any) -> t.NoReturn:
     raise RuntimeError("This Host cannot start long-running programs; only the helper's launcher can.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Host:
+class Host(t.NamedTuple):
     """``run``: one command to its end. ``popen``: a long-running child with pipes (signature of subprocess.Popen).
 
     A module gives ``run`` only; the helper's launcher gives all of it.
@@ -43,6 +40,8 @@ Work = t.Callable[[Host, t.Mapping[str, t.Any], bool], dict[str, t.Any]]
 
 def failure(error: CnvmError) -> dict[str, t.Any]:
     """What a module that fails returns."""
+    import traceback  # only for this, and the helper's start is in a hot path
+
     return {
         "failed": True,
         "msg": str(error),

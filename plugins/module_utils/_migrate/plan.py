@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 PRE_COPY, POST_COPY, STOP_COPY, COLD = "pre_copy", "post_copy", "stop_copy", "cold"
@@ -20,8 +19,7 @@ DISK_BYTES_PER_S = 400e6
 COLD_FIXED_MS = 1500.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Side:
+class Side(t.NamedTuple):
     """What a plan needs to know of a host; made from ``host_info`` (see ``side``)."""
 
     name: str
@@ -35,8 +33,7 @@ class Side:
     cgroup_controllers: frozenset[str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Workload:
+class Workload(t.NamedTuple):
     """What a plan needs to know of the container. Sizes in bytes."""
 
     name: str
@@ -49,8 +46,7 @@ class Workload:
     obstacles: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Wishes:
+class Wishes(t.NamedTuple):
     """What the user asked for. ``max_downtime_ms`` 0: no limit. ``cpu_check``: flags or none."""
 
     mode: str = "auto"
@@ -59,8 +55,7 @@ class Wishes:
     cpu_check: str = "flags"
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(t.NamedTuple):
     """``blockers``: why it cannot be done, all of them; with none, ``mode`` and ``reasons`` say how and why so."""
 
     mode: str

@@ -6,21 +6,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 
-@dataclasses.dataclass
 class Timeline:
     """``clock`` gives seconds that only ever grow (monotonic)."""
 
-    clock: t.Callable[[], float]
-    phases: list[dict[str, t.Any]] = dataclasses.field(default_factory=list)
-    bytes: dict[str, int] = dataclasses.field(default_factory=dict)
-    _start: float = -1.0
-
-    def __post_init__(self) -> None:
-        self._start = self.clock()
+    def __init__(self, clock: t.Callable[[], float]) -> None:
+        self.clock = clock
+        self.phases: list[dict[str, t.Any]] = []
+        self.bytes: dict[str, int] = {}
+        self._start = clock()
 
     def elapsed_ms(self) -> float:
         """Since the beginning."""

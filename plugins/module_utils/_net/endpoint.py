@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import ipaddress
 import re
@@ -26,8 +25,7 @@ _FORWARD_RULE = (
 )
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Forward:
+class Forward(t.NamedTuple):
     """A port of the host that leads to a port of the container. ``host_address`` '': every address of the host."""
 
     host_port: int
@@ -37,15 +35,14 @@ class Forward:
 
     def as_dict(self) -> dict[str, t.Any]:
         """As it stands in definition.json."""
-        return dataclasses.asdict(self)
+        return self._asdict()
 
     def __str__(self) -> str:
         where = f"{self.host_address}:" if self.host_address else ""
         return f"{where}{self.host_port}:{self.container_port}/{self.protocol}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
+class Endpoint(t.NamedTuple):
     """A container's end of the overlay."""
 
     name: str

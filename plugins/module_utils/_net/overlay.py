@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 import hashlib
 import ipaddress
 import typing as t
@@ -35,8 +34,7 @@ KEEPALIVE_S = 25
 Document = dict[str, t.Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(t.NamedTuple):
     """What the overlay is to be, the same on all hosts."""
 
     subnet: str = "10.100.101.0/24"
@@ -49,8 +47,7 @@ class Settings:
     masquerade: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
+class Member(t.NamedTuple):
     """A host of the play. ``tunnel`` and ``address`` are wishes ('' for none); ``document``: its overlay.json so far.
 
     ``taken``: overlay addresses of the containers that the host has.

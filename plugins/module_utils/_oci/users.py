@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import typing as t
 
 from .._core.errors import InputError
 
 
-@dataclasses.dataclass(frozen=True)
-class Account:
+class Account(t.NamedTuple):
     """A user in the container."""
 
     uid: int

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import typing as t
 
@@ -197,7 +196,7 @@ def test_a_port_of_another_container_is_refused(tmp_path: t.Any, monkeypatch: py
     monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
     monkeypatch.setattr(netns, "listening", list)
     files.write_json(paths.HOST_FILE, {"host_id": "one"})
-    spec = dataclasses.replace(SPEC, ports=(Forward(8080, 80),))
+    spec = SPEC._replace(ports=(Forward(8080, 80),))
     for name, owner in (("mail", "one"), ("gone", "other"), ("web", "one")):
         port = {"mail": "8081:80", "gone": "8080:80", "web": "8080:80"}[name]
         files.write_json(paths.definition_file(name), {"name": name, "ports": [port]})

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import typing as t
 
@@ -99,7 +98,7 @@ def test_a_missing_file() -> None:
 
 def blockers(mine: t.Optional[t.Mapping[str, t.Any]] = None, cpu_check: str = "flags", **side: t.Any) -> list[str]:
     mine = DEFINITION if mine is None else mine
-    return checkpoint.blockers(MADE, DEFINITION, mine, dataclasses.replace(SIDE, **side), cpu_check)
+    return checkpoint.blockers(MADE, DEFINITION, mine, SIDE._replace(**side), cpu_check)
 
 
 def test_nothing_in_the_way() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 import pytest
@@ -19,7 +18,7 @@ SOURCE = plan.Side(
     "host1", "x86_64", frozenset({"avx", "sse"}), "6.12.1", "4.2.1", frozenset({"uffd-noncoop"}), RUNTIMES, 2,
     frozenset({"memory"}),
 )  # fmt: skip
-TARGET = dataclasses.replace(SOURCE, name="host2")
+TARGET = SOURCE._replace(name="host2")
 WORK = plan.Workload("web", "runc", True, 2**30, 0, 0)
 RATE = 125e6
 
@@ -27,11 +26,11 @@ RATE = 125e6
 def make(
     wishes: t.Optional[plan.Wishes] = None, work: plan.Workload = WORK, source: plan.Side = SOURCE, **target: t.Any
 ) -> plan.Plan:
-    return plan.make(source, dataclasses.replace(TARGET, **target), work, wishes or plan.Wishes(), RATE)
+    return plan.make(source, TARGET._replace(**target), work, wishes or plan.Wishes(), RATE)
 
 
 def tracking(side: plan.Side) -> plan.Side:
-    return dataclasses.replace(side, criu_features=frozenset({"uffd-noncoop", "mem_dirty_track"}))
+    return side._replace(criu_features=frozenset({"uffd-noncoop", "mem_dirty_track"}))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_auto_takes_pre_copy_where_both_can() -> None:
 def test_auto_takes_post_copy_only_when_it_may() -> None:
     allowed = plan.Wishes(allow_post_copy=True)
     assert make(allowed).mode == plan.POST_COPY
-    assert make(allowed, dataclasses.replace(WORK, runtime="crun")).mode == plan.STOP_COPY
+    assert make(allowed, WORK._replace(runtime="crun")).mode == plan.STOP_COPY
     assert make(allowed, criu_features=frozenset()).mode == plan.STOP_COPY
 
 
@@ -75,7 +74,7 @@ def test_what_was_asked_for_and_cannot_be() -> None:
 
 
 def test_what_does_not_run_goes_cold() -> None:
-    made = make(plan.Wishes(plan.POST_COPY), dataclasses.replace(WORK, running=False, memory=0))
+    made = make(plan.Wishes(plan.POST_COPY), WORK._replace(running=False, memory=0))
     assert (made.mode, made.blockers, made.expected_frozen_ms) == (plan.COLD, (), 0)
 
 
@@ -99,7 +98,7 @@ def test_blockers(target: dict[str, t.Any], said: str) -> None:
 
 
 def test_all_blockers_at_once() -> None:
-    work = dataclasses.replace(WORK, controllers=frozenset({"cpu", "memory"}), obstacles=("web is traced.",))
+    work = WORK._replace(controllers=frozenset({"cpu", "memory"}), obstacles=("web is traced.",))
     made = make(plan.Wishes(max_downtime_ms=1), work, architecture="aarch64", runtimes={}, cgroup_version=1)
     assert len(made.blockers) >= 5
     assert "host2 lacks the cgroup controller cpu, which a limit of web needs." in made.blockers
@@ -126,11 +125,11 @@ def test_downtime_that_is_too_long(most: int, refused: bool) -> None:
 
 @given(st.integers(0, 2**40), st.floats(1e5, 1e11))
 def test_expected_frozen_time(memory: int, rate: float) -> None:
-    work = dataclasses.replace(WORK, memory=memory)
+    work = WORK._replace(memory=memory)
     times = {mode: plan.expected_frozen_ms(mode, work, rate) for mode in plan.MODES[1:]}
     assert all(time >= 0 for time in times.values())
     assert times[plan.PRE_COPY] <= times[plan.STOP_COPY]
-    more = dataclasses.replace(WORK, memory=memory + 2**30)
+    more = WORK._replace(memory=memory + 2**30)
     assert plan.expected_frozen_ms(plan.STOP_COPY, more, rate) > times[plan.STOP_COPY]
 
 

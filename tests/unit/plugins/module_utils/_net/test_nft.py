@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
@@ -96,7 +95,7 @@ def test_answers_come_back_to_this_host() -> None:
 
 
 def test_a_container_without_forwards_has_no_table() -> None:
-    text = nft.forward_rules(dataclasses.replace(SPEC, ports=()))
+    text = nft.forward_rules(SPEC._replace(ports=()))
     assert re.search(r"^delete table ip cnvm_fwd_", text, re.MULTILINE)
     assert "chain" not in text
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import typing as t
 
 import pytest
@@ -36,15 +35,12 @@ def key(number: int) -> str:
 
 def member(number: int, **changes: t.Any) -> Member:
     fresh = Member(name=f"host{number}", underlay=f"192.0.2.{number}", underlay_mtu=1500, public_key=key(number))
-    return dataclasses.replace(fresh, **changes)
+    return fresh._replace(**changes)
 
 
 def joined(members: t.Sequence[Member], settings: Settings = SETTINGS, removed: t.Sequence[str] = ()) -> list[Member]:
     """The members after a run: each has its overlay.json."""
-    return [
-        dataclasses.replace(each, document=overlay.document_for(each.name, settings, members, removed))
-        for each in members
-    ]
+    return [each._replace(document=overlay.document_for(each.name, settings, members, removed)) for each in members]
 
 
 def places(members: t.Sequence[Member]) -> dict[str, tuple[str, str]]:
@@ -136,7 +132,7 @@ def test_no_host_gets_the_address_of_a_container() -> None:
 
 def test_a_wish_comes_first() -> None:
     before = joined([member(1), member(2)])
-    found = joined([before[0], dataclasses.replace(before[1], address="10.100.101.1", tunnel="10.100.100.9")])
+    found = joined([before[0], before[1]._replace(address="10.100.101.1", tunnel="10.100.100.9")])
     assert places(found) == {"host1": ("10.100.100.1", "10.100.101.2"), "host2": ("10.100.100.9", "10.100.101.1")}
 
 
@@ -166,14 +162,14 @@ def test_the_mtu_fits_the_smallest_link_and_those_left_out() -> None:
     assert apart[0].document
     assert apart[0].document["mtu"] == 8870
     with pytest.raises(InputError, match="mtu: 1300 is too large") as error:
-        joined(everybody, dataclasses.replace(SETTINGS, mtu=1300))
+        joined(everybody, SETTINGS._replace(mtu=1300))
     assert "up to 1270" in error.value.hint
     with pytest.raises(InputError, match="leaves only 470 bytes"):
         joined([member(1, underlay_mtu=600)])
 
 
 def test_without_encryption_the_hosts_talk_directly() -> None:
-    document = overlay.document_for("host1", dataclasses.replace(SETTINGS, encryption="none"), [member(1), member(2)])
+    document = overlay.document_for("host1", SETTINGS._replace(encryption="none"), [member(1), member(2)])
     assert document["self"] == {
         "name": "host1",
         "tunnel": "192.0.2.1",
@@ -186,7 +182,7 @@ def test_without_encryption_the_hosts_talk_directly() -> None:
 
 def test_encryption_changes_everywhere_or_nowhere() -> None:
     everybody = joined([member(1), member(2), member(3)])
-    plain = dataclasses.replace(SETTINGS, encryption="none")
+    plain = SETTINGS._replace(encryption="none")
     with pytest.raises(Refused, match="host3 would be left out"):
         joined(everybody[:2], plain)
     assert places(joined(everybody, plain))["host3"] == ("192.0.2.3", "10.100.101.3")
@@ -214,8 +210,8 @@ def test_a_host_that_is_not_a_member_or_is_one_twice_is_refused() -> None:
 
 
 def test_settings_have_a_gateway_and_take_text() -> None:
-    assert overlay.settings_from({**OPTIONS, "mtu": "1300", "masquerade": "no"}) == dataclasses.replace(
-        SETTINGS, mtu=1300, masquerade=False
+    assert overlay.settings_from({**OPTIONS, "mtu": "1300", "masquerade": "no"}) == SETTINGS._replace(
+        mtu=1300, masquerade=False
     )
 
 

@@ -1,0 +1,26 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the helper starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._host import cli
+
+# Each of them takes longer to load than what the hot paths have of their own.
+SLOW = {"dataclasses", "inspect", "random", "ssl", "tarfile", "tempfile", "traceback"}
+
+
+@pytest.mark.parametrize("word", ["version", "container", "guest", "move", "placement", "recover", "serve"])
+def test_the_helper_loads_little(word: str) -> None:
+    """A workload that moves stands still while the helper starts, and who follows a move starts it again and again."""
+    room = f"{cli.__package__}.{cli._ROOMS.get(word, 'helper')}"
+    program = f"import sys; sys.path = {sys.path!r}; import {cli.__name__}, {room}; print(*sys.modules, sep='\\n')"
+    # As the launcher starts: isolated, and without site.
+    done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True)
+    assert not SLOW & set(done.stdout.splitlines())
