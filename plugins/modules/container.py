@@ -19,6 +19,8 @@ description:
     address, and refuses when one of them does, or does not answer.
   - A change that a running container can take over (ports, limits, labels, restart policy, keys) is applied at once.
     Any other change stops the container and starts it again with its writable layer; see O(restart_on_change).
+extends_documentation_fragment:
+  - cnvm.platform.peers
 options:
   containers:
     description:
@@ -188,17 +190,6 @@ options:
         made, the container goes on with the old one and the module warns.
     type: bool
     default: false
-  unreachable_peers:
-    description:
-      - What to do when a host of the overlay does not answer, so that it is not known whether it has a container that
-        is to be created. V(ignore) is for hosts that are gone for good.
-    type: str
-    choices: [refuse, ignore]
-    default: refuse
-  ask_timeout_s:
-    description: Seconds that the hosts of the overlay have to answer.
-    type: raw
-    default: 10
 attributes:
   check_mode:
     description: Says what it would do, and asks the other hosts; changes nothing.

@@ -20,6 +20,8 @@ description:
     processes go on with the rights that they had.
   - The writable layer of the container is replaced by the one in the archive. When the restore fails, the one that it
     had is put back.
+extends_documentation_fragment:
+  - cnvm.platform.peers
 options:
   path:
     description: The archive, an absolute path on this host.
@@ -36,17 +38,6 @@ options:
     type: str
     default: flags
     choices: [flags, none]
-  unreachable_peers:
-    description:
-      - What to do when a host of the overlay does not answer, so that it is not known whether the container runs there.
-        V(ignore) is for hosts that are gone for good.
-    type: str
-    choices: [refuse, ignore]
-    default: refuse
-  ask_timeout_s:
-    description: Seconds that the hosts of the overlay have to answer.
-    type: raw
-    default: 10
   timeout_s:
     description: Give up when it is not restored after so many seconds.
     type: raw
@@ -118,6 +109,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.values import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import checkpoint
 from ansible_collections.cnvm.platform.plugins.module_utils._host.ownership import asking
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate.options import PEERS
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
 
@@ -127,8 +119,7 @@ def argument_spec() -> dict[str, t.Any]:
         "path": {"type": "str", "required": True},
         "container": {"type": "raw"},
         "cpu_check": {"type": "str", "default": "flags", "choices": ["flags", "none"]},
-        "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
-        "ask_timeout_s": {"type": "raw", "default": 10},
+        **PEERS,
         "timeout_s": {"type": "raw", "default": 120},
     }
 

@@ -22,6 +22,8 @@ description:
     returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name or the
     address, and refuses when one of them does, or does not answer.
   - UUID and MACs follow from the name and stay what they are.
+extends_documentation_fragment:
+  - cnvm.platform.peers
 options:
   guests:
     description:
@@ -364,17 +366,6 @@ options:
       - Whether a running guest is shut down and started again for a change that it cannot take over while it runs.
     type: bool
     default: false
-  unreachable_peers:
-    description:
-      - What to do when a host of the overlay does not answer, so that it is not known whether it has a guest that is to
-        be created. V(ignore) is for hosts that are gone for good.
-    type: str
-    choices: [refuse, ignore]
-    default: refuse
-  ask_timeout_s:
-    description: Seconds that the hosts of the overlay have to answer, from 1 to 600.
-    type: raw
-    default: 10
 attributes:
   check_mode:
     description: Says what it would do, and asks the other hosts; changes nothing.

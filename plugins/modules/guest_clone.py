@@ -18,6 +18,8 @@ description:
     beyond are left alone.
   - B(Exactly one.) A clone runs in one place. Where one was moved to another host, nothing is done for it.
   - When the template was written to since it was registered, the call is refused, and names what rests on it.
+extends_documentation_fragment:
+  - cnvm.platform.peers
 options:
   template:
     description:
@@ -93,17 +95,6 @@ options:
       - Whether a running clone is shut down and started again for a change that it cannot take over while it runs.
     type: bool
     default: false
-  unreachable_peers:
-    description:
-      - What to do when a host of the overlay does not answer, so that it is not known whether it has a clone that is to
-        be made. V(ignore) is for hosts that are gone for good.
-    type: str
-    choices: [refuse, ignore]
-    default: refuse
-  ask_timeout_s:
-    description: Seconds that the hosts of the overlay have to answer, from 1 to 600.
-    type: raw
-    default: 10
 attributes:
   check_mode:
     description: Says what it would do, and asks the other hosts; changes nothing.

@@ -106,8 +106,10 @@ def page(path: Path) -> tuple[str, str]:
         if fragment in _ANSIBLE:
             theirs.append(_ANSIBLE[fragment])
             continue
-        shared = strings(path.parent.parent / "doc_fragments" / f"{fragment.rpartition('.')[2]}.py")["DOCUMENTATION"]
-        about["attributes"] = {**yaml.safe_load(shared)["attributes"], **about.get("attributes", {})}
+        file = path.parent.parent / "doc_fragments" / f"{fragment.rpartition('.')[2]}.py"
+        shared = yaml.safe_load(strings(file)["DOCUMENTATION"])
+        about["attributes"] = {**shared.get("attributes", {}), **about.get("attributes", {})}
+        about["options"] = {**about.get("options", {}), **shared["options"]}
     lines = [f"# {path.stem}", "", f"{text(about['short_description'])}.", ""]
     for paragraph in about["description"] if isinstance(about["description"], list) else [about["description"]]:
         lines += [text(paragraph), ""]

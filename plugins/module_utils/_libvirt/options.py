@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import typing as t
 
+from .._migrate.options import PEERS
+
 Spec = dict[str, dict[str, t.Any]]
 
 _DEVICES: Spec = {
@@ -152,8 +154,7 @@ GUEST: Spec = {
     },
     "adopt": {"type": "bool", "default": False},
     "restart_on_change": {"type": "bool", "default": False},
-    "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
-    "ask_timeout_s": {"type": "raw", "default": 10},
+    **PEERS,
 }
 CLONE: Spec = {
     "template": {"type": "raw"},
@@ -182,7 +183,6 @@ CLONE: Spec = {
     # User-data and passwords are in it: the journal of the host would have all of it otherwise.
     "guest": {"type": "dict", "default": {}, "no_log": True},
     "restart_on_change": {"type": "bool", "default": False},
-    "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
-    "ask_timeout_s": {"type": "raw", "default": 10},
+    **PEERS,
 }
 INFO: Spec = {"names": {"type": "list", "elements": "str"}, "addresses": {"type": "bool", "default": True}}

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is PRIVATE to the collection.
-"""The options of a move, for the action plugins and the helper alike, and a request made of them."""
+"""The options of a move, for the action plugins and the helper alike, and a request made of them.
+
+And those by which the peers are asked who has a workload, for all modules that make one.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,11 @@ GUEST: dict[str, dict[str, t.Any]] = {
     "auto_converge": {"type": "bool", "default": True},
     "allow_post_copy": {"type": "bool", "default": False},
     "timeout_s": {"type": "raw", "default": 3600},
+}
+# Documented in the fragment ``peers``.
+PEERS: dict[str, dict[str, t.Any]] = {
+    "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
+    "ask_timeout_s": {"type": "raw", "default": 10},
 }
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import typing as t
 
+from .._migrate.options import PEERS
+
 Spec = dict[str, dict[str, t.Any]]
 
 _CONTAINER: Spec = {
@@ -62,7 +64,6 @@ CONTAINER: Spec = {
     "containers": {"type": "list", "elements": "dict", "required": True, "options": _CONTAINER},
     "restart_on_change": {"type": "bool", "default": True},
     "image_change": {"type": "bool", "default": False},
-    "unreachable_peers": {"type": "str", "choices": ["refuse", "ignore"], "default": "refuse"},
-    "ask_timeout_s": {"type": "raw", "default": 10},
+    **PEERS,
 }
 INFO: Spec = {"names": {"type": "list", "elements": "str"}}
