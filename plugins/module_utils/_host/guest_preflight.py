@@ -165,11 +165,9 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     moved = [disk for disk in needs["disks"] if not disk["shared"]]
     if moved:
         reasons.append(f"{', '.join(disk['name'] for disk in moved)} is copied")
-    if needs["post_copy"] and answer["post_copy"]:
-        needs["post_copy"] = False
-        reasons.append(f"post-copy is allowed by the task, but {there['identity']['name']} {answer['post_copy']}")
-    elif needs["post_copy"]:
-        reasons.append("post-copy is allowed by the task, should it dirty memory as fast as it is copied")
+    if needs["post_copy"]:
+        needs["post_copy"], reason = migration.post_copy(there["identity"]["name"], answer["post_copy"])
+        reasons.append(reason)
     if answer.get("templates"):
         reasons.append("a template is brought first")
     made = plan.Plan(

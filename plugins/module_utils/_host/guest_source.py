@@ -164,7 +164,7 @@ class Leaving(kinds.Leaving):
         move, tunnel, library = self.move, t.cast("Tunnel", self._tunnel), libvirt.library()
         thread = t.cast("threading.Thread", self._thread)
         pace, looked, asked = migration.Pace(int(move.request["max_downtime_ms"])), 0.0, time.monotonic()
-        frozen = False
+        frozen, until = False, 0.0
         # While it stands still, each question to libvirt takes of the computing that it waits for.
         while not tunnel.arrived.wait(_FROZEN_POLL_S if frozen else _POLL_S):
             if not thread.is_alive():
@@ -173,11 +173,13 @@ class Leaving(kinds.Leaving):
                 raise PeerError(f"The connection to libvirt on {move.channel.peer} was lost.", peer=move.channel.peer)
             now = time.monotonic()
             if frozen:
-                move.frozen_left()
+                if move.mode != plan.POST_COPY and now > until:
+                    raise HostError(f"{self.name} stood still, and did not arrive in time.", hint="It goes on here.")
+                move.left()
                 continue
             state = libvirt.state_of(domain)
             if state is not None and guest_plan.state_of(state[0]) == guest_plan.PAUSED:
-                frozen = True
+                frozen, until = True, now + move.frozen_left() + 2 * pace.limit_ms / 1000
                 freezer.hurry()
                 move.freeze("switch")
                 continue

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import threading
 import typing as t
@@ -118,14 +117,13 @@ def doing(what: str) -> t.Iterator[None]:
 
 
 class _Mine(threading.local):
-    """A thread's connection to this host's daemon, and the process that opened it: a child of it has none."""
+    """A thread's connection to this host's daemon. A child that a process forks shares the socket, and must not ask."""
 
-    process = 0
     connection: Connection = None
 
     def answers(self) -> bool:
         """Whether there is one that is still good; the daemon may have been started anew meanwhile."""
-        if self.connection is None or self.process != os.getpid():
+        if self.connection is None:
             return False
         try:
             self.connection.getLibVersion()
@@ -152,7 +150,7 @@ def connect(uri: str = URI) -> t.Iterator[Connection]:
         with doing(f"be reached at {uri}"):
             connection = found.open(uri)
     if uri == URI:
-        _mine.process, _mine.connection = os.getpid(), connection
+        _mine.connection = connection
     try:
         with doing("do what it was asked to"):
             yield connection

@@ -94,6 +94,14 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     return found
 
 
+def post_copy(host: str, lacks: str) -> tuple[bool, str]:
+    """Whether post-copy, which the task allows, can be done if it must; and a reason for the plan. ``lacks``: why the
+    target (``host``) could not."""
+    if lacks:
+        return False, f"post-copy is allowed by the task, but {host} {lacks}"
+    return True, "post-copy is allowed by the task, should it dirty memory as fast as it is copied"
+
+
 def _room(host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) -> list[str]:
     found = []
     for directory, (free, wanted) in sorted(seen["space"].items()):

@@ -44,7 +44,8 @@ def test_there_and_back(fleet: Fleet, app: App, guest: Guest, tmp_path: Path) ->
     assert not record.exists()
     assert places(app, guest) == (home.name, home.name)
 
-    assert evacuate(home, record).count(" moved ") == 2
+    # Allowed to all; nobody has to use it.
+    assert evacuate(home, record, "-e", "allow_post_copy=true").count(" moved ") == 2
     guest.check(away, [home, away])
     app.settle(away)
     assert "Nothing has to move." in evacuate(home, record)

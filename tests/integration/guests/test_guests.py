@@ -82,9 +82,12 @@ def test_where_post_copy_cannot_be_done(guest: Guest) -> None:
     home = guest.source()
     away = guest.fleet.other(home)
     with userfaultfd(guest, "0"):
+        asked = {"guest": guest.name, "target": away.name, "allow_post_copy": True}
+        planned = home.helper("move", "plan", json.dumps(asked))["plan"]
+        assert "vm.unprivileged_userfaultfd" in str(planned["reasons"]), planned
+        assert not planned["blockers"], planned
         result = guest.start(allow_post_copy=True).result()
     assert (result["outcome"], result["mode"]) == ("target", "live"), result
-    assert "vm.unprivileged_userfaultfd" in str(result["plan"]["reasons"]), result
     guest.check(away, [home, away])
 
 

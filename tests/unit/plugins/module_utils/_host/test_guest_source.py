@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, guest_preflight, guest_source, libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -94,6 +94,23 @@ def test_without_a_job_nothing_is_done(domain: t.Callable[..., Domain]) -> None:
     each = domain(0.0)
     guest_source.end_job(each, cut_first=True)
     assert each.done == []
+
+
+def test_one_that_stands_still_and_does_not_arrive_goes_on(domain: t.Callable[..., Domain]) -> None:
+    """However long the user lets the whole move take."""
+    each = domain(1e9)
+    each.state = lambda flags: [PAUSED, 1]  # type: ignore[method-assign]
+    move = types.SimpleNamespace(
+        channel=None, request={"max_downtime_ms": 1000}, mode="live", left=lambda: 3600, frozen_left=lambda: 30.0,
+        freeze=lambda phase: None,
+    )  # fmt: skip
+    arrived = types.SimpleNamespace(wait=each.sleep)
+    tunnel = types.SimpleNamespace(arrived=arrived, lost=types.SimpleNamespace(is_set=lambda: False))
+    thread = types.SimpleNamespace(is_alive=lambda: True)
+    leaving = types.SimpleNamespace(move=move, name="web", _tunnel=tunnel, _thread=thread, _post_copy=False)
+    with pytest.raises(HostError, match="web stood still, and did not arrive in time"):
+        guest_source.Leaving._watch(t.cast("guest_source.Leaving", leaving), each)
+    assert 30 < each.now < 33
 
 
 class Stopped:

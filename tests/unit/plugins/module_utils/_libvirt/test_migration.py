@@ -175,6 +175,15 @@ def test_the_time_to_stand_still_grows_up_to_what_is_allowed(first: int, most: i
     assert steps <= 5
 
 
+def test_post_copy_is_allowed_and_not_demanded() -> None:
+    may, reason = migration.post_copy("host2", "")
+    assert may
+    assert "as fast as it is copied" in reason
+    may, reason = migration.post_copy("host2", "does not let QEMU use userfaultfd")
+    assert not may
+    assert reason == "post-copy is allowed by the task, but host2 does not let QEMU use userfaultfd"
+
+
 def test_with_post_copy_libvirt_does_not_let_it_arrive_paused() -> None:
     flags = migration.flags(parallel=False, auto_converge=True, disks=True, post_copy=True)
     assert "POSTCOPY" in flags
