@@ -20,16 +20,32 @@ import typing as t
 ASKED = json.loads(sys.argv[1])
 
 
-def processes() -> t.Iterator[tuple[int, str, str]]:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) not in (os.getpid(), os.getppid()):
-            try:
-                with open(f"/proc/{entry}/comm", encoding="utf-8") as file:
-                    comm = file.read().strip()
-                with open(f"/proc/{entry}/cmdline", encoding="utf-8") as file:
-                    yield int(entry), comm, file.read().replace("\0", " ")
-            except OSError:
-                continue
+# When each process was first seen.
+born: dict[int, float] = {}
+
+
+def everybody() -> set[int]:
+    return {int(entry) for entry in os.listdir("/proc") if entry.isdigit()} - {os.getpid(), os.getppid()}
+
+
+def young() -> list[int]:
+    """What is waited for begins meanwhile; only at first is it the program that has started it. To read what all
+    processes are again and again would take a processor of its own."""
+    now, there = time.monotonic(), everybody()
+    for pid in born.keys() - there:
+        del born[pid]
+    return [pid for pid in there if now - born.setdefault(pid, now) < 2]
+
+
+def processes(pids: t.Iterable[int]) -> t.Iterator[tuple[int, str, str]]:
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                comm = file.read().strip()
+            with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+                yield pid, comm, file.read().replace("\0", " ")
+        except OSError:
+            continue
 
 
 def found() -> list[int]:
@@ -42,12 +58,12 @@ def found() -> list[int]:
             except OSError:
                 continue
         return []
-    return [pid for pid, comm, line in processes() if comm == ASKED["program"] and ASKED.get("word", "") in line]
+    return [pid for pid, comm, line in processes(young()) if comm == ASKED["program"] and ASKED.get("word", "") in line]
 
 
 def victims() -> list[int]:
     """Who gets the signal besides what is waited for."""
-    return [pid for pid, _comm, line in processes() if ASKED["victim"] in line] if "victim" in ASKED else []
+    return [pid for pid, _comm, line in processes(everybody()) if ASKED["victim"] in line] if "victim" in ASKED else []
 
 
 # What is watched goes on for some ms only after what is waited for: this program must not wait for a processor then.
