@@ -10,7 +10,7 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 
 ``ready``         once it is up
 ``tick N``        a count that is in its memory only, every 0.1 s (``tiny.tick=SECONDS``)
-``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, when they have changed (it looks at every fifth tick)
+``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, whenever they change (``tiny.look=N``: it looks at each Nth tick only)
 ``sum HASH``      of MiBs of its first disk, after it has filled them (``tiny.fill=MIB``, from ``tiny.fill_at=MIB`` on)
 ``button``        when the power button was pressed; then it turns itself off, but with ``tiny.deaf=1`` it goes on
 
@@ -109,6 +109,8 @@ echo ready
 
 tick=$(word tick)
 tick=${tick:-0.1}
+look=$(word look)
+look=${look:-1}
 # A pause of the shell itself: without KVM a program that sleeps costs 20 ms to start.
 mkfifo /run/silence
 exec 9<>/run/silence
@@ -117,7 +119,7 @@ while :; do
   number=$((number + 1))
   echo "tick $number"
   read -r -t "$tick" -u 9 dummy
-  [ $((number % 5)) = 1 ] || continue
+  [ $((number % look)) = 0 ] || continue
   for each in /sys/devices/system/cpu/cpu*/online; do
     [ -e "$each" ] || continue
     read -r online <"$each"
