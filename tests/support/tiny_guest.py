@@ -10,7 +10,7 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 
 ``ready``         once it is up
 ``tick N``        a count that is in its memory only, every 0.1 s (``tiny.tick=SECONDS``)
-``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, whenever they change (``tiny.look=N``: it looks at each Nth tick only)
+``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, whenever they change (``tiny.look=N``: at each Nth tick)
 ``sum HASH``      of MiBs of its first disk, after it has filled them (``tiny.fill=MIB``, from ``tiny.fill_at=MIB`` on)
 ``button``        when the power button was pressed; then it turns itself off, but with ``tiny.deaf=1`` it goes on
 
