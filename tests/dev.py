@@ -163,11 +163,14 @@ class Step(t.NamedTuple):
 
 
 class Result(t.NamedTuple):
+    """What became of a step. ``why``: lines of its output that name what failed."""
+
     name: str
     passed: int
     failed: int
     skipped: int
     seconds: float
+    why: t.Sequence[str] = ()
 
 
 class Workshop:
@@ -245,11 +248,11 @@ class Workshop:
         seconds = time.monotonic() - begin
         passed, failed, skipped = junit_counts(step.junit) if step.junit else (int(good), 0, 0)
         failed = max(failed, int(not good))
-        self.results.append(Result(step.name, passed, failed, skipped, seconds))
+        said = log.read_text(encoding="utf-8", errors="replace") if failed else ""
+        self.results.append(Result(step.name, passed, failed, skipped, seconds, reasons(said)))
         if not show:
             text = f"{step.name:<36} {'FAILED' if failed else 'ok':<6} {seconds:7.1f} s"
             if failed:
-                said = log.read_text(encoding="utf-8", errors="replace")
                 text += f"\n{said}\n---- end of {step.name} (kept in {log})\n"
             say(text)
 
@@ -279,10 +282,13 @@ class Workshop:
                     process.wait(60)
 
     def finish(self) -> int:
-        """Print the table and the one line that counts."""
+        """Print the table, what failed and the one line that counts."""
         say(f"\n{'step':<36} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
         for one in self.results:
             say(f"{one.name:<36} {one.passed:>7} {one.failed:>7} {one.skipped:>8} {one.seconds:>8.1f}")
+        for one in self.results:
+            if one.why:
+                say("\n".join([f"\n{one.name}:", *(f"  {line}" for line in one.why)]))
         passed, failed = sum(one.passed for one in self.results), sum(one.failed for one in self.results)
         say(f"\n{passed} passed, {failed} failed")
         return int(failed > 0 or passed == 0)
@@ -298,6 +304,20 @@ def junit_counts(path: Path) -> tuple[int, int, int]:
         sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
     )
     return tests - failures - errors - skipped, failures + errors, skipped
+
+
+def reasons(said: str, lines: int = 12, width: int = 600) -> list[str]:
+    """What names the reason in the output of a failed step: pytest's tests, Ansible's tasks with their errors."""
+    found, task = [], ""
+    for line in said.splitlines():
+        if line.startswith(("TASK [", "RUNNING HANDLER [")):
+            task = line.rstrip("* ")
+        elif line.startswith(("fatal: ", "failed: ")):
+            found += [*([task] if task else []), line[:width]]
+            task = ""
+        elif line.startswith(("FAILED ", "ERROR ")):
+            found.append(line[:width])
+    return found[-lines:]
 
 
 # ---------------------------------------------------------------- the steps

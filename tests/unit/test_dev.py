@@ -37,6 +37,27 @@ def test_junit_counts_without_a_report(tmp_path: Path, content: str | None) -> N
     assert dev.junit_counts(report) == (0, 0, 0)
 
 
+def test_the_reason_of_a_failed_step() -> None:
+    said = """TASK [a : One] *****
+ok: [host1]
+
+TASK [a : Two] *****
+failed: [host1] (item=x) => {"msg": "no x"}
+failed: [host1] (item=y) => {"msg": "no y"}
+
+TASK [a : Clear away] *****
+changed: [host1]
+FAILED tests/test_a.py::test_b - AssertionError: c
+"""
+    assert dev.reasons(said) == [
+        "TASK [a : Two]",
+        'failed: [host1] (item=x) => {"msg": "no x"}',
+        'failed: [host1] (item=y) => {"msg": "no y"}',
+        "FAILED tests/test_a.py::test_b - AssertionError: c",
+    ]
+    assert dev.reasons(said, lines=1, width=12) == ["FAILED tests"]
+
+
 def test_copy_has_what_git_does_not_ignore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout, copy = tmp_path / "checkout", tmp_path / "cache/copy"
     (checkout / "deep").mkdir(parents=True)
@@ -76,14 +97,17 @@ def test_two_steps_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFi
             dev.Step("a", [["sh", "-c", wait, "one", "two"]]),
             dev.Step("b", [["sh", "-c", wait, "two", "one"]]),
             dev.Step("c", [["sh", "-c", "test -s one || test -s two"]]),
-            dev.Step("d", [["sh", "-c", "echo no such thing; exit 1"]]),
+            dev.Step("d", [["sh", "-c", "echo no such thing; echo FAILED d; exit 1"]]),
         ],
     )
     assert sorted((one.name, one.passed, one.failed) for one in shop.results) == [
         ("a", 1, 0), ("b", 1, 0), ("c", 1, 0), ("d", 0, 1),
     ]  # fmt: skip
     assert shop.finish() == 1
-    assert "no such thing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no such thing" in said
+    # Once more where the reader ends.
+    assert said.endswith("\nd:\n  FAILED d\n\n3 passed, 1 failed\n")
 
 
 def test_interrupted_steps_end(shop: dev.Workshop, tmp_path: Path) -> None:

@@ -692,14 +692,22 @@ NSPAWN_ENVIRONMENT = {
     "SYSTEMD_SECCOMP": "0",
 }
 
-# $1 the cgroup to enter (or empty), $2 lower, $3 the host's directory; then nspawn's command line.
+# $1 lower, $2 the host's directory; then nspawn's command line.
 # The layers are mounted in a mount namespace of the host's own: they go when the host goes, however it goes.
 _START = """\
-[ -z "$1" ] || echo 0 >"$1/cgroup.procs"
-lower=$2 own=$3
-shift 3
+lower=$1 own=$2
+shift 2
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$own/upper,workdir=$own/work" "$own/root"
 exec "$@"
+"""
+
+# $1 the cgroup, $2 the console's log; then what goes on by itself. It is in the cgroup before this one returns: a host
+# is taken for ended where its cgroup has no process.
+_DETACH = """\
+echo 0 >"$1/cgroup.procs"
+log=$2
+shift 2
+exec setsid -f "$@" </dev/null >>"$log" 2>&1
 """
 
 
@@ -717,7 +725,7 @@ def start_argv(
     console = f"{own}/console.log"
     settings = [f"{name}={value}" for name, value in NSPAWN_ENVIRONMENT.items()]
     boot = [
-        *("unshare", "--mount", "/bin/sh", "-euc", _START, "cnvm-local-host", cgroup or "", lower, own),
+        *("unshare", "--mount", "/bin/sh", "-euc", _START, "cnvm-local-host", lower, own),
         *("systemd-nspawn", "--quiet", f"--directory={own}/root", "--boot", "--keep-unit", "--register=no"),
         *(f"--network-bridge={bridge}", f"--machine={machine_name(set_name, host)}", f"--hostname={host}"),
         *("--capability=all", "--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
@@ -733,7 +741,7 @@ def start_argv(
             *boot,
         ]
     return [
-        *("/bin/sh", "-euc", 'log=$1; shift; exec setsid -f "$@" </dev/null >>"$log" 2>&1', "cnvm-local-host", console),
+        *("/bin/sh", "-euc", _DETACH, "cnvm-local-host", cgroup, console),
         *("env", *settings, *boot),
     ]
 

@@ -568,12 +568,10 @@ class LocalHosts:
         return self.host.run(argv, check=False, timeout_s=10).stdout.strip() in ("running", "degraded")
 
     def _silent(self, name: str, what: str) -> HostError:
-        console = lh.last_lines(_read(f"{self.own(name)}/console.log"))
-        return HostError(
-            f"{name} {what}.",
-            hint=f"The last lines of {self.own(name)}/console.log:\n{console}",
-            console=console,
-        )
+        log = f"{self.own(name)}/console.log"
+        console = lh.last_lines(_read(log))
+        hint = f"The last lines of {log}:\n{console}" if console else f"It wrote nothing to {log}."
+        return HostError(f"{name} {what}.", hint=hint, console=console)
 
     def power_off(self, name: str) -> None:
         """As a power cut: SIGKILL to the host's PID 1. The kernel kills all that runs in it at once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import subprocess
 import typing as t
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -397,6 +398,18 @@ def test_start_argv(cgroup: t.Optional[str]) -> None:
     assert ("--property=Delegate=yes" in argv) == (cgroup is None)
     # The layers are mounted in the host's own mount namespace, so that no mount is ever left behind.
     assert argv.index("unshare") < argv.index("systemd-nspawn")
+
+
+def test_a_host_is_in_its_cgroup_before_its_start_returns(tmp_path: Path) -> None:
+    """Where no systemd does it: one that is not there yet would be taken for one that ended."""
+    argv = start(str(tmp_path))
+    shim = tmp_path / "setsid"
+    shim.write_text(f"#!/bin/sh\ncat {tmp_path}/cgroup.procs >{tmp_path}/entered\n")
+    shim.chmod(0o755)
+    log = argv.index("/d/host1/console.log")
+    argv[log] = "/dev/null"
+    subprocess.run(argv, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert (tmp_path / "entered").read_text() == "0\n"
 
 
 def test_host_files() -> None:
