@@ -243,12 +243,12 @@ class Workshop:
         log = LOGS / f"{step.name.replace(' ', '-')}.log"
         say(f"{step.name:<36} begins")
         begin = time.monotonic()
-        with open(log, "w", encoding="utf-8") as file:
-            good = all(self._command(argv, None if show else file) for argv in step.commands)
+        with contextlib.nullcontext() if show else open(log, "w", encoding="utf-8") as file:
+            good = all(self._command(argv, file) for argv in step.commands)
         seconds = time.monotonic() - begin
         passed, failed, skipped = junit_counts(step.junit) if step.junit else (int(good), 0, 0)
         failed = max(failed, int(not good))
-        said = log.read_text(encoding="utf-8", errors="replace") if failed else ""
+        said = log.read_text(encoding="utf-8", errors="replace") if failed and not show else ""
         self.results.append(Result(step.name, passed, failed, skipped, seconds, reasons(said)))
         if not show:
             text = f"{step.name:<36} {'FAILED' if failed else 'ok':<6} {seconds:7.1f} s"
@@ -306,18 +306,23 @@ def junit_counts(path: Path) -> tuple[int, int, int]:
     return tests - failures - errors - skipped, failures + errors, skipped
 
 
-def reasons(said: str, lines: int = 12, width: int = 600) -> list[str]:
-    """What names the reason in the output of a failed step: pytest's tests, Ansible's tasks with their errors."""
-    found, task = [], ""
+def reasons(said: str, lines: int = 24, width: int = 600) -> list[str]:
+    """What names the reason in the output of a failed step: pytest's tests, Ansible's last failed task."""
+    tests: list[str] = []
+    why: list[str] = []
+    task, block = "", False
     for line in said.splitlines():
+        block = block and line.startswith("    ")
         if line.startswith(("TASK [", "RUNNING HANDLER [")):
             task = line.rstrip("* ")
         elif line.startswith(("fatal: ", "failed: ")):
-            found += [*([task] if task else []), line[:width]]
-            task = ""
+            # What failed before this task was rescued. The result may go on below, as YAML.
+            why, block = [*(why if why[:1] == [task] else [task]), line[:width]], True
+        elif block:
+            why.append(line[:width])
         elif line.startswith(("FAILED ", "ERROR ")):
-            found.append(line[:width])
-    return found[-lines:]
+            tests.append(line[:width])
+    return (tests or why)[:lines]
 
 
 # ---------------------------------------------------------------- the steps

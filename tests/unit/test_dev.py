@@ -38,24 +38,28 @@ def test_junit_counts_without_a_report(tmp_path: Path, content: str | None) -> N
 
 
 def test_the_reason_of_a_failed_step() -> None:
-    said = """TASK [a : One] *****
-ok: [host1]
+    ansible = """TASK [a : Refused, and rescued] *****
+fatal: [host1]: FAILED! => {"msg": "bad"}
 
 TASK [a : Two] *****
 failed: [host1] (item=x) => {"msg": "no x"}
-failed: [host1] (item=y) => {"msg": "no y"}
+failed: [host1] (item=y) =>
+    msg: no y
+ok: [host2]
+    msg: good
 
 TASK [a : Clear away] *****
 changed: [host1]
-FAILED tests/test_a.py::test_b - AssertionError: c
 """
-    assert dev.reasons(said) == [
+    assert dev.reasons(ansible) == [
         "TASK [a : Two]",
         'failed: [host1] (item=x) => {"msg": "no x"}',
-        'failed: [host1] (item=y) => {"msg": "no y"}',
-        "FAILED tests/test_a.py::test_b - AssertionError: c",
+        "failed: [host1] (item=y) =>",
+        "    msg: no y",
     ]
-    assert dev.reasons(said, lines=1, width=12) == ["FAILED tests"]
+    pytest_says = f"E  {ansible}FAILED tests/test_a.py::test_b - AssertionError: c\nERROR tests/test_a.py::test_d\n"
+    assert dev.reasons(pytest_says, lines=1, width=27) == ["FAILED tests/test_a.py::tes"]
+    assert dev.reasons("no reason\n") == []
 
 
 def test_copy_has_what_git_does_not_ignore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
