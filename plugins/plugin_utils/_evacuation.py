@@ -129,7 +129,8 @@ def plan_back(
         known_keys(entry, "record", _RECORD)
         place, one = where.get((entry["kind"], entry["name"]), ("", {}))
         if not place:
-            blockers.append(_blocker(entry, f"no host of this play has it; it went to {entry['target']}"))
+            gone = f"no host of this play has it; it went to {entry['target']}"
+            blockers.append(_blocker(entry, f"{gone}. If it was removed, take it out of the record (record_file)"))
         elif one["uuid"] != entry["uuid"]:
             blockers.append(_blocker(entry, f"the one of this name on {place} is another one"))
         elif place != host and free < one["memory_mib"]:

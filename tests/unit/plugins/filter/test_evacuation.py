@@ -137,8 +137,12 @@ def test_the_way_back_of_others() -> None:
     found = evacuation(hosts, "a", back=True, record=record)
     assert found["moves"] == []
     assert [(one["name"], one["reason"]) for one in found["blockers"]] == [
-        ("lost", "no host of this play has it; it went to b"), ("new", "the one of this name on b is another one"),
-    ]  # fmt: skip
+        (
+            "lost",
+            "no host of this play has it; it went to b. If it was removed, take it out of the record (record_file)",
+        ),
+        ("new", "the one of this name on b is another one"),
+    ]
 
 
 def test_no_room_at_home() -> None:
