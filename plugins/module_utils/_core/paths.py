@@ -20,6 +20,8 @@ HELPER_LIBRARY = "/usr/local/lib/cnvm"
 IMAGES = f"{STATE}/images"
 WORKLOADS = f"{STATE}/workloads"
 UNIT_SLICE = "cnvm.slice"
+# libvirt's.
+NVRAM = "/var/lib/libvirt/qemu/nvram"
 
 
 def workload_dir(name: str) -> str:
@@ -149,6 +151,11 @@ def guest_seed(name: str) -> str:
 def guest_snapshots_file(name: str) -> str:
     """Which snapshots the guest has, and which files they are made of."""
     return f"{workload_dir(name)}/snapshots.json"
+
+
+def guest_nvram(name: str) -> tuple[str, ...]:
+    """Where libvirt keeps the variables of the guest's firmware."""
+    return tuple(f"{NVRAM}/{name}_VARS.{ending}" for ending in ("fd", "qcow2"))
 
 
 def guest_log(name: str) -> str:

@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import capabilities, errors, migration, xml
+from .._libvirt import admission, capabilities, errors, migration, pool, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -158,6 +158,8 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     for disk in needs["disks"]:
         if disk["below"] and not disk["template"]:
             found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
+    for path in admission.foreign_paths(name, root, needs):
+        found.append(f"files: {name} names {path} of its host, which no other host gives it.")
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
     live = bool(needs["live"])
     mode = migration.LIVE if live else migration.OFFLINE
@@ -226,7 +228,15 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
         "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
         "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
         "networks_missing": missing,
+        "pools": _directories(connection),
     }
+
+
+def _directories(connection: libvirt.Connection) -> list[str]:
+    """Where this host's pools keep files."""
+    with libvirt.doing("list the pools"):
+        found = [pool.parse(each.XMLDesc()) for each in libvirt.pools(connection).values()]
+    return sorted(one["path"] for one in found if one["type"] in ("dir", "fs", "netfs"))
 
 
 def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:
@@ -257,10 +267,12 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
         space[directory] = (free, wanted + count)
 
     for path, stamp in needs["files"].items():
-        mine = _stamp(path)
-        if mine["size"] < 0:
+        if not os.path.isfile(path):
             wrong.append(f"has no file {path}")
-        elif mine != stamp:
+        elif not os.stat(path).st_mode & stat.S_IROTH:
+            # Another guest's disk, or what is root's alone: a large file is only compared by its size.
+            wrong.append(f"gives {path} to no guest that comes, for not everybody there may read it (chmod o+r)")
+        elif _stamp(path) != stamp:
             wrong.append(f"has another {path}")
     for disk in needs["disks"]:
         path, directory = disk["path"], os.path.dirname(disk["path"])

@@ -18,7 +18,7 @@ from .._core import paths
 from .._core.errors import HostError, PeerError
 from .._core.names import is_digest
 from .._image.commands import Making
-from .._libvirt import errors, guest_plan, migration
+from .._libvirt import admission, errors, guest_plan, migration, xml
 from .._migrate import plan, records
 from . import (
     disks,
@@ -54,9 +54,12 @@ def check_definition(definition: Record) -> None:
 
 def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
     """Why this host cannot take the guest now, which templates it lacks, and why it could do no ``post_copy``."""
+    name, me = definition["name"], ownership.host_identity()["name"]
     seen = guest_preflight.look(host, definition, needs)
-    me = ownership.host_identity()["name"]
-    problems = migration.problems(definition["name"], me, needs, seen)
+    problems = migration.problems(name, me, needs, seen)
+    if needs["definition"]:
+        root = xml.parse(needs["definition"], f"the definition of {name}", "domain")
+        problems += [f"definition: {me} gives {name} no {one}." for one in admission.strangers(name, root, needs)]
     return {"problems": problems, "templates": seen["lacks"], "post_copy": seen["post_copy"]}
 
 

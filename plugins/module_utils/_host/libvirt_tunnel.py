@@ -29,7 +29,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._core.names import check_name
-from .._libvirt import migration, rpc, xml
+from .._libvirt import admission, rpc, xml
 from .._migrate import records
 from . import files, movedir, peers
 from .system import Host
@@ -213,8 +213,18 @@ def _pass(name: str, journal: t.Mapping[str, t.Any], read: int, write: int, ther
 def _check(name: str, journal: t.Mapping[str, t.Any], frame: rpc.Frame) -> None:
     if not rpc.is_allowed(frame):
         raise PeerError(f"A host that brings {name} may not ask libvirt for procedure {frame.procedure}.")
-    text = rpc.brought_xml(frame)
-    if text is not None:
-        found = migration.strangers(name, xml.parse(text, "what is brought", "domain"), journal["needs"])
-        if found:
-            raise PeerError(f"What is brought as {name} is not what was announced: {', '.join(found)}.")
+    said = rpc.arguments(frame)
+    if said is None:
+        return
+    if said.texts.get("destination_name", name) != name:
+        raise PeerError(f"A host that brings {name} may not give it another name.")
+    text = said.texts.get("destination_xml")
+    if text is None and frame.procedure == rpc.PREPARE:
+        raise PeerError(f"{name} was to be brought without a definition.")
+    roots = [] if text is None else [xml.parse(text, "what is brought", "domain")]
+    if said.cookie:
+        # The definition that is kept comes beside the one that runs.
+        roots += xml.parse(said.cookie, "what is brought beside it").iter("domain")
+    found = {one for root in roots for one in admission.strangers(name, root, journal["needs"])}
+    if found:
+        raise PeerError(f"What is brought as {name} is not what was announced: {', '.join(sorted(found))}.")

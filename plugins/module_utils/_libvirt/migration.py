@@ -14,7 +14,7 @@ import dataclasses
 import typing as t
 
 from .._core.values import human_bytes
-from . import domain
+from . import admission, domain
 from .domain import Model
 from .xml import Element
 
@@ -42,7 +42,8 @@ def obstacles(name: str, root: Element, state: str, snapshots: t.Sequence[str]) 
         found.append(f"{name} is {state}. Resume or stop it first.")
     if model["cpu"]["model"] in ("host-passthrough", "maximum") and state != "stopped":
         found.append(f"cpu: {name} has the CPU of its host ({model['cpu']['model']}). Give it a named model.")
-    found += [f"devices: {name} has a {device} of its host, which would stay behind." for device in _fixed(root)]
+    for device in domain.other_devices(root):
+        found.append(f"devices: {name} has a {device} of its host, which would stay behind.")
     for tag in sorted(model["shared_folders"]):
         found.append(f"shared_folders: {name} has the folder {tag} of its host, which would stay behind.")
     if snapshots:
@@ -55,11 +56,6 @@ def obstacles(name: str, root: Element, state: str, snapshots: t.Sequence[str]) 
         if len(disk["backing"]) > 1:
             found.append(f"disks: {target} rests on more than a template. Flatten it (cnvm.platform.disk_image).")
     return found
-
-
-def _fixed(root: Element) -> list[str]:
-    """Devices that belong to a host."""
-    return domain.other_devices(root)
 
 
 def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) -> list[str]:
@@ -89,6 +85,7 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     found += [f"files: {host} {what}." for what in seen["files"]]
     found += [f"disks: {host} {what}." for what in seen["disks"]]
     found += [f"template: {host}: {what}." for what in seen["templates"]]
+    found += admission.refusals(name, host, needs, seen["pools"])
     found += [f"ports: {what}." for what in seen["ports"]]
     found += _room(host, needs, seen)
     return found
@@ -120,24 +117,6 @@ def _room(host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) 
 def _version(number: int) -> str:
     """As libvirt counts it: 10000013 is 10.0.13."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-
-def strangers(name: str, root: Element, needs: t.Mapping[str, t.Any]) -> list[str]:
-    """What of a domain that is being brought was not announced: the target decides what a guest may have of it."""
-    model = domain.parse(root)
-    known = {disk["path"] for disk in needs["disks"]} | set(needs["files"]) | set(needs["brought"])
-    known |= {disk["below"] for disk in needs["disks"] if disk["below"]}
-    found = [] if model["name"] == name and model["uuid"] == needs["uuid"] else ["its name or UUID"]
-    named = [*model["disks"].values(), *model["cdroms"].values()]
-    below = [each["path"] for disk in model["disks"].values() for each in disk["backing"]]
-    paths = {*below, *(one["path"] for one in named)}
-    found += sorted((paths | {model["kernel"], model["initrd"]}) - known - {""})
-    found += _fixed(root)
-    found += [f"the folder {tag}" for tag in sorted(model["shared_folders"])]
-    found += [each.tag for each in root if "}" in each.tag]
-    if model["serial"]["log"] not in ("", needs["log"]):
-        found.append(model["serial"]["log"])
-    return found
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ OPEN, CLOSE, SUPPORTS_FEATURE, AUTH_LIST = 1, 2, 60, 66
 PREPARE, FINISH = 303, 306  # DOMAIN_MIGRATE_PREPARE3_PARAMS, DOMAIN_MIGRATE_FINISH3_PARAMS
 ALLOWED = (OPEN, CLOSE, SUPPORTS_FEATURE, AUTH_LIST, PREPARE, FINISH)
 
-_DOMAIN_XML = b"destination_xml"
+# What the values of named parameters take: by libvirt's numbers of their types, bytes; texts have their length.
+_SIZES = {1: 4, 2: 4, 3: 8, 4: 8, 5: 8, 6: 4}
 _STRING = 7
 
 
@@ -85,21 +86,53 @@ def is_answer(frame: Frame) -> bool:
     return (frame.program, frame.procedure, frame.kind) == (REMOTE, FINISH, REPLY)
 
 
-def brought_xml(frame: Frame) -> t.Optional[str]:
-    """The domain's XML in a request to let a guest in, None in other frames. PeerError where it has none, or two."""
-    if frame.program != REMOTE or frame.procedure != PREPARE:
+class Arguments(t.NamedTuple):
+    """What a request to let a guest in, or to have it go on, says: named texts, and a document of QEMU's driver."""
+
+    texts: dict[str, str]
+    cookie: bytes
+
+
+def arguments(frame: Frame) -> t.Optional[Arguments]:
+    """Those of ``PREPARE`` and ``FINISH``, None of other frames. PeerError where libvirt would not write such."""
+    if frame.program != REMOTE or frame.kind != CALL or frame.procedure not in (PREPARE, FINISH):
         return None
-    name = _text(_DOMAIN_XML) + _STRING.to_bytes(4, "big")
-    if frame.data.count(name) != 1:
-        raise PeerError("The guest that was to be brought has no definition, or two.")
-    at = frame.data.index(name) + len(name)
-    size = int.from_bytes(frame.data[at : at + 4], "big")
-    text = frame.data[at + 4 : at + 4 + size]
-    if len(text) != size:
-        raise PeerError("The definition of the guest that was to be brought is cut off.")
-    return text.decode("utf-8", "replace")
+    body = _Body(frame.data[_HEAD.size :])
+    texts: dict[str, str] = {}
+    for _each in range(body.number()):
+        name, kind = body.text().decode("utf-8", "replace"), body.number()
+        if kind == _STRING:
+            if name in texts:
+                raise PeerError(f"libvirt's parameter {name!r} came twice.")
+            texts[name] = body.text().decode("utf-8", "replace")
+        elif kind in _SIZES:
+            body.take(_SIZES[kind])
+        else:
+            raise PeerError(f"libvirt's parameter {name!r} is of a type {kind} that nobody knows.")
+    # libvirt counts the zero at its end.
+    return Arguments(texts, body.text().rstrip(b"\0"))
 
 
-def _text(value: bytes) -> bytes:
-    """As XDR has it: its length, itself, zeros up to a multiple of four."""
-    return len(value).to_bytes(4, "big") + value + bytes(-len(value) % 4)
+class _Body:
+    """Reads a frame's body from its beginning, as XDR has it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes."""
+        found = self._data[self._at : self._at + size]
+        if len(found) != size:
+            raise PeerError("A request of libvirt's protocol is cut off.")
+        self._at += size
+        return found
+
+    def number(self) -> int:
+        """An unsigned one."""
+        return int.from_bytes(self.take(4), "big")
+
+    def text(self) -> bytes:
+        """Its length, itself, and zeros up to a multiple of four."""
+        found = self.take(self.number())
+        self.take(-len(found) % 4)
+        return found

@@ -25,7 +25,7 @@ NEEDS: dict[str, t.Any] = {
 SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
-    "files": [], "disks": [], "templates": [], "ports": [],
+    "files": [], "disks": [], "templates": [], "ports": [], "pools": [],
     "space": {"/var/lib/cnvm": (2**30, 2**20)},
     "memory": 2**31,
 }  # fmt: skip
@@ -62,6 +62,11 @@ def test_every_reason_is_told_at_once(keys: set[str]) -> None:
     assert len(found) == len(keys)
     for key in keys:
         assert any(WRONG[key][1] in one for one in found), (key, found)
+
+
+def test_what_no_host_gives_to_a_guest_that_comes_is_told_with_the_rest() -> None:
+    (found,) = said({**NEEDS, "log": "/etc/cron.d/x"})
+    assert found == "serial: host2 lets no guest that comes write to /etc/cron.d/x."
 
 
 def test_without_libvirt_there_is_one_reason() -> None:
@@ -131,26 +136,6 @@ def test_what_belongs_to_a_host_stays_there(root: xml.Element, word: str) -> Non
 def test_all_obstacles_are_told_at_once() -> None:
     root = guest("<hostdev mode='subsystem'/><tpm model='tpm-crb'/>", top="<cpu mode='host-passthrough'/>")
     assert len(obstacles(root, "paused", ["before"])) == 5
-
-
-def test_what_is_brought_is_what_was_announced() -> None:
-    assert migration.strangers("web", guest(), NEEDS) == []
-
-
-@pytest.mark.parametrize(
-    "root",
-    [
-        guest(name="other"),
-        guest("<hostdev mode='subsystem'/>"),
-        guest("<filesystem><source dir='/'/><target dir='root'/></filesystem>"),
-        guest("<serial type='pty'><log file='/etc/shadow'/></serial>"),
-        guest(disk="<disk type='file' device='cdrom'><source file='/etc/shadow'/><target dev='sda'/></disk>"),
-        guest(disk="<disk type='file'><source file='/etc/shadow'/><target dev='vdb'/></disk>"),
-        guest(top="<qemu:commandline><qemu:arg value='-drive'/></qemu:commandline>"),
-    ],
-)
-def test_what_was_not_announced_is_not_let_in(root: xml.Element) -> None:
-    assert migration.strangers("web", root, NEEDS)
 
 
 def test_it_arrives_paused_whatever_is_asked_for() -> None:

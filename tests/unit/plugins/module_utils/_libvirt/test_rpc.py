@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,19 +12,7 @@ from hypothesis import strategies as st
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import rpc
 
-
-def frame(
-    procedure: int, kind: int = rpc.CALL, status: int = rpc.OK, body: bytes = b"", program: int = rpc.REMOTE
-) -> bytes:
-    return struct.pack(">7I", 28 + len(body), program, 1, procedure, kind, 7, status) + body
-
-
-def text(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "big") + value + bytes(-len(value) % 4)
-
-
-def parameter(name: bytes, value: bytes) -> bytes:
-    return text(name) + (7).to_bytes(4, "big") + text(value)
+from .frames import frame, parameter, request, text
 
 
 def one(data: bytes) -> rpc.Frame:
@@ -84,23 +70,30 @@ def test_only_the_good_answer_to_the_last_question_says_that_a_guest_has_arrived
         assert not rpc.is_arrival(one(other))
 
 
-def test_the_definition_that_is_brought_is_found() -> None:
-    body = parameter(b"migrate_uri", b"tcp://10.0.0.2") + parameter(b"destination_xml", "<domain>ä</domain>".encode())
-    assert rpc.brought_xml(one(frame(rpc.PREPARE, body=body))) == "<domain>ä</domain>"
-    assert rpc.brought_xml(one(frame(rpc.FINISH, body=body))) is None
+def test_what_a_request_says_is_read() -> None:
+    number = text(b"bandwidth") + (4).to_bytes(4, "big") + bytes(8)
+    body = request(number, parameter(b"destination_xml", "<domain>ä</domain>".encode()), cookie=b"<a/>\0")
+    for procedure in (rpc.PREPARE, rpc.FINISH):
+        said = rpc.arguments(one(frame(procedure, body=body)))
+        assert said == ({"destination_xml": "<domain>ä</domain>"}, b"<a/>")
+        assert rpc.arguments(one(frame(procedure, rpc.REPLY, body=body))) is None
+    assert rpc.arguments(one(frame(rpc.OPEN, body=body))) is None
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"",
-        parameter(b"destination_xml", b"<a/>") * 2,
-        text(b"destination_xml") + (7).to_bytes(4, "big") + (99).to_bytes(4, "big") + b"<a/>",
+        request(parameter(b"destination_xml", b"<a/>"), parameter(b"destination_xml", b"<b/>")),
+        request(text(b"destination_xml") + (7).to_bytes(4, "big") + (99).to_bytes(4, "big") + b"<a/>"),
+        request(text(b"x") + (8).to_bytes(4, "big")),
+        (2**32 - 1).to_bytes(4, "big"),
+        request(cookie=b"<a/>", rest=b"")[:-1],
     ],
 )
-def test_a_guest_without_one_definition_is_not_brought(body: bytes) -> None:
+def test_a_request_that_libvirt_would_not_write_is_refused(body: bytes) -> None:
     with pytest.raises(PeerError):
-        rpc.brought_xml(one(frame(rpc.PREPARE, body=body)))
+        rpc.arguments(one(frame(rpc.PREPARE, body=body)))
 
 
 @pytest.mark.parametrize(

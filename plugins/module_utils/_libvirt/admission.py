@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""What a host gives to a guest that comes from another one. It decides by itself: its peer may have been taken over.
+
+*Announced* is what the *needs* of a guest name (see ``migration``): disks, files that must be there, files that come
+with it. What libvirt is told of the guest later is held against that.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import typing as t
+
+from .._core import paths
+from . import domain
+from .xml import Element
+
+Needs = t.Mapping[str, t.Any]
+
+# Where libvirt itself has images; other directories are those of pools.
+IMAGES = "/var/lib/libvirt/images"
+# libvirt's own places, which it names anew on each host, and devices that any guest may have.
+_LIBVIRT = (
+    "/var/lib/libvirt/qemu/channel/", "/var/lib/libvirt/qemu/domain-", "/run/libvirt/qemu/channel/",
+    "/var/run/libvirt/qemu/channel/", "/dev/pts/",
+)  # fmt: skip
+_DEVICES = ("/dev/urandom", "/dev/random", "/dev/null", "/dev/net/tun", "/dev/vhost-net")
+# What belongs to the distribution: (tag, attribute; '' is the text).
+_PROGRAMS = (("emulator", ""), ("loader", ""), ("nvram", "template"))
+# Children of a domain that are words for people, or no files.
+_WORDS = ("name", "title", "description", "metadata", "resource")
+_PATH_KEYS = ("file", "path", "dir", "socket")
+_INTERFACES = ("network", "bridge", "direct", "user")
+
+
+def _plain(path: object) -> bool:
+    """Whether it is an absolute path that leads nowhere but where it says."""
+    return isinstance(path, str) and path.startswith("/") and posixpath.normpath(path) == path
+
+
+def refusals(name: str, host: str, needs: Needs, pools: t.Collection[str]) -> list[str]:
+    """What of what is announced this host (``host``) does not give. ``pools``: directories of its pools."""
+    found = []
+    for disk in needs["disks"]:
+        path, below = disk["path"], disk["below"]
+        directory = posixpath.dirname(str(path))
+        if not _plain(path):
+            found.append(f"disks: {path!r} is no plain path.")
+        elif not disk["shared"] and directory not in (paths.guest_disks_dir(name), IMAGES, *pools):
+            found.append(
+                f"disks: {host} takes no disk from another host into {directory}. Make it the directory of a pool there"
+                " (cnvm.platform.pool)."
+            )
+        if below and (not disk["template"] or below != paths.template_disk(disk["template"])):
+            found.append(f"disks: {host} gives {path} no file to rest on but a template, and {below} is none.")
+    found += [f"files: {path!r} is no plain path." for path in needs["files"] if not _plain(path)]
+    own = (paths.guest_seed(name), *paths.guest_nvram(name))
+    found += [f"files: {host} takes no {path} from another host." for path in needs["brought"] if path not in own]
+    if needs["log"] not in ("", paths.guest_log(name)):
+        found.append(f"serial: {host} lets no guest that comes write to {needs['log']}.")
+    return found
+
+
+def foreign_paths(name: str, root: Element, needs: Needs) -> list[str]:
+    """The files of its host that a domain's XML names and that were not announced."""
+    known = {disk["path"] for disk in needs["disks"]} | set(needs["files"]) | set(needs["brought"]) | {needs["log"]}
+    known |= {disk["below"] for disk in needs["disks"]} | set(paths.guest_nvram(name)) | set(_DEVICES)
+    return sorted(
+        path for path in _named(root) - known if not (posixpath.normpath(path) == path and path.startswith(_LIBVIRT))
+    )
+
+
+def _named(root: Element) -> set[str]:
+    found = set()
+    for child in root:
+        for each in child.iter() if child.tag not in _WORDS else ():
+            if each.tag == "cmdline":
+                continue
+            for key, value in (("", (each.text or "").strip()), *each.attrib.items()):
+                if (each.tag, key) in _PROGRAMS and value.startswith("/usr/") and _plain(value):
+                    continue
+                if value.startswith("/") or (value and key in _PATH_KEYS):
+                    found.add(value)
+    return found
+
+
+def strangers(name: str, root: Element, needs: Needs) -> list[str]:
+    """What of a domain that is being brought was not announced, or is given to no guest that comes."""
+    model = domain.parse(root)
+    found = [] if model["name"] == name and model["uuid"] == needs["uuid"] else ["its name or UUID"]
+    found += foreign_paths(name, root, needs)
+    drives = {one["path"] for one in (*model["disks"].values(), *model["cdroms"].values())}
+    # A disk of no file: of a pool, of the network.
+    found += sorted(drive for drive in drives if drive and not drive.startswith("/"))
+    found += domain.other_devices(root)
+    found += [f"the folder {tag}" for tag in sorted(model["shared_folders"])]
+    kinds = {card["type"] for card in model["networks"].values()}
+    found += [f"a network of the type {kind!r}" for kind in sorted(kinds - set(_INTERFACES))]
+    found += [each.tag for each in root if "}" in each.tag]
+    return found

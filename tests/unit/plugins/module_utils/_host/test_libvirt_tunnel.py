@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host that brings a guest may say to libvirt: of this guest alone, and as it was announced."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
+from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt_tunnel
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import rpc
+
+from .._libvirt.frames import frame, parameter, request
+
+UUID = "0705aea1-1ea0-540a-967e-c710e0d8de07"
+JOURNAL = {"needs": {"uuid": UUID, "disks": [], "files": {}, "brought": [], "log": ""}}
+
+
+def domain(name: str = "web", devices: str = "") -> bytes:
+    return f"<domain><name>{name}</name><uuid>{UUID}</uuid><devices>{devices}</devices></domain>".encode()
+
+
+GOOD = parameter(b"destination_xml", domain())
+BAD = domain(devices="<disk type='file'><source file='/etc/shadow'/><target dev='vda'/></disk>")
+
+
+def check(procedure: int, body: bytes) -> None:
+    (one,) = rpc.Frames().feed(frame(procedure, body=body))
+    libvirt_tunnel._check("web", JOURNAL, one)
+
+
+def cookie(inside: bytes) -> bytes:
+    return b"<qemu-migration><name>web</name>" + inside + b"</qemu-migration>\0"
+
+
+def test_what_was_announced_passes() -> None:
+    check(rpc.OPEN, b"")
+    check(rpc.PREPARE, request(GOOD, cookie=cookie(b"")))
+    check(rpc.PREPARE, request(GOOD, parameter(b"destination_name", b"web")))
+    check(rpc.FINISH, request(GOOD, cookie=cookie(domain())))
+    check(rpc.FINISH, request())
+
+
+@pytest.mark.parametrize(
+    ("procedure", "body"),
+    [
+        (11, b""),
+        (rpc.PREPARE, request()),
+        (rpc.PREPARE, request(parameter(b"destination_xml", domain("other")))),
+        (rpc.PREPARE, request(parameter(b"destination_xml", BAD))),
+        (rpc.PREPARE, request(GOOD, parameter(b"destination_name", b"other"))),
+        (rpc.FINISH, request(parameter(b"destination_name", b"other"))),
+        (rpc.FINISH, request(GOOD, cookie=cookie(BAD))),
+        (rpc.FINISH, request(GOOD, cookie=cookie(b"<a>" + BAD + b"</a>"))),
+        (rpc.FINISH, request(GOOD, cookie=("\ufeff" + cookie(BAD)[:-1].decode()).encode("utf-16-le"))),
+        (rpc.FINISH, request(GOOD, cookie=b"no xml")),
+    ],
+)
+def test_anything_else_does_not(procedure: int, body: bytes) -> None:
+    with pytest.raises(CnvmError):
+        check(procedure, body)
