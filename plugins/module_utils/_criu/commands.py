@@ -10,6 +10,9 @@ import typing as t
 
 # What a container may hold open that CRIU takes only when told so: TCP connections and file locks.
 _STATE = ("--tcp-established", "--file-locks")
+_IGNORE_CGROUPS = ("--manage-cgroups-mode", "ignore")
+# Flags for a restore that may come from the source of a move.
+RESTORE_FLAGS = ((), _IGNORE_CGROUPS)
 
 
 def runtime_flags(runtime: str, version: tuple[int, ...]) -> dict[str, list[str]]:
@@ -18,7 +21,7 @@ def runtime_flags(runtime: str, version: tuple[int, ...]) -> dict[str, list[str]
     Cgroups are the host's business, not the dump's (criu#1793); runc < 1.2 does not know the mode, and needs none
     because the cgroup has the same path on all hosts. A handshake under way aborts a dump unless it may be skipped.
     """
-    ignore = [] if runtime == "runc" and version < (1, 2) else ["--manage-cgroups-mode", "ignore"]
+    ignore = [] if runtime == "runc" and version < (1, 2) else list(_IGNORE_CGROUPS)
     skip = ["--tcp-skip-in-flight"] if runtime == "runc" and version >= (1, 3) else []
     return {"dump": [*ignore, *skip], "restore": ignore}
 

@@ -21,6 +21,7 @@ from .._core.errors import CnvmError, HostError, PeerError, Refused
 from .._core.names import check_name, is_digest
 from .._criu import commands as criu_commands
 from .._migrate import records
+from .._oci.definition import check_normal
 from .._oci.members import Policy, layer_policy
 from . import (
     archive,
@@ -39,6 +40,8 @@ from . import (
 from .kinds import Call
 from .system import Host
 
+# Where data are, and nothing of the system: other directories are bound into no container that comes.
+BIND_DIRS = ("/srv", "/mnt")
 HOLD_HOOK = f"{paths.HELPER_LIBRARY}/hold"
 _ANNOUNCE_S = (0.0, 0.05, 0.15, 0.3)
 
@@ -49,9 +52,10 @@ def facts(host: Host) -> dict[str, t.Any]:
 
 
 def check_definition(definition: t.Mapping[str, t.Any]) -> None:
-    """PeerError when it names no image."""
+    """PeerError or InputError when it is none that the module container would write here."""
     if not is_digest(str(definition.get("image"))):
         raise PeerError(f"The definition of {definition['name']} names no image.")
+    check_normal(definition)
 
 
 def check(
@@ -59,7 +63,7 @@ def check(
 ) -> dict[str, t.Any]:
     """Why this host cannot take the container now (address, ports, space), and whether its image is here."""
     me = ownership.host_identity()
-    found = network_problems(definition)
+    found = [*network_problems(definition), *_bind_problems(definition, me["name"])]
     space = movedir.free_bytes(paths.STATE)
     needed = needs.get("layer", 0) + needs.get("image", 0) + 16 * 2**20
     if space < needed * 6 // 5:
@@ -73,6 +77,20 @@ def check(
             f"memory: {me['name']} has {memory >> 20} MiB available; {wanted >> 20} MiB and a fifth more are needed."
         )
     return {"problems": found, "image": images.record(definition["image"]) is not None}
+
+
+def _bind_problems(definition: t.Mapping[str, t.Any], me: str) -> list[str]:
+    """Why this host does not give the container the directories that it had of its source."""
+    found = []
+    for source in (mount["source"] for mount in definition.get("mounts") or () if mount["type"] == "bind"):
+        if not os.path.realpath(source).startswith(tuple(f"{directory}/" for directory in BIND_DIRS)):
+            found.append(
+                f"mounts: {me} binds {source} into no container that comes from another host. Allowed: what is below"
+                f" {' and '.join(BIND_DIRS)}."
+            )
+        elif not os.path.exists(source):
+            found.append(f"mounts: {me} has no {source}.")
+    return found
 
 
 def network_problems(definition: t.Mapping[str, t.Any]) -> list[str]:
@@ -450,12 +468,14 @@ def _op_images(call: Call) -> dict[str, t.Any]:
 
 def _op_restore(call: Call) -> dict[str, t.Any]:
     """Restore and hold. With a stream the checkpoint comes first: one round trip less while frozen."""
+    server, flags = call.args.get("page_server"), tuple(call.args["flags"])
+    if flags not in criu_commands.RESTORE_FLAGS:
+        raise PeerError(f"{' '.join(map(str, flags))} is nothing that a source decides.")
     freezer.hurry()
     if call.has_stream:
         _op_images(call)
-    server = call.args.get("page_server")
     restore(
-        ownership.read_definition(call.name), call.move_id, call.args["flags"],
+        ownership.read_definition(call.name), call.move_id, flags,
         (str(server[0]), int(server[1])) if server else None, float(call.args["limit_s"]), call.gone,
     )  # fmt: skip
     return {}

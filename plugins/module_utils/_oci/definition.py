@@ -330,6 +330,17 @@ def definition_of(item: t.Mapping[str, t.Any], uuid: str, digest: str, image_nam
     return {"schema": SCHEMA, "name": item["name"], "uuid": uuid, "image": digest, "image_name": image_name, **kept}
 
 
+def check_normal(definition: t.Mapping[str, t.Any]) -> None:
+    """InputError unless it is what ``definition_of`` makes of a user's words: another host may send what it likes."""
+    name = check_name(definition.get("name"), "name")
+    words = {key: definition[key] for key in DEFAULTS if key in definition}
+    normal = normalise({"name": name, "image": definition.get("image"), **words}, "definition")
+    known_keys(definition, f"definition of {name}", ("schema", "name", "uuid", "image", "image_name", *DEFAULTS))
+    differing = [key for key, value in words.items() if value != normal[key]]
+    if differing:
+        raise InputError(f"definition of {name}: {', '.join(differing)} is not in its normal form.")
+
+
 def changed_keys(before: t.Mapping[str, t.Any], after: t.Mapping[str, t.Any]) -> list[str]:
     """Keys in which two definitions differ, but for what only the first creation decides."""
     keys = (set(before) | set(after)) - {"schema", "uuid", "name"}

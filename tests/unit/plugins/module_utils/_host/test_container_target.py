@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+import types
 import typing as t
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._host import container_target, files, handover
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
@@ -135,3 +136,32 @@ def test_drained_by_the_daemons_code(code: str, expected: bool) -> None:
     assert container_target.drained(JOURNAL, 0) == {"ended": False, "drained": False}
     (directory / "lazy.rc").write_text(code)
     assert container_target.drained(JOURNAL, 0) == {"ended": True, "drained": expected}
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("/etc", "binds /etc into no container"),
+        ("/srv/../etc", "into no container"),
+        ("/srv/no such", "has no /srv/no such"),
+        ("/srv", "into no"),
+    ],
+)
+def test_only_places_for_data_are_bound_into_what_comes(source: str, word: str) -> None:
+    (found,) = container_target._bind_problems({"mounts": [{"type": "bind", "source": source}]}, "host2")
+    assert word in found
+
+
+def test_a_link_leads_no_bind_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_target, "BIND_DIRS", (str(tmp_path / "srv"),))
+    (tmp_path / "srv/data").mkdir(parents=True)
+    (tmp_path / "srv/link").symlink_to("/etc")
+    mounts = [{"type": "bind", "source": f"{tmp_path}/srv/{name}"} for name in ("data", "link")]
+    (found,) = container_target._bind_problems({"mounts": [*mounts, {"type": "tmpfs"}]}, "host2")
+    assert "/srv/link into no container" in found
+
+
+def test_a_source_says_nothing_to_the_runtime() -> None:
+    call = t.cast("t.Any", types.SimpleNamespace(has_stream=False, args={"flags": ["--bundle", "/tmp/x"]}))
+    with pytest.raises(PeerError, match="--bundle /tmp/x is nothing that a source decides"):
+        container_target._op_restore(call)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -14,6 +15,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition impo
     DEFAULTS,
     IN_PLACE,
     changed_keys,
+    check_normal,
     definition_of,
     normalise,
     normalise_all,
@@ -193,6 +195,40 @@ def test_two_containers_want_the_same(second: dict[str, t.Any], reason: str) -> 
 def test_what_is_removed_is_in_nobodys_way() -> None:
     first = item(address="10.0.0.1", ports=["80:80"])
     assert len(normalise_all([first, {**first, "name": "old", "state": "absent"}])) == 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"mounts": [{"source": "/srv/x", "destination": "/x"}, {"type": "tmpfs", "destination": "/y", "size_mib": 2}]},
+        {"address": "10.100.101.5", "ports": ["8080:80"], "cpus": "1.5", "memory_mib": "64", "env": {"A": 1}},
+        {"capabilities_add": ["net_admin"], "dns": ["10.1.1.1"], "command": ["a", "b"], "labels": {"a": "b"}},
+    ],
+)
+def test_what_a_host_wrote_another_one_takes(given: dict[str, t.Any]) -> None:
+    made = json.loads(json.dumps(definition_of(normalise(item(**given)), "u", "a" * 64, "cnvm")))
+    check_normal(made)
+    # As an older version wrote it.
+    check_normal({key: value for key, value in made.items() if key != "labels"})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"capabilities_add": ["CAP_SYS_ADMIN"]},
+        {"capabilities_add": ["net_admin"]},
+        {"mounts": [{"type": "bind", "source": "/srv/../etc", "destination": "/x", "read_only": False}]},
+        {"mounts": [{"type": "bind", "source": "/srv", "destination": "/proc", "read_only": False}]},
+        {"hooks": {}},
+        {"name": "../x"},
+        {"runtime": "/tmp/runc"},
+        {"cpus": "1.5"},
+    ],
+)
+def test_what_no_host_writes_is_refused(changed: dict[str, t.Any]) -> None:
+    with pytest.raises(InputError):
+        check_normal({**definition_of(normalise(item()), "u", "a" * 64, "cnvm"), **changed})
 
 
 def test_changed_keys() -> None:
