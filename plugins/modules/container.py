@@ -47,8 +47,8 @@ options:
         default: running
       image:
         description:
-          - Name or sha256 digest of an image of the host (see M(cnvm.platform.bundle)). Required unless the container
-            is removed.
+          - Name or sha256 digest of an image of the host. Required unless the container is removed.
+          - Images are made by M(cnvm.platform.bundle); an OCI bundle becomes one by it first.
         type: str
       runtime:
         description: The OCI runtime. V(crun) cannot move its memory after the switch (post-copy).

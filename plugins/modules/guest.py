@@ -252,7 +252,7 @@ options:
       shared_folders:
         description:
           - Directories of the host that the guest can mount, with C(mount -t virtiofs TAG PLACE) or
-            C(mount -t 9p TAG PLACE). A guest with one cannot be moved while it runs.
+            C(mount -t 9p TAG PLACE). A guest with one cannot be moved.
         type: list
         elements: dict
         suboptions:
