@@ -29,6 +29,9 @@ _SAID = (
     (re.compile(r"did not find any indices"), "components"),
     (re.compile(r"Could not resolve|Failed to fetch|Could not connect|Unable to connect|Connection failed"), "mirror"),
 )
+# A mirror that is being updated, or a link that was down for a moment.
+_PASSING = re.compile(r"Failed to fetch|Hash Sum mismatch|unexpected size|Connection (failed|timed out|reset)")
+_LASTING = re.compile(r"Could not resolve|does not have a Release file|Could not connect|Unable to connect")
 _HINTS = {
     "packages": "Allowed: packages that the suite has, as 'apt list' shows them.",
     "suite": "Allowed: a release that the mirror has, such as trixie or bookworm.",
@@ -111,6 +114,11 @@ def argv(recipe: Recipe, target: str, more: t.Sequence[str] = ()) -> list[str]:
     if recipe.components:
         words.append(f"--components={','.join(recipe.components)}")
     return [*words, *more, "--", recipe.suite, target, *([recipe.mirror] if recipe.mirror else [])]
+
+
+def may_pass(said: str) -> bool:
+    """Whether a run that failed with these words may succeed a moment later."""
+    return bool(_PASSING.search(said)) and not _LASTING.search(said)
 
 
 def failure(said: str, recipe: Recipe, option: str) -> InputError | HostError:

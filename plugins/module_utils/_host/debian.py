@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import typing as t
 
 from .._core import mmdebstrap
 from .._core.errors import CommandError, HostError
 from .._core.mmdebstrap import Recipe
-from .._core.runner import reason
+from .._core.runner import CommandResult, reason
 from . import files
 from .system import Host
+
+_PAUSES_S = (5, 20)
 
 
 def check() -> None:
@@ -24,12 +27,23 @@ def check() -> None:
         raise HostError("The program mmdebstrap is missing on this host.", hint="Install the package mmdebstrap.")
 
 
+def patiently(host: Host, argv: t.Sequence[str], root: str) -> CommandResult:
+    """Run mmdebstrap, which makes ``root``; anew where a mirror was to blame that may be better a moment later."""
+    for pause in (*_PAUSES_S, 0):
+        result = host.run(argv, check=False)
+        if not result.rc or not pause or not mmdebstrap.may_pass(result.stderr):
+            break
+        files.remove_tree(root)
+        time.sleep(pause)
+    return result
+
+
 def unpack(host: Host, recipe: Recipe, root: str, option: str, more: t.Sequence[str] = ()) -> None:
     """Make ``root``, which is not there yet, without the recipe's own commands. ``option``: where the recipe stands."""
     check()
     # It makes all mounts that it sees private, for good: namespaces and mounts of containers would be left over.
     own = ["unshare", "--mount", "--propagation", "private", "--"]
-    result = host.run([*own, *mmdebstrap.argv(recipe, root, more)], check=False)
+    result = patiently(host, [*own, *mmdebstrap.argv(recipe, root, more)], root)
     if result.rc:
         raise mmdebstrap.failure(result.stderr, recipe, option)
     # Whoever starts it makes /dev; nodes in it would only be refused elsewhere.

@@ -25,8 +25,8 @@ import time
 import typing as t
 
 from .._core import local_hosts as lh
-from .._core.errors import CommandError, HostError, Refused
-from . import files
+from .._core.errors import HostError, Refused
+from . import debian, files
 from .system import Host
 
 DEFAULT_DIR = "/var/lib/cnvm-local-hosts"
@@ -191,18 +191,17 @@ class Bases:
         files.write_text(finish, lh.finish_script(made, mirror, DEFAULT_DIR), mode=0o700, durable=False)
         argv = lh.build_argv(made, aside, mirror, finish, self.proxies())
         try:
-            self.host.run(argv)
-        except CommandError as error:
-            files.remove_tree(aside)
-            said = str(error.details.get("stderr", ""))
-            raise HostError(
-                f"The base of {made.label()} could not be built from {mirror}.",
-                hint=f"The last it said: {lh.last_lines(said, 3)}",
-                argv=argv,
-                stderr=said[-6000:],
-            ) from error
+            result = debian.patiently(self.host, argv, aside)
         finally:
             files.remove_file(finish)
+        if result.rc:
+            files.remove_tree(aside)
+            raise HostError(
+                f"The base of {made.label()} could not be built from {mirror}.",
+                hint=f"The last it said: {lh.last_lines(result.stderr, 3)}",
+                argv=argv,
+                stderr=result.stderr[-6000:],
+            )
         note = _read(f"{aside}/etc/cnvm-local-base").strip()
         os.rename(aside, self.path(digest))
         files.write_json(f"{self.path(digest)}.json", {"schema": 1, "note": note, **dataclasses.asdict(made)})
@@ -362,11 +361,23 @@ class LocalHosts:
         return {
             "bridge": self.bridge if shown else None,
             "address": f"{lh.gateway(subnet)}/{subnet.prefixlen}" if good else None,
-            "internet": table.rc == 0 and str(subnet) in table.stdout and self.bridge in table.stdout,
+            "internet": table.rc == 0
+            and str(subnet) in table.stdout
+            and self.bridge in table.stdout
+            and _read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
         }
+
+    @staticmethod
+    def _shared() -> t.ContextManager[None]:
+        """While one set makes or takes away what all sets have of the machine, the others wait."""
+        return waiting_lock(f"{RUN_DIR}/lock", "What the sets share", 120)
 
     def ensure_network(self, subnet: ipaddress.IPv4Network) -> None:
         """Bridge, address, masquerading and kernel limits. Harmless where they are there."""
+        with self._shared():
+            self._ensure_network(subnet)
+
+    def _ensure_network(self, subnet: ipaddress.IPv4Network) -> None:
         bridge, gateway = self.bridge, lh.gateway(subnet)
         if self.host.run(["ip", "link", "show", "dev", bridge], check=False).rc:
             mac = lh.bridge_mac(self.set.set_name)
@@ -405,6 +416,10 @@ class LocalHosts:
         self.host.run(["nft", "delete", "table", "ip", lh.table_name(self.set.set_name)], check=False)
         self.host.run(["ip", "link", "del", "dev", self.bridge], check=False)
         files.remove_tree(self.home)
+        with self._shared():
+            self._leave_machine()
+
+    def _leave_machine(self) -> None:
         files.remove_file(f"{RUN_DIR}/sets/{self.set.set_name}")
         sets = os.listdir(f"{RUN_DIR}/sets") if os.path.isdir(f"{RUN_DIR}/sets") else []
         if sets:
@@ -433,6 +448,10 @@ class LocalHosts:
 
     def ensure_home(self, subnet: ipaddress.IPv4Network) -> None:
         """The set's directory and its record."""
+        with self._shared():
+            self._ensure_home(subnet)
+
+    def _ensure_home(self, subnet: ipaddress.IPv4Network) -> None:
         if self.in_memory():
             os.makedirs(DEFAULT_DIR, mode=0o711, exist_ok=True)
             files.write_text(f"{RUN_DIR}/memory", "", durable=False)
@@ -540,7 +559,8 @@ class LocalHosts:
             for name in list(waiting):
                 if self._answers(records[name], name in thorough):
                     waiting.remove(name)
-                elif not self.processes(name):
+                # Twice: while nspawn moves its processes into groups below, a look may find none in either.
+                elif not self.processes(name) and not self.processes(name):
                     raise self._silent(name, "ended while it was starting")
                 elif time.monotonic() > end:
                     raise self._silent(name, f"did not answer at {records[name]['address']} in {self.set.timeout_s} s")
