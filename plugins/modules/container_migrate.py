@@ -138,6 +138,11 @@ mode:
   returned: when a plan was made
   type: str
   sample: stop_copy
+lost:
+  description: That the container was started anew with its files, since its processes had died.
+  returned: when that was so
+  type: str
+  sample: web had died here; it was started anew with its files.
 frozen_ms:
   description: From the freeze on the source to the copy on the target running, in milliseconds.
   returned: when the container was frozen

@@ -354,8 +354,9 @@ def _free_port(address: str) -> int:
 # --------------------------------------------------------------------------------------------------------------------
 # The end
 # --------------------------------------------------------------------------------------------------------------------
-def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
-    """End a move on the source with the container running here; it is started anew if its processes have died."""
+def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
+    """End a move on the source with the container running here; whether its processes had died, and it was started
+    anew."""
     name = journal["name"]
     definition = ownership.read_definition(name)
     if freezer.populated(paths.payload_cgroup(name)):
@@ -365,11 +366,13 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         freezer.thaw(paths.hold_cgroup(name))
     movedir.remove(host, journal["move_id"])
     container_parts.remove_criu_config(name)
-    if journal.get("running") and not freezer.populated(paths.payload_cgroup(name)):
+    anew = bool(journal.get("running")) and not freezer.populated(paths.payload_cgroup(name))
+    if anew:
         # Its unit does not start it while a move has it frozen or stopped (see ``supervise``).
         files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
         host.run(["systemctl", "start", paths.unit_name(name)], check=False, timeout_s=30)
     files.remove_file(paths.journal_file(name), durable=True)
+    return anew
 
 
 def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:

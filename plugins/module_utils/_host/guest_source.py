@@ -329,9 +329,9 @@ def end_job(each: libvirt.Domain, *, cut_first: bool) -> None:
         time.sleep(0.05)
 
 
-def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
-    """End a move on the source with the guest going on here; it is started anew if QEMU has died."""
-    name = journal["name"]
+def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
+    """End a move on the source with the guest going on here; whether QEMU had died, and it was started anew."""
+    name, anew = journal["name"], []
 
     def work(connection: libvirt.Connection) -> None:
         each = guest_preflight.known(connection, name).domain
@@ -353,10 +353,12 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> None:
                 # It is not started here while a move has it standing still (see ``guest_start``).
                 files.write_json(paths.journal_file(name), {**noted, "state": records.SOURCE_BEGUN})
                 each.create()
+                anew.append(name)
 
     patiently(work)
     files.remove_tree(paths.move_dir(journal["move_id"]))
     files.remove_file(paths.journal_file(name), durable=True)
+    return bool(anew)
 
 
 def fetched_from(each: libvirt.Domain) -> bool:

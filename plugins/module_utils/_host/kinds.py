@@ -98,8 +98,8 @@ class Source(t.Protocol):
     def leaving(self, move: Move, survey: Survey) -> Leaving:
         """The steps of one move."""
 
-    def roll_back(self, host: Host, journal: Record) -> None:
-        """End a move with the workload going on here; it is started anew if it has died."""
+    def roll_back(self, host: Host, journal: Record) -> bool:
+        """End a move with the workload going on here; whether it had died, and was started anew."""
 
     def let_go(self, host: Host, journal: Record) -> None:
         """End a move with the workload at the target: nothing stays but the owner record."""
@@ -109,6 +109,11 @@ class Source(t.Protocol):
 
     def keeps(self, journal: Record) -> bool:
         """Whether what stands still here could go on here, after the copy on the target has run."""
+
+
+def going_on(name: str, anew: bool, how: str = "") -> str:
+    """Words for what ``roll_back`` has done."""
+    return f"{name} was started anew here" if anew else f"{name} goes on here{how}"
 
 
 class Call(t.NamedTuple):

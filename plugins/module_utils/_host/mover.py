@@ -200,10 +200,8 @@ class Move:
             outcome = self._fail_committed(error, undone)
         else:
             frozen = self.journal["state"] == records.SOURCE_FROZEN
-            self.steps.abandon()
-            self._source.roll_back(self.host, self.journal)
             outcome = "source"
-            undone.append(f"{self.name} goes on here" + (" as it was when it was frozen" if frozen else ""))
+            undone.append(self._roll_back(" as it was when it was frozen" if frozen else ""))
             if frozen:
                 self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
             with contextlib.suppress(CnvmError):
@@ -224,12 +222,19 @@ class Move:
             )
             return "waiting"
         handover.reclaim(self.journal, int(back["generation"]))
-        self.steps.abandon()
-        self._source.roll_back(self.host, self.journal)
+        here = self._roll_back(" as it was when it was frozen; what it did since then is lost")
         self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
         undone.append(f"the copy on {self.channel.peer} is gone for good")
-        undone.append(f"{self.name} goes on here as it was when it was frozen; what it did since then is lost")
+        undone.append(here)
         return "source"
+
+    def _roll_back(self, how: str) -> str:
+        """The workload goes on here, as words. One that had died has lost what it had in its memory."""
+        self.steps.abandon()
+        anew = self._source.roll_back(self.host, self.journal)
+        if anew:
+            self.result["lost"] = f"{self.name} had died here; it was started anew with its files."
+        return kinds.going_on(self.name, anew, how)
 
 
 # --- the command ---

@@ -100,13 +100,14 @@ def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
         except CnvmError as error:
             return _cannot_ask(journal, error)
     if following == "roll_back":
-        kinds.source_of(journal).roll_back(host, journal)
-        return _outcome(name, "source", f"The move was not committed; {name} goes on here.", target=peer)
+        anew = kinds.source_of(journal).roll_back(host, journal)
+        said = f"The move was not committed; {kinds.going_on(name, anew)}."
+        return _outcome(name, "source", said, target=peer)
     if following == "let_go":
         return _leave(host, journal)
     if fenced == peer:
-        _take_back(host, journal, journal["generation"] + 2)
-        return _outcome(name, "source", f"{peer} was declared dead; {name} goes on here as it was when it was frozen.")
+        here = _take_back(host, journal, journal["generation"] + 2, " as it was when it was frozen")
+        return _outcome(name, "source", f"{peer} was declared dead; {here}.")
     try:
         with peers.connected(host, peer) as channel:
             there = channel.call("resume", timeout_s=20, name=name, move_id=journal["move_id"])
@@ -164,8 +165,8 @@ def _settle(
     if theirs is None and record.get("owner") == there["identity"]["host_id"]:
         return _leave(host, journal)
     if theirs is None:
-        _take_back(host, journal, journal["generation"] + 2)
-        return _outcome(name, "source", f"{peer} has nothing of {name}; it goes on here.")
+        here = _take_back(host, journal, journal["generation"] + 2)
+        return _outcome(name, "source", f"{peer} has nothing of {name}; {here}.")
     problem = "its copy has ended"
     alive = bool(there.get("alive")) and not given_back
     ran = theirs["state"] == records.TARGET_ACTIVE
@@ -183,8 +184,8 @@ def _settle(
         lost, alive = str(channel.call("anew", timeout_s=90).get("lost", "")), True
     if not alive:
         back = channel.call("give_back", timeout_s=90)
-        _take_back(host, journal, int(back["generation"]))
-        return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); it goes on here.")
+        here = _take_back(host, journal, int(back["generation"]))
+        return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
     channel.call("finish", timeout_s=60)
     return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
@@ -199,10 +200,11 @@ def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     return _outcome(name, "target", f"{name} had arrived at {peer}; what was left here is removed.")
 
 
-def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int) -> None:
-    """The target has given it back, or never will run it: it is this host's again, and goes on as it stood still."""
+def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int, how: str = "") -> str:
+    """The target has given it back, or never will run it: it is this host's again, and goes on as it stood still.
+    Words for that."""
     handover.reclaim(journal, generation)
-    kinds.source_of(journal).roll_back(host, journal)
+    return kinds.going_on(journal["name"], kinds.source_of(journal).roll_back(host, journal), how)
 
 
 def _drain(channel: peers.Channel, journal: t.Mapping[str, t.Any]) -> bool:

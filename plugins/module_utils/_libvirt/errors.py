@@ -69,6 +69,8 @@ _TEXTS = (
 
 def hint_for(code: int, message: str) -> str:
     """What the reader can do about it; empty where nothing better is known than the message itself."""
+    if "connect socket" in message and "Permission denied" in message:
+        return _ROOT
     for part, hint in _TEXTS:
         if part in message:
             return hint

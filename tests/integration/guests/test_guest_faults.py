@@ -81,6 +81,7 @@ def test_guest_killed(guest: Guest) -> None:
     kill(move.source, f"guest={guest.name},")
     result = move.result()
     assert result["outcome"] == "source", result
+    assert f"{guest.name} had died here" in result["lost"], result
     guest.connect()
     guest.check(move.source, [move.source], memory=False)
 

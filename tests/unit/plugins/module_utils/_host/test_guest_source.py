@@ -152,7 +152,7 @@ class Stopped:
 
 
 @pytest.fixture
-def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Stopped], None]:
+def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Stopped], bool]:
     """Roll a move of this guest back, as its journal has it."""
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
     monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
@@ -161,23 +161,23 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[St
     monkeypatch.setattr(guest_source, "announce", lambda each: None)
     files.write_json(paths.journal_file("web"), JOURNAL)
 
-    def back(each: Stopped) -> None:
+    def back(each: Stopped) -> bool:
         known = types.SimpleNamespace(domain=each)
         monkeypatch.setattr(guest_preflight, "known", lambda connection, name: known)
         host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
-        guest_source.roll_back(host, files.read_json(paths.journal_file("web")) or {})
+        return guest_source.roll_back(host, files.read_json(paths.journal_file("web")) or {})
 
     return back
 
 
-def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[Stopped], None]) -> None:
+def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[Stopped], bool]) -> None:
     each = Stopped(PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
-    roll_back(each)
+    assert roll_back(each)
     assert each.calls == ["destroy frozen anew", "create begun anew"]
     assert files.read_json(paths.journal_file("web")) is None
 
 
-def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stopped], None]) -> None:
+def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stopped], bool]) -> None:
     """It was turned off by us, not by its user."""
     each = Stopped(PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, "create")
     with pytest.raises(CnvmError):
@@ -196,10 +196,10 @@ def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stoppe
     ],
 )
 def test_what_stood_still_goes_on_and_what_was_turned_off_stays_off(
-    roll_back: t.Callable[[Stopped], None], state: int, reason: int, calls: list[str]
+    roll_back: t.Callable[[Stopped], bool], state: int, reason: int, calls: list[str]
 ) -> None:
     each = Stopped(state, reason)
-    roll_back(each)
+    assert roll_back(each) == ("create begun" in calls)
     assert each.calls == calls
 
 

@@ -107,8 +107,9 @@ class Kind:
     def __init__(self) -> None:
         self.did: list[str] = []
 
-    def roll_back(self, host: Host, journal: dict[str, t.Any]) -> None:
+    def roll_back(self, host: Host, journal: dict[str, t.Any]) -> bool:
         self.did.append("roll back")
+        return False
 
     def let_go(self, host: Host, journal: dict[str, t.Any]) -> None:
         self.did.append("let go")
