@@ -22,9 +22,9 @@ notes:
     C(ansible_host), C(ansible_user), C(ansible_ssh_common_args)), and keys only. A user other than root needs C(sudo)
     without a password. A connection that Ansible's last task has left open (C(ControlPersist)) is used.
   - "Groups, each with O(prefix) before it: C(guests), C(containers), C(state_STATE), C(host_HOST), C(group_GROUP),
-    C(type_TYPE) and C(template_TEMPLATE) by the tags of these names, C(tag_NAME_VALUE) by others, C(image_IMAGE) for
-    containers, C(reachable) for those with an address whose host has answered, and C(stale). Tags of a container are
-    its labels."
+    C(type_TYPE) and C(template_TEMPLATE) by the tags of these names (the last one also by a disk's template),
+    C(tag_NAME_VALUE) by others, C(image_IMAGE) for containers, C(reachable) for those with an address whose host has
+    answered, and C(stale). Tags of a container are its labels."
   - "Variables: C(cnvm_kind), C(cnvm_host), C(cnvm_state), C(cnvm_managed), C(cnvm_tags), C(cnvm_group), C(cnvm_type),
     C(cnvm_template), C(cnvm_stale), C(cnvm_jump_host), C(cnvm_unreachable_reason), and C(cnvm_workload), which is what
     M(cnvm.platform.guest_info) or M(cnvm.platform.container_info) returns, without C(definition)."

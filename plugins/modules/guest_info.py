@@ -121,7 +121,7 @@ guests:
       type: str
       sample: front
     template:
-      description: Its tag C(template).
+      description: Its tag C(template), or else the template of its first disk that has one.
       type: str
       sample: debian-13
     memory_mib:

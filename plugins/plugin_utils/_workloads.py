@@ -163,6 +163,7 @@ def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
     item, state, address = one.item, _state(one), _address(one)
     tags = item.get("tags" if one.kind == "guest" else "labels")
     tags = {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+    template = tags.get("template") or item.get("template")
     reason = ""
     if state != "running":
         reason = f"The {one.kind} {name} is {state}."
@@ -176,7 +177,7 @@ def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
         "cnvm_tags": tags,
         "cnvm_group": tags.get("group"),
         "cnvm_type": tags.get("type"),
-        "cnvm_template": tags.get("template"),
+        "cnvm_template": template,
         "cnvm_stale": one.place.stale,
         "cnvm_unreachable_reason": reason or None,
         # Without its definition, which is as large as the rest.
@@ -191,7 +192,8 @@ def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
     else:
         variables["ansible_host"] = str(address)
         variables.update(_way(one, t.cast("ipaddress.IPv4Address", address), settings))
-    return Entry(name, _groups(one, state, tags, reachable=not reason, prefix=settings.prefix), variables)
+    named = {**tags, "template": str(template)} if template else tags
+    return Entry(name, _groups(one, state, named, reachable=not reason, prefix=settings.prefix), variables)
 
 
 def _way(one: _Seen, address: ipaddress.IPv4Address | ipaddress.IPv6Address, settings: Settings) -> dict[str, t.Any]:

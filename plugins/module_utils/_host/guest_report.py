@@ -112,7 +112,7 @@ def _report_one(
         "description": model["description"],
         "tags": tags,
         "group": tags.get("group"),
-        "template": tags.get("template"),
+        "template": tags.get("template") or _template(seen.definition or {}),
         **{key: shown[key] for key in ("memory_mib", "max_memory_mib", "vcpus", "max_vcpus")},
         "cpu_model": (changes.live_model(shown)["cpu"]["model"]) or None,
         "arch": shown["arch"],
@@ -143,6 +143,12 @@ def _vnc(known: Known) -> t.Optional[dict[str, t.Any]]:
         return None
     port = domain.vnc_port(known.live)
     return None if port is None else {"listen": domain.parse(known.live)["graphics"]["listen"], "port": port}
+
+
+def _template(definition: t.Mapping[str, t.Any]) -> t.Optional[str]:
+    """The template that its first disk was made of, as its owner called it."""
+    named = [str(disk.get("template") or "") for disk in definition.get("disks") or ()]
+    return next(filter(None, named), None)
 
 
 def _report_disk(target: str, disk: t.Mapping[str, t.Any], model: Model) -> dict[str, t.Any]:

@@ -67,11 +67,9 @@ def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Reco
     """Note what was announced; what an earlier stay has left is older than what comes."""
     name = definition["name"]
     journal["needs"] = dict(needs)
-    journal["own"] = [
-        disk["path"]
-        for disk in needs["disks"]
-        if not disk["shared"] and not disk["path"].startswith(f"{paths.workload_dir(name)}/")
-    ]
+    coming = [*(disk["path"] for disk in needs["disks"] if not disk["shared"]), *needs["brought"]]
+    # What is in its own directory goes with that.
+    journal["own"] = [path for path in coming if not path.startswith(f"{paths.workload_dir(name)}/")]
     files.write_json(paths.journal_file(name), journal)
     guest_source.remove_files(name)
     files.write_json(paths.definition_file(name), definition, mode=0o600)

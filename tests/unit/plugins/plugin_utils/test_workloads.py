@@ -76,6 +76,12 @@ def test_groups_of_a_guest() -> None:
     assert (entry.variables["cnvm_group"], entry.variables["cnvm_type"]) == ("back", "sql")
 
 
+def test_a_guest_that_was_cloned_by_nobody_is_in_the_group_of_its_disks_template() -> None:
+    entry = listed(place(guests=[{**GUEST, "tags": {}, "template": "debian-12"}]), prefix="")["db"]
+    assert "template_debian_12" in entry.groups
+    assert entry.variables["cnvm_template"] == "debian-12"
+
+
 def test_addresses_that_others_may_have_too() -> None:
     """Two guests at the same address of two hosts: neither key nor connection of one is taken for the other's."""
     other = {**GUEST, "name": "db2", "uuid": "u3"}

@@ -120,3 +120,26 @@ def test_what_can_never_be_whole_is_started_anew(
     guest_target.finish(HOST, "web", journal)
     assert each.calls == calls
     assert files.read_json(paths.journal_file("web")) is None
+
+
+def test_nothing_that_came_stays_when_it_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: t.Callable[[int, int], Guest]
+) -> None:
+    """Neither a disk in a pool nor the variables of its firmware, which are not in its directory."""
+    monkeypatch.setattr(guest_source, "remove_domain", lambda each: None)
+    there(SHUTOFF, 0)
+    pool, nvram = tmp_path / "pool.raw", tmp_path / "web_VARS.fd"
+    seed = paths.guest_seed("web")
+    disks = [
+        {"path": str(pool), "shared": False},
+        {"path": str(tmp_path / "nfs.raw"), "shared": True},
+        {"path": f"{paths.guest_disks_dir('web')}/vda.qcow2", "shared": False},
+    ]
+    needs = {"disks": disks, "brought": [seed, str(nvram)], "log": ""}
+    journal = {**JOURNAL, "state": "receiving"}
+    guest_target.begin(HOST, {"name": "web", "kind": "guest"}, journal, needs)
+    brought = [*(disk["path"] for disk in disks), seed, str(nvram)]
+    for path in brought:
+        Path(path).write_text("x")
+    guest_target.give_up(HOST, "web", files.read_json(paths.journal_file("web")) or {})
+    assert [path for path in brought if Path(path).exists()] == [str(tmp_path / "nfs.raw")]

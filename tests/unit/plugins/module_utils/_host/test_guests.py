@@ -310,6 +310,8 @@ def test_a_linked_disk_rests_on_the_template(connection: FakeConnection, place: 
     below = found["disks"]["vda"]["backing"]
     assert below == [{"path": f"{place}/templates/sha256/{DIGEST}/disk.qcow2", "format": "qcow2", "read_only": True}]
     assert found["marks"]["templates"] == {"vda": DIGEST}
+    (shown,) = guest_report.report(t.cast("t.Any", connection))
+    assert shown["template"] == "debian"
     assert not bring({**WEB, "disks": [{"template": "debian", "size_mib": 4}]})["changed"]
 
 
