@@ -68,8 +68,8 @@ def _lines(pid: int, file: str) -> int:
         return 0
 
 
-def in_the_way(definition: t.Mapping[str, t.Any], *, moves: bool = True) -> tuple[str, ...]:
-    """What CRIU could not dump of a running container, or (``moves``) what it would leave behind on its host."""
+def in_the_way(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    """What CRIU could not dump of a running container."""
     name = definition["name"]
     init = container_parts.init_pid(definition)
     home = _namespace(init)
@@ -87,11 +87,17 @@ def in_the_way(definition: t.Mapping[str, t.Any], *, moves: bool = True) -> tupl
         for pid in freezer.processes(paths.payload_cgroup(name))
     ]
     raw = _lines(init, "raw") + _lines(init, "raw6")
-    found = list(obstacles.obstacles(name, seen, raw, _lines(init, "packet")))
-    binds = [mount["destination"] for mount in definition.get("mounts") or () if mount.get("type") == "bind"]
-    if moves:
-        found += [f"{name} has {destination} mounted from its host; it would stay behind." for destination in binds]
-    return tuple(found)
+    return obstacles.obstacles(name, seen, raw, _lines(init, "packet"))
+
+
+def ties(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    """What a container would leave behind on its host, also when it is stopped for the move."""
+    return tuple(
+        f"{definition['name']} has {mount['destination']} mounted from {mount['source']} of its host, which would stay "
+        "behind. Put the files into the container, or take the mount out for the move."
+        for mount in definition.get("mounts") or ()
+        if mount.get("type") == "bind"
+    )
 
 
 def tree_bytes(root: str) -> int:
@@ -113,6 +119,7 @@ def workload(definition: t.Mapping[str, t.Any], running: bool) -> plan.Workload:
         image=int(image.get("size_bytes") or 0),
         controllers=frozenset(limit for key, limit in limits.items() if definition.get(key)),
         obstacles=in_the_way(definition) if running else (),
+        ties=ties(definition),
     )
 
 
