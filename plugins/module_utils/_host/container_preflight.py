@@ -14,7 +14,7 @@ import typing as t
 from .._core import paths
 from .._criu import obstacles
 from .._migrate import plan
-from . import archive, container_parts, freezer, images, info, kinds, ownership, peers, preflight
+from . import archive, container_parts, freezer, images, info, kinds, movedir, ownership, peers, preflight
 from .system import Host
 
 _CAP_SYS_RESOURCE = 24
@@ -140,15 +140,25 @@ def survey(
     made = plan.make(side(me["name"], info.gather(host)), side(channel.peer, there["info"]), work, wishes, link)
     sizes = checkpoint_sizes(work, made.mode)
     # A pre-copy has the memory twice: what was copied while it ran, and what changed meanwhile.
-    rounds = 2 if made.mode == plan.PRE_COPY else 1
-    expected = rounds * sizes["images"] + (64 << 20) if made.mode != plan.COLD else 0
+    written = (2 if made.mode == plan.PRE_COPY else 1) * sizes["images"]
+    expected = written + (64 << 20) if made.mode != plan.COLD else 0
     answer = channel.call("check", timeout_s=60, definition=definition, owner=owner, needs=sizes)
     if answer["image"]:
         work = work._replace(image=0)
-    made = made._replace(blockers=(*made.blockers, *answer["problems"]))
+    here = memory_problems(me["name"], movedir.available_memory(), written)
+    made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]))
     return kinds.Survey(
         made, work.running, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},
+    )  # fmt: skip
+
+
+def memory_problems(name: str, available: int, written: int) -> tuple[str, ...]:
+    """Why the source ``name`` cannot write so many bytes of a checkpoint into its memory."""
+    if not written or available >= written * 6 // 5:
+        return ()
+    return (
+        f"memory: {name} has {available >> 20} MiB available; {written >> 20} MiB and a fifth more are needed.",
     )  # fmt: skip
 
 
