@@ -17,6 +17,7 @@ import yaml
 
 from ansible_collections.cnvm.platform.tests import dev
 from ansible_collections.cnvm.platform.tests.checks import ansible_test
+from ansible_collections.cnvm.platform.tests.integration import hosts
 
 
 def test_junit_counts(tmp_path: Path) -> None:
@@ -81,6 +82,17 @@ def test_copy_has_what_git_does_not_ignore(tmp_path: Path, monkeypatch: pytest.M
     assert (copy / "run").stat().st_mode & 0o111
     listed = subprocess.run(["git", "ls-files"], cwd=copy, capture_output=True, text=True, check=True).stdout
     assert listed.split() == files
+
+
+def test_who_is_not_root_disturbs_links_with_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(hosts, "SUDO", ["sudo"])
+    monkeypatch.setattr(hosts, "run", lambda argv, **more: ran.append(argv[:2]))
+    fleet, host = object.__new__(hosts.Fleet), hosts.Host("host1", "192.0.2.1")
+    with fleet.slow(host):
+        fleet.cut(host)
+        fleet.mend(host)
+    assert ran == [["sudo", "tc"], ["sudo", "ip"], ["sudo", "ip"], ["sudo", "tc"]]
 
 
 @pytest.fixture
