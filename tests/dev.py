@@ -76,6 +76,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def note(text: str) -> None:
+    """Say what is done before a command begins: its output, which a program may read, is another stream."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def quietly(argv: t.Sequence[str]) -> None:
     """Run a command to its end; its output is of interest only when it failed."""
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -94,7 +99,7 @@ def install_packages(programs: Programs) -> None:
     if not missing:
         return
     for package, what_for in missing.items():
-        say(f"Installing the Debian package {package} ({what_for}).")
+        note(f"Installing the Debian package {package} ({what_for}).")
     for tool in (*SUDO, "apt-get"):
         if not shutil.which(tool):
             raise Failed(f"there is no {tool} here. Install by hand: {' '.join(missing)}")
@@ -104,7 +109,7 @@ def install_packages(programs: Programs) -> None:
         quietly(install)
     except Failed:
         # The package lists are absent or too old. One broken source among several may not matter: the rest decides.
-        subprocess.run([*apt, "update"], check=False)
+        subprocess.run([*apt, "update"], stdout=sys.stderr, check=False)
         quietly(install)
 
 
@@ -115,7 +120,7 @@ def lock(name: str) -> t.TextIO:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"Waiting for another ./dev that uses {CACHE / name}.")
+        note(f"Waiting for another ./dev that uses {CACHE / name}.")
         fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
@@ -127,7 +132,7 @@ def python_environment(requirements: str) -> Path:
     path = CACHE / f"{file.stem}-{key}"
     with lock(path.name):
         if not (path / "complete").exists():
-            say(f"Making the Python environment {path}.")
+            note(f"Making the Python environment {path}.")
             pip = [str(path / "bin/python"), "-m", "pip", "--disable-pip-version-check"]
             quietly([sys.executable, "-m", "venv", "--clear", str(path)])
             quietly([*pip, "install", "--progress-bar=off", "--requirement", str(file)])

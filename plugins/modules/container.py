@@ -80,8 +80,8 @@ options:
         type: dict
       mounts:
         description:
-          - Directories of the host (C(type=bind)) or memory (C(type=tmpfs)) in the container. A host that the container
-            is moved to must have the same directories.
+          - Directories of the host (C(type=bind)) or memory (C(type=tmpfs)) in the container. A directory stays on its
+            host; a container that has one is not moved.
         type: list
         elements: dict
         suboptions:

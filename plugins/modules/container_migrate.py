@@ -212,13 +212,13 @@ criu_error:
   sample: "tcp: Can't bind inet socket back"
 rolled_back:
   description: What was undone.
-  returned: failure
+  returned: when it failed after the preflight
   type: list
   elements: str
   sample: [web goes on here as it was when it was frozen]
 logs:
   description: Directories with CRIU's logs, on the source and on the target.
-  returned: failure
+  returned: when it failed after the preflight
   type: dict
   sample: {"source": /var/log/cnvm/moves/7b0ecd22a9bf, "target": /var/log/cnvm/moves/7b0ecd22a9bf}
 """

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import debian_mirror
+from ansible_collections.cnvm.platform.tests.dev import SUDO
 from ansible_collections.cnvm.platform.tests.integration.guest import Guest
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     ACCESS,
@@ -53,8 +54,8 @@ def root_file_system() -> Path:
         if not path.exists():
             texts = {str(file): file.read_text() for file in Path("/etc/apt").glob("**/*") if file.suffix in SOURCES}
             mirror = debian_mirror(texts, "\nID=debian\n" in "\n" + Path("/etc/os-release").read_text())
-            argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(new), mirror]
-            run(argv, seconds=900)
+            options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}"]
+            run([*SUDO, "mmdebstrap", *options, "trixie", str(new), mirror], seconds=900)
             new.replace(path)
     return path
 

@@ -18,6 +18,7 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import bridge_name, link_name
+from ansible_collections.cnvm.platform.tests.dev import SUDO
 
 HERE = Path(__file__).resolve().parent
 # Containers and guests have hosts of their own: their tests run side by side.
@@ -231,20 +232,21 @@ class Fleet:
     @contextlib.contextmanager
     def slow(self, host: Host, rate: str = "20mbit") -> t.Iterator[None]:
         """The link to a host carries only so much for a while: what is sent there takes long enough to be disturbed."""
-        device = self.device(host)
-        run(["tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms"])
+        queue = ["dev", self.device(host), "root"]
+        bucket = ["tbf", "rate", rate, "burst", "64kb", "latency", "50ms"]
+        run([*SUDO, "tc", "qdisc", "replace", *queue, *bucket])
         try:
             yield
         finally:
-            run(["tc", "qdisc", "del", "dev", device, "root"], check=False)
+            run([*SUDO, "tc", "qdisc", "del", *queue], check=False)
 
     def cut(self, host: Host) -> None:
         """Packets from and to the host vanish; nobody is told."""
-        run(["ip", "link", "set", "dev", self.device(host), "nomaster"])
+        run([*SUDO, "ip", "link", "set", "dev", self.device(host), "nomaster"])
 
     def mend(self, host: Host) -> None:
         """Undo ``cut``."""
-        run(["ip", "link", "set", "dev", self.device(host), "master", bridge_name(SET)], check=False)
+        run([*SUDO, "ip", "link", "set", "dev", self.device(host), "master", bridge_name(SET)], check=False)
 
     def power_cut(self, host: Host) -> None:
         """The host is off, from now on for the others. First its link: to end its processes takes a while, in which

@@ -17,6 +17,7 @@ import yaml
 
 from ansible_collections.cnvm.platform.tests import dev
 from ansible_collections.cnvm.platform.tests.checks import ansible_test
+from ansible_collections.cnvm.platform.tests.integration import hosts
 
 
 def test_junit_counts(tmp_path: Path) -> None:
@@ -81,6 +82,63 @@ def test_copy_has_what_git_does_not_ignore(tmp_path: Path, monkeypatch: pytest.M
     assert (copy / "run").stat().st_mode & 0o111
     listed = subprocess.run(["git", "ls-files"], cwd=copy, capture_output=True, text=True, check=True).stdout
     assert listed.split() == files
+
+
+def test_what_is_brought_first_is_not_in_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That of './dev bench NAME --json' is one object."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/requirements.txt").write_text("a==1\n")
+    ran: list[str] = []
+
+    def quietly(argv: list[str]) -> None:
+        ran.append(" ".join(argv))
+        if "apt-get" in argv and len(ran) == 1:
+            raise dev.Failed("no such package")
+        if "--clear" in argv:
+            Path(argv[-1]).mkdir()
+
+    (tmp_path / "apt-get").write_text("#!/bin/sh\necho lists\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(dev, "SUDO", [])
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "CACHE", tmp_path)
+    monkeypatch.setattr(dev, "quietly", quietly)
+    dev.install_packages([("no-such-program", "no-such-package", "to see")])
+    path = dev.python_environment("requirements.txt")
+    note, told = dev.note, threading.Event()
+
+    def tell(text: str) -> None:
+        note(text)
+        told.set()
+
+    monkeypatch.setattr(dev, "note", tell)
+    with dev.lock("one"):
+        waiting = threading.Thread(target=lambda: dev.lock("one").close())
+        waiting.start()
+        assert told.wait(60)
+    waiting.join()
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "Installing the Debian package no-such-package (to see).",
+        "lists",
+        f"Making the Python environment {path}.",
+        f"Waiting for another ./dev that uses {tmp_path / 'one'}.",
+    ]
+
+
+def test_who_is_not_root_disturbs_links_with_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(hosts, "SUDO", ["sudo"])
+    monkeypatch.setattr(hosts, "run", lambda argv, **more: ran.append(argv[:2]))
+    fleet, host = object.__new__(hosts.Fleet), hosts.Host("host1", "192.0.2.1")
+    with fleet.slow(host):
+        fleet.cut(host)
+        fleet.mend(host)
+    assert ran == [["sudo", "tc"], ["sudo", "ip"], ["sudo", "ip"], ["sudo", "tc"]]
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def make(
         raise Refused(f"{name} does not run, so there is nothing to save of it.", hint="Start it first.")
     side = container_preflight.side(ownership.host_identity()["name"], info.gather(host))
     runtime = side.runtimes.get(definition.get("runtime", "runc")) or {}
-    found = list(container_preflight.in_the_way(definition, moves=False))
+    found = list(container_preflight.in_the_way(definition))
     if not runtime.get("checkpoint"):
         found.insert(0, f"{definition.get('runtime', 'runc')} cannot checkpoint here: {runtime.get('reason')}.")
     wanted = freezer.memory_bytes(paths.payload_cgroup(name)) + container_preflight.tree_bytes(paths.upper_dir(name))

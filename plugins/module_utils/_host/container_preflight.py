@@ -14,7 +14,7 @@ import typing as t
 from .._core import paths
 from .._criu import obstacles
 from .._migrate import plan
-from . import archive, container_parts, freezer, images, info, kinds, ownership, peers, preflight
+from . import archive, container_parts, freezer, images, info, kinds, movedir, ownership, peers, preflight
 from .system import Host
 
 _CAP_SYS_RESOURCE = 24
@@ -68,8 +68,8 @@ def _lines(pid: int, file: str) -> int:
         return 0
 
 
-def in_the_way(definition: t.Mapping[str, t.Any], *, moves: bool = True) -> tuple[str, ...]:
-    """What CRIU could not dump of a running container, or (``moves``) what it would leave behind on its host."""
+def in_the_way(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    """What CRIU could not dump of a running container."""
     name = definition["name"]
     init = container_parts.init_pid(definition)
     home = _namespace(init)
@@ -87,11 +87,17 @@ def in_the_way(definition: t.Mapping[str, t.Any], *, moves: bool = True) -> tupl
         for pid in freezer.processes(paths.payload_cgroup(name))
     ]
     raw = _lines(init, "raw") + _lines(init, "raw6")
-    found = list(obstacles.obstacles(name, seen, raw, _lines(init, "packet")))
-    binds = [mount["destination"] for mount in definition.get("mounts") or () if mount.get("type") == "bind"]
-    if moves:
-        found += [f"{name} has {destination} mounted from its host; it would stay behind." for destination in binds]
-    return tuple(found)
+    return obstacles.obstacles(name, seen, raw, _lines(init, "packet"))
+
+
+def ties(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    """What a container would leave behind on its host, also when it is stopped for the move."""
+    return tuple(
+        f"{definition['name']} has {mount['destination']} mounted from {mount['source']} of its host, which would stay "
+        "behind. Put the files into the container, or take the mount out for the move."
+        for mount in definition.get("mounts") or ()
+        if mount.get("type") == "bind"
+    )
 
 
 def tree_bytes(root: str) -> int:
@@ -113,6 +119,7 @@ def workload(definition: t.Mapping[str, t.Any], running: bool) -> plan.Workload:
         image=int(image.get("size_bytes") or 0),
         controllers=frozenset(limit for key, limit in limits.items() if definition.get(key)),
         obstacles=in_the_way(definition) if running else (),
+        ties=ties(definition),
     )
 
 
@@ -133,15 +140,25 @@ def survey(
     made = plan.make(side(me["name"], info.gather(host)), side(channel.peer, there["info"]), work, wishes, link)
     sizes = checkpoint_sizes(work, made.mode)
     # A pre-copy has the memory twice: what was copied while it ran, and what changed meanwhile.
-    rounds = 2 if made.mode == plan.PRE_COPY else 1
-    expected = rounds * sizes["images"] + (64 << 20) if made.mode != plan.COLD else 0
+    written = (2 if made.mode == plan.PRE_COPY else 1) * sizes["images"]
+    expected = written + (64 << 20) if made.mode != plan.COLD else 0
     answer = channel.call("check", timeout_s=60, definition=definition, owner=owner, needs=sizes)
     if answer["image"]:
         work = work._replace(image=0)
-    made = made._replace(blockers=(*made.blockers, *answer["problems"]))
+    here = memory_problems(me["name"], movedir.available_memory(), written)
+    made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]))
     return kinds.Survey(
         made, work.running, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},
+    )  # fmt: skip
+
+
+def memory_problems(name: str, available: int, written: int) -> tuple[str, ...]:
+    """Why the source ``name`` cannot write so many bytes of a checkpoint into its memory."""
+    if not written or available >= written * 6 // 5:
+        return ()
+    return (
+        f"memory: {name} has {available >> 20} MiB available; {written >> 20} MiB and a fifth more are needed.",
     )  # fmt: skip
 
 

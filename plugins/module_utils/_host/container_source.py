@@ -93,7 +93,12 @@ def pre_dump(
     if result.rc:
         said = criu.failure(f"{work}/dump.log")
         reason = said["error"] or f"the runtime ended with code {result.rc}"
-        raise HostError(f"Memory of {definition['name']} cannot be copied: {reason}.", hint=said["advice"], **said)
+        raise HostError(
+            f"Memory of {definition['name']} cannot be copied: {reason}.",
+            hint=said["advice"],
+            criu_error=said["error"],
+            log=said["log"],
+        )
     return criu.statistics(work).get("pages_written", 0)
 
 

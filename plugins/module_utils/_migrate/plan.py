@@ -34,7 +34,10 @@ class Side(t.NamedTuple):
 
 
 class Workload(t.NamedTuple):
-    """What a plan needs to know of the container. Sizes in bytes."""
+    """What a plan needs to know of the container. Sizes in bytes.
+
+    ``obstacles``: what CRIU could not dump. ``ties``: what would stay behind on its host, however it moves.
+    """
 
     name: str
     runtime: str
@@ -44,6 +47,7 @@ class Workload(t.NamedTuple):
     image: int
     controllers: frozenset[str] = frozenset()
     obstacles: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
 
 
 class Wishes(t.NamedTuple):
@@ -123,7 +127,7 @@ def lacks_post_copy(target: Side, work: Workload) -> str:
 
 def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: bool) -> tuple[list[str], list[str]]:
     """(blockers, warnings) that hold for every mode; a ``cold`` move needs no CRIU."""
-    found: list[str] = list(work.obstacles)
+    found: list[str] = list(work.ties)
     warnings: list[str] = []
     if source.architecture != target.architecture:
         found.append(f"{target.name} is {target.architecture}, {source.name} is {source.architecture}.")
@@ -138,6 +142,7 @@ def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: b
         found.append(f"{target.name} lacks the cgroup controller {missing[0]}, which a limit of {work.name} needs.")
     if cold:
         return found, warnings
+    found += work.obstacles
     if there.get("version") and not there.get("checkpoint", False):
         found.append(f"{target.name}: {work.runtime} cannot restore: {there.get('reason') or 'CRIU does not work'}.")
     if not here.get("checkpoint", False):

@@ -42,6 +42,10 @@ def stays_at(app: App, source: Host, result: dict) -> None:
     """The move failed, the container goes on at its source with its client; a second try succeeds."""
     assert result["outcome"] == "source", result
     assert result["error"]
+    if result["failed_phase"] != "preflight":
+        assert any(line.startswith(f"{app.name} goes on here") for line in result["rolled_back"]), result
+        source.run("test", "-d", result["logs"]["source"])
+        assert set(result["logs"]) == {"source", "target"}
     app.check(source, moves=0)
     target = app.move()
     app.check(target, moves=1)

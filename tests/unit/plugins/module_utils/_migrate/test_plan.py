@@ -106,7 +106,15 @@ def test_all_blockers_at_once() -> None:
 
 def test_cold_needs_no_criu() -> None:
     nothing: dict[str, t.Any] = {"criu": "", "runtimes": {"runc": {"version": "1.1"}}, "cpu_flags": frozenset()}
-    assert make(plan.Wishes(plan.COLD), **nothing).blockers == ()
+    work = WORK._replace(obstacles=("web is traced.",))
+    assert make(plan.Wishes(plan.COLD), work, **nothing).blockers == ()
+    assert make(plan.Wishes(plan.STOP_COPY), work).blockers == ("web is traced.",)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_what_would_stay_behind_is_in_the_way_of_a_cold_move_too(running: bool) -> None:
+    work = WORK._replace(running=running, ties=("web has /data mounted.",))
+    assert make(plan.Wishes(plan.COLD), work).blockers == ("web has /data mounted.",)
 
 
 def test_warnings() -> None:

@@ -1,0 +1,80 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is in the way of a container's move."""
+
+from __future__ import annotations
+
+import types
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    container_parts,
+    container_preflight,
+    info,
+    movedir,
+    ownership,
+    preflight,
+)
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan
+
+HOST = Host(run=t.cast("t.Any", lambda *args, **kwargs: pytest.fail(f"ran {args}")))
+FACTS = {
+    "cpu": {"architecture": "x86_64", "flags": []},
+    "kernel": "6.12",
+    "criu": {"version": "4.2", "features": {"mem_dirty_track": True, "uffd-noncoop": True}},
+    "runtimes": {"runc": {"version": "1.3.6", "checkpoint": True}},
+    "cgroup": {"version": 2, "controllers": []},
+}
+MIB = 2**20
+
+
+def test_directories_of_the_host_tie_a_container_to_it() -> None:
+    mounts = [
+        {"type": "bind", "source": "/srv/data", "destination": "/data"},
+        {"type": "tmpfs", "destination": "/scratch"},
+    ]
+    assert container_preflight.ties({"name": "web"}) == ()
+    (found,) = container_preflight.ties({"name": "web", "mounts": mounts})
+    assert found.startswith("web has /data mounted from /srv/data of its host, which would stay behind.")
+
+
+@pytest.fixture
+def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., tuple[str, ...]]:
+    """The blockers of a move of 100 MiB, with so many MiB of memory available on the source."""
+
+    def blockers(mode: str, available: int, running: bool = True) -> tuple[str, ...]:
+        work = plan.Workload("web", "runc", running, 100 * MIB, 0, 0)
+        monkeypatch.setattr(container_parts, "init_pid", lambda definition: int(running))
+        monkeypatch.setattr(container_preflight, "workload", lambda definition, running: work)
+        monkeypatch.setattr(preflight, "ask", lambda channel, kind: {"info": FACTS, "identity": {}})
+        monkeypatch.setattr(preflight, "rate", lambda channel: 125e6)
+        monkeypatch.setattr(ownership, "host_identity", lambda: {"name": "host1"})
+        monkeypatch.setattr(info, "gather", lambda host: FACTS)
+        monkeypatch.setattr(movedir, "available_memory", lambda: available * MIB)
+        request = {"mode": mode, "allow_post_copy": True, "max_downtime_ms": 0, "cpu_check": "flags"}
+        answer = {"image": True, "problems": ["space: host2 is full."]}
+        channel = types.SimpleNamespace(peer="host2", call=lambda word, **args: answer)
+        return container_preflight.survey(HOST, t.cast("t.Any", channel), {"name": "web"}, {}, request).plan.blockers
+
+    return blockers
+
+
+@pytest.mark.parametrize(("mode", "written"), [(plan.STOP_COPY, 100), (plan.PRE_COPY, 200), ("auto", 200)])
+def test_the_source_must_have_memory_for_the_checkpoint(
+    survey: t.Callable[..., tuple[str, ...]], mode: str, written: int
+) -> None:
+    enough = written * 6 // 5
+    assert survey(mode, enough) == ("space: host2 is full.",)
+    assert survey(mode, enough - 1) == (
+        f"memory: host1 has {enough - 1} MiB available; {written} MiB and a fifth more are needed.",
+        "space: host2 is full.",
+    )
+
+
+@pytest.mark.parametrize(("mode", "running"), [(plan.COLD, True), (plan.POST_COPY, True), (plan.PRE_COPY, False)])
+def test_what_writes_no_memory_needs_none(survey: t.Callable[..., tuple[str, ...]], mode: str, running: bool) -> None:
+    assert survey(mode, 0, running) == ("space: host2 is full.",)

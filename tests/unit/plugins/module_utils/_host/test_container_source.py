@@ -1,0 +1,147 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How memory is copied while the container runs, and what is done when that fails."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import types
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    container_parts,
+    container_source,
+    criu,
+    kinds,
+)
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan
+
+WORK = plan.Workload("web", "runc", True, 2**30, 0, 0)
+MADE = plan.Plan(plan.PRE_COPY, ("both hosts track dirty memory",), (), (), 1159)
+RATE = 125e6
+MANY, FEW = 5000, 100  # pages: another round pays, or does not
+
+
+class Sides:
+    """A source whose runtime copies so many ``pages`` in each round, until there are no more, and a target.
+
+    ``sent``: what came to the target, by part.
+    """
+
+    def __init__(self, pages: t.Sequence[int]) -> None:
+        self.pages = list(pages)
+        self.copied = 0
+        self.argvs: list[t.Sequence[str]] = []
+        self.sent: dict[str, list[str]] = {}
+
+    def run(self, argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        self.argvs.append(argv)
+        assert "--pre-dump" in argv
+        if not self.pages:
+            work = Path(argv[argv.index("--work-path") + 1])
+            (work / "dump.log").write_text("(00.012) Error (criu/mem.c:1): Can't dump page with parasite\n")
+            return CommandResult(tuple(argv), 1)
+        self.copied = self.pages.pop(0)
+        (Path(argv[argv.index("--image-path") + 1]) / "pages-1.img").write_text("memory")
+        return CommandResult(tuple(argv), 0)
+
+    def call(self, word: str, *, part: str, stream: t.Callable[[t.BinaryIO], None], **more: t.Any) -> dict[str, t.Any]:
+        assert word == "images"
+        came = io.BytesIO()
+        stream(came)
+        came.seek(0)
+        with tarfile.open(fileobj=came) as archive:
+            self.sent[part] = [name for name in archive.getnames() if name.endswith(".img")]
+        return {}
+
+    def parents(self) -> list[str]:
+        """What each round says that it builds on."""
+        return [argv[argv.index("--parent-path") + 1] if "--parent-path" in argv else "" for argv in self.argvs]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RUN", str(tmp_path))
+    monkeypatch.setattr(container_parts, "runtime_command", lambda definition: ["runc"])
+    os.makedirs(f"{paths.move_dir('m1')}/work")
+
+
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., container_source.Leaving]:
+    """One move, which has come to the point where memory is copied."""
+
+    def make(sides: Sides, **request: t.Any) -> container_source.Leaving:
+        monkeypatch.setattr(criu, "statistics", lambda directory: {"pages_written": sides.copied})
+        move = types.SimpleNamespace(
+            host=Host(run=t.cast("t.Any", sides.run)), name="web", definition={"name": "web"}, move_id="m1",
+            mode=plan.PRE_COPY, request={"mode": "auto", "max_downtime_ms": 0, **request}, channel=sides,
+            result={"plan": MADE.as_result(), "mode": plan.PRE_COPY}, phase=lambda name: None,
+            left=lambda most=3600.0: most, progress=lambda kind: lambda count: None,
+        )  # fmt: skip
+        survey = kinds.Survey(MADE, True, {}, {}, {"work": WORK, "image": True, "rate": RATE})
+        made = container_source.Leaving(t.cast("t.Any", move), survey)
+        made.flags = {"dump": [], "restore": []}
+        return made
+
+    return make
+
+
+Leave = t.Callable[..., container_source.Leaving]
+
+
+@pytest.mark.parametrize(
+    ("pages", "rounds"), [([FEW], 1), ([MANY, FEW, FEW], 2), ([MANY, MANY, MANY, MANY], 3)], ids=["1", "2", "most"]
+)
+def test_each_round_builds_on_the_one_before(leave: Leave, pages: list[int], rounds: int) -> None:
+    sides = Sides(pages)
+    leaving = leave(sides)
+    assert leaving._pre_copy_or_fall_back() == f"../pre{rounds}"
+    assert sides.parents() == ["", "../pre1", "../pre2"][:rounds]
+    assert sides.sent == {f"pre{number}": ["pages-1.img"] for number in range(1, rounds + 1)}
+    assert leaving.move.result == {"plan": MADE.as_result(), "mode": plan.PRE_COPY}
+
+
+@pytest.mark.parametrize("pages", [[], [MANY]], ids=["at once", "in the second round"])
+def test_when_it_fails_auto_goes_on_with_stop_and_copy(leave: Leave, pages: list[int]) -> None:
+    leaving = leave(Sides(pages), max_downtime_ms=60_000)
+    assert leaving._pre_copy_or_fall_back() == ""
+    expected = plan.expected_frozen_ms(plan.STOP_COPY, WORK, RATE)
+    assert (leaving.move.mode, leaving.move.result["mode"]) == (plan.STOP_COPY, plan.STOP_COPY)
+    said = leaving.move.result["plan"]
+    assert (said["mode"], said["expected_frozen_ms"]) == (plan.STOP_COPY, expected)
+    assert said["reasons"][0] == MADE.reasons[0]
+    assert said["reasons"][1].startswith("pre-copy failed before anything was frozen: Memory of web cannot be copied:")
+    assert "Can't dump page with parasite" in said["reasons"][1]
+
+
+@pytest.mark.parametrize(
+    "more", [{"mode": plan.PRE_COPY}, {"max_downtime_ms": 2000}], ids=["named", "would stand still for too long"]
+)
+def test_when_stop_and_copy_is_not_wanted_it_fails(leave: Leave, more: dict[str, t.Any]) -> None:
+    leaving = leave(Sides([]), **more)
+    with pytest.raises(HostError, match="Memory of web cannot be copied") as caught:
+        leaving._pre_copy_or_fall_back()
+    assert leaving.move.result == {"plan": MADE.as_result(), "mode": plan.PRE_COPY}
+    assert "Can't dump page with parasite" in leaving.said(caught.value)["criu_error"]
+    assert caught.value.details["log"] == f"{paths.move_dir('m1')}/work/dump.log"
+
+
+def test_without_the_target_nothing_goes_on(leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = Sides([FEW])
+
+    def lost(*args: t.Any, **more: t.Any) -> t.NoReturn:
+        raise PeerError("host2 does not answer.")
+
+    monkeypatch.setattr(sides, "call", lost)
+    with pytest.raises(PeerError):
+        leave(sides)._pre_copy_or_fall_back()
