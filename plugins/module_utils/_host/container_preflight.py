@@ -145,20 +145,11 @@ def survey(
     answer = channel.call("check", timeout_s=60, definition=definition, owner=owner, needs=sizes)
     if answer["image"]:
         work = work._replace(image=0)
-    here = memory_problems(me["name"], movedir.available_memory(), written)
+    here = plan.memory_problems(me["name"], movedir.available_memory(), written)
     made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]))
     return kinds.Survey(
         made, work.running, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},
-    )  # fmt: skip
-
-
-def memory_problems(name: str, available: int, written: int) -> tuple[str, ...]:
-    """Why the source ``name`` cannot write so many bytes of a checkpoint into its memory."""
-    if not written or available >= written * 6 // 5:
-        return ()
-    return (
-        f"memory: {name} has {available >> 20} MiB available; {written >> 20} MiB and a fifth more are needed.",
     )  # fmt: skip
 
 

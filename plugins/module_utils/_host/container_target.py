@@ -20,7 +20,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError, Refused
 from .._core.names import check_name, is_digest
 from .._criu import commands as criu_commands
-from .._migrate import records
+from .._migrate import plan, records
 from .._oci.definition import check_normal
 from .._oci.members import Policy, layer_policy
 from . import (
@@ -40,8 +40,6 @@ from . import (
 from .kinds import Call
 from .system import Host
 
-# Where data are, and nothing of the system: other directories are bound into no container that comes.
-BIND_DIRS = ("/srv", "/mnt")
 HOLD_HOOK = f"{paths.HELPER_LIBRARY}/hold"
 _ANNOUNCE_S = (0.0, 0.05, 0.15, 0.3)
 
@@ -63,7 +61,11 @@ def check(
 ) -> dict[str, t.Any]:
     """Why this host cannot take the container now (address, ports, space), and whether its image is here."""
     me = ownership.host_identity()
-    found = [*network_problems(definition), *_bind_problems(definition, me["name"])]
+    found = network_problems(definition)
+    if any(mount["type"] == "bind" for mount in definition.get("mounts") or ()):
+        found.append(
+            f"mounts: {me['name']} binds no directory of its own into a container that comes from another host."
+        )
     space = movedir.free_bytes(paths.STATE)
     needed = needs.get("layer", 0) + needs.get("image", 0) + 16 * 2**20
     if space < needed * 6 // 5:
@@ -71,26 +73,9 @@ def check(
             f"space: {me['name']} has {space >> 20} MiB free in {paths.STATE},"
             f" {needed >> 20} MiB and a fifth more are needed."
         )
-    memory, wanted = movedir.available_memory(), needs.get("memory", 0) + needs.get("images", 0)
-    if wanted and memory < wanted * 6 // 5:
-        found.append(
-            f"memory: {me['name']} has {memory >> 20} MiB available; {wanted >> 20} MiB and a fifth more are needed."
-        )
+    wanted = needs.get("memory", 0) + needs.get("images", 0)
+    found += plan.memory_problems(me["name"], movedir.available_memory(), wanted)
     return {"problems": found, "image": images.record(definition["image"]) is not None}
-
-
-def _bind_problems(definition: t.Mapping[str, t.Any], me: str) -> list[str]:
-    """Why this host does not give the container the directories that it had of its source."""
-    found = []
-    for source in (mount["source"] for mount in definition.get("mounts") or () if mount["type"] == "bind"):
-        if not os.path.realpath(source).startswith(tuple(f"{directory}/" for directory in BIND_DIRS)):
-            found.append(
-                f"mounts: {me} binds {source} into no container that comes from another host. Allowed: what is below"
-                f" {' and '.join(BIND_DIRS)}."
-            )
-        elif not os.path.exists(source):
-            found.append(f"mounts: {me} has no {source}.")
-    return found
 
 
 def network_problems(definition: t.Mapping[str, t.Any]) -> list[str]:

@@ -205,3 +205,10 @@ def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float
             f" max_downtime_ms is {wishes.max_downtime_ms}."
         )
     return Plan(mode, tuple(reasons), tuple(found + general), tuple(warnings), frozen)
+
+
+def memory_problems(host: str, available: int, needed: int) -> tuple[str, ...]:
+    """Why ``host`` cannot take so many bytes of memory and checkpoint."""
+    if not needed or available >= needed * 6 // 5:
+        return ()
+    return (f"memory: {host} has {available >> 20} MiB available; {needed >> 20} MiB and a fifth more are needed.",)

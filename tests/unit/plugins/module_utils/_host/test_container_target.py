@@ -138,27 +138,14 @@ def test_drained_by_the_daemons_code(code: str, expected: bool) -> None:
     assert container_target.drained(JOURNAL, 0) == {"ended": True, "drained": expected}
 
 
-@pytest.mark.parametrize(
-    ("source", "word"),
-    [
-        ("/etc", "binds /etc into no container"),
-        ("/srv/../etc", "into no container"),
-        ("/srv/no such", "has no /srv/no such"),
-        ("/srv", "into no"),
-    ],
-)
-def test_only_places_for_data_are_bound_into_what_comes(source: str, word: str) -> None:
-    (found,) = container_target._bind_problems({"mounts": [{"type": "bind", "source": source}]}, "host2")
-    assert word in found
-
-
-def test_a_link_leads_no_bind_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container_target, "BIND_DIRS", (str(tmp_path / "srv"),))
-    (tmp_path / "srv/data").mkdir(parents=True)
-    (tmp_path / "srv/link").symlink_to("/etc")
-    mounts = [{"type": "bind", "source": f"{tmp_path}/srv/{name}"} for name in ("data", "link")]
-    (found,) = container_target._bind_problems({"mounts": [*mounts, {"type": "tmpfs"}]}, "host2")
-    assert "/srv/link into no container" in found
+def test_no_directory_is_bound_into_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its source does not let it go with one; one that was taken over would."""
+    monkeypatch.setattr(paths, "STATE", str(Path(paths.HOST_FILE).parent))
+    mounts = [{"type": "tmpfs", "destination": "/y"}, {"type": "bind", "source": "/etc", "destination": "/x"}]
+    for count, problems in ((1, []), (2, ["mounts: host2 binds no directory"])):
+        definition = {"name": "web", "image": "a" * 64, "address": "", "ports": [], "mounts": mounts[:count]}
+        found = container_target.check(HOST, definition, OWNER, {})["problems"]
+        assert [one[: len("mounts: host2 binds no directory")] for one in found] == problems
 
 
 def test_a_source_says_nothing_to_the_runtime() -> None:
