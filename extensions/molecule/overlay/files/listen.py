@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Listens on a link: ``listen.py LINK SECONDS MARK``; prints what it saw as JSON: kinds of packets, and the mark."""
+"""Listens on a link: ``listen.py LINK SECONDS MARK FILE``; prints what it saw as JSON: kinds of packets, and the mark.
+
+It makes FILE once it listens, and ends when somebody has removed that, or after so many seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
 
 def kind_of(frame: bytes) -> str:
@@ -25,18 +29,26 @@ def kind_of(frame: bytes) -> str:
 
 
 def main() -> None:
-    link, seconds, mark = sys.argv[1], float(sys.argv[2]), sys.argv[3].encode()
+    link, seconds, mark, file = sys.argv[1], float(sys.argv[2]), sys.argv[3].encode(), Path(sys.argv[4])
     seen: dict[str, int] = {}
     marked = 0
     end = time.monotonic() + seconds
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ears:
-        ears.bind((link, 0))
+    # Without a protocol it hears nothing until it is bound: what passes on other links does not count.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as ears:
+        # As much as anybody may have: on a busy machine all packets of a test wait there at once.
+        ears.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        ears.bind((link, 3))
+        ears.settimeout(0.1)
+        file.touch()
         while time.monotonic() < end:
-            ears.settimeout(max(0.01, end - time.monotonic()))
+            # Looked at before: what came in until then is read still.
+            over = not file.exists()
             try:
                 frame = ears.recv(65536)
             except socket.timeout:
-                break
+                if over:
+                    break
+                continue
             kind = kind_of(frame)
             seen[kind] = seen.get(kind, 0) + 1
             marked += mark in frame
