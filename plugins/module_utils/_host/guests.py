@@ -45,9 +45,9 @@ _STARTS_AT_ONCE = 4
 _POLL_S = 0.1
 # A guest that has just begun to boot does not hear the power button.
 _PRESS_AGAIN_S = 10
-# What a guest's kernel may take to let go of a device, or to give memory back.
-_UNPLUG_S = 6.0
-_BALLOON_S = 5.0
+# What a guest's kernel may take to let go of a device, or to give memory back: long for an emulated one on a busy host.
+_UNPLUG_S = 20.0
+_BALLOON_S = 20.0
 # Refusals of libvirt that mean: not while it runs.
 _NOT_LIVE = (
     errors.CONFIG_UNSUPPORTED,
