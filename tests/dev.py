@@ -113,16 +113,31 @@ def install_packages(programs: Programs) -> None:
         quietly(install)
 
 
-def lock(name: str) -> t.TextIO:
-    """Wait until no other ./dev has this lock, and hold it until the file is closed or this process ends."""
+def lock(name: str, ended: t.Optional[threading.Event] = None) -> t.TextIO:
+    """Wait until no other ./dev has this lock, and hold it until the file is closed or this process ends.
+
+    ``ended`` is for waiting in a thread, which no signal interrupts: once it is set, the wait is given up.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
     file = open(CACHE / f"{name}.lock", "w", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         note(f"Waiting for another ./dev that uses {CACHE / name}.")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if ended is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            _lock_unless(ended, file)
     return file
+
+
+def _lock_unless(ended: threading.Event, file: t.TextIO) -> None:
+    while not ended.wait(0.2):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    file.close()
+    raise Failed("interrupted while it waited for another ./dev.")
 
 
 def python_environment(requirements: str) -> Path:
@@ -160,11 +175,14 @@ def copy_tree(path: Path) -> None:
 
 
 class Step(t.NamedTuple):
-    """Commands that run one after the other until one fails. ``junit``: pytest's report, which has the counts."""
+    """Commands that run one after the other until one fails. ``junit``: pytest's report, which has the counts.
+    ``alone``: its hosts have the same names in all checkouts, so that only one of them can run it at a time.
+    """
 
     name: str
     commands: list[list[str]]
     junit: t.Optional[Path] = None
+    alone: bool = False
 
 
 class Result(t.NamedTuple):
@@ -245,15 +263,20 @@ class Workshop:
 
     def run(self, step: Step, show: bool = False) -> None:
         """Run a step and note the result. Its output goes to the terminal with ``show``, or else when it failed."""
-        log = LOGS / f"{step.name.replace(' ', '-')}.log"
-        say(f"{step.name:<36} begins")
-        begin = time.monotonic()
-        with contextlib.nullcontext() if show else open(log, "w", encoding="utf-8") as file:
-            good = all(self._command(argv, file) for argv in step.commands)
-        seconds = time.monotonic() - begin
-        passed, failed, skipped = junit_counts(step.junit) if step.junit else (int(good), 0, 0)
-        failed = max(failed, int(not good))
-        said = log.read_text(encoding="utf-8", errors="replace") if failed and not show else ""
+        name = step.name.replace(" ", "-")
+        log = LOGS / f"{name}.log"
+        with lock(f"step-{name}", self.ended) if step.alone else contextlib.nullcontext():
+            say(f"{step.name:<36} begins")
+            begin = time.monotonic()
+            if step.junit:
+                # What an earlier run left does not count.
+                step.junit.unlink(missing_ok=True)
+            with contextlib.nullcontext() if show else open(log, "w", encoding="utf-8") as file:
+                good = all(self._command(argv, file) for argv in step.commands)
+            seconds = time.monotonic() - begin
+            passed, failed, skipped = junit_counts(step.junit) if step.junit else (int(good), 0, 0)
+            failed = max(failed, int(not good))
+            said = log.read_text(encoding="utf-8", errors="replace") if failed and not show else ""
         self.results.append(Result(step.name, passed, failed, skipped, seconds, reasons(said)))
         if not show:
             text = f"{step.name:<36} {'FAILED' if failed else 'ok':<6} {seconds:7.1f} s"
@@ -376,7 +399,6 @@ def check_steps(shop: Workshop, names: t.Iterable[str]) -> t.Iterator[Step]:
 def unit_steps(args: t.Sequence[str] = ()) -> t.Iterator[Step]:
     """The unit tests, or those that are asked for."""
     report = LOGS / "unit.xml"
-    report.unlink(missing_ok=True)
     where = [] if any(arg.startswith("tests/") for arg in args) else ["tests/unit"]
     yield Step("unit", [["pytest", "-q", f"--junit-xml={report}", *where, *args]], report)
 
@@ -385,16 +407,16 @@ def integration_steps() -> t.Iterator[Step]:
     """The tests of containers and those of guests, each on hosts of their own."""
     for kind in ("containers", "guests"):
         report = LOGS / f"integration-{kind}.xml"
-        report.unlink(missing_ok=True)
         pytest = ["env", f"CNVM_INTEGRATION_SET=dev-it-{kind}", "pytest", "-q", f"--junit-xml={report}"]
-        yield Step(f"integration {kind}", [[*pytest, f"tests/integration/{kind}"]], report)
+        yield Step(f"integration {kind}", [[*pytest, f"tests/integration/{kind}"]], report, alone=True)
 
 
 def molecule_steps(shop: Workshop, only: str = "") -> t.Iterator[Step]:
     """One step for each scenario, or for the one that is asked for."""
     for file in sorted((shop.tree / "extensions/molecule").glob("*/molecule.yml")):
         if only in ("", file.parent.name):
-            yield Step(f"molecule {file.parent.name}", [["molecule", "test", "--scenario-name", file.parent.name]])
+            argv = ["molecule", "test", "--scenario-name", file.parent.name]
+            yield Step(f"molecule {file.parent.name}", [argv], alone=True)
 
 
 # ---------------------------------------------------------------- the commands
@@ -466,7 +488,11 @@ def command_clean() -> int:
             if subprocess.run([*argv, "-e", "local_hosts_state=absent"], env=shop.env, check=False).returncode:
                 raise Failed(f"the local hosts of the set {name} could not be removed; the caches are left in place.")
         shop.lock.close()
-    held = [lock(file.stem) for file in CACHE.glob("*.lock")]
+    # Those of the copies first: whoever has one may wait for that of a step or of an environment, never the other way.
+    names = sorted(
+        (file.stem for file in CACHE.glob("*.lock")), key=lambda name: name.startswith(("step-", "requirements-"))
+    )
+    held = [lock(name) for name in names]
     # The layers of hosts that somebody made for himself are in the cache, too.
     mounts = map(str, Path("/proc").glob("[0-9]*/mountinfo"))
     if subprocess.run([*SUDO, "grep", "-qsF", f"={CACHE}/", *mounts], check=False).returncode == 0:

@@ -190,6 +190,45 @@ def test_interrupted_steps_end(shop: dev.Workshop, tmp_path: Path) -> None:
     assert not shop.processes
 
 
+@pytest.fixture
+def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Is set once somebody waits for a lock."""
+    waits = threading.Event()
+    monkeypatch.setattr(dev, "CACHE", tmp_path)
+    monkeypatch.setattr(dev, "note", lambda text: waits.set())
+    return waits
+
+
+def test_a_step_waits_for_the_same_of_another_checkout(
+    shop: dev.Workshop, tmp_path: Path, waits: threading.Event
+) -> None:
+    other = dev.lock("step-molecule-a")
+    steps = [dev.Step("molecule a", [["touch", "done"]], alone=True)]
+    thread = threading.Thread(target=shop.run_all, args=[steps])
+    thread.start()
+    assert waits.wait(60)
+    assert not (tmp_path / "done").exists()
+    other.close()
+    thread.join(60)
+    assert (tmp_path / "done").exists()
+    assert [(one.name, one.passed, one.failed) for one in shop.results] == [("molecule a", 1, 0)]
+    # It has let go of it.
+    waits.clear()
+    dev.lock("step-molecule-a").close()
+    assert not waits.is_set()
+
+
+def test_an_interrupted_step_waits_no_more(shop: dev.Workshop, tmp_path: Path, waits: threading.Event) -> None:
+    def interrupt() -> dev.Step:
+        assert waits.wait(60)
+        raise KeyboardInterrupt
+
+    first = dev.Step("molecule a", [["touch", "done"]], alone=True)
+    with dev.lock("step-molecule-a"), pytest.raises(KeyboardInterrupt):
+        shop.run_all(map(operator.call, [lambda: first, interrupt]))
+    assert not (tmp_path / "done").exists()
+
+
 def test_pip_settings_hold_what_the_environment_said() -> None:
     listing = (
         ":env:.cert='/env.crt'\n:env:.find-links='/opt/wheels'\nglobal.cert='/global.crt'\n"
