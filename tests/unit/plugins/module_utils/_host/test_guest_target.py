@@ -130,7 +130,7 @@ def test_nothing_that_came_stays_when_it_is_given_up(
     there(SHUTOFF, 0)
     pool, nvram = tmp_path / "pool.raw", tmp_path / "web_VARS.fd"
     seed = paths.guest_seed("web")
-    disks = [
+    disks: list[dict[str, t.Any]] = [
         {"path": str(pool), "shared": False},
         {"path": str(tmp_path / "nfs.raw"), "shared": True},
         {"path": f"{paths.guest_disks_dir('web')}/vda.qcow2", "shared": False},
