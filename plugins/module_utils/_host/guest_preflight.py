@@ -87,8 +87,15 @@ def needs_of(
         "macs": sorted(model["networks"]),
         "address": definition.get("address") or "",
         "log": model["serial"]["log"],
+        "screen": _screen(model) if found.live is not None else [],
         "definition": xml.document(found.stored) if found.live is None and found.stored is not None else "",
     }
+
+
+def _screen(model: Record) -> list[t.Any]:
+    """Address and port of the guest's screen where it has a port of its own; [] where libvirt chooses one."""
+    graphics = model["graphics"]
+    return [graphics.get("listen") or "127.0.0.1", graphics["port"]] if graphics.get("port") else []
 
 
 def _cpu(root: Element) -> str:
@@ -193,6 +200,7 @@ def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
         return {**seen, "reason": str(error)}
     seen.update(_look_at_files(definition, needs), memory=movedir.available_memory(), address_holder="")
     seen["ports"] = _ports() if needs["live"] else []
+    seen["screen"] = _lacks_screen(*needs["screen"]) if needs["screen"] else ""
     seen["post_copy"] = _lacks_post_copy() if needs["post_copy"] else ""
     if needs["address"]:
         try:
@@ -307,6 +315,18 @@ def _ports() -> list[str]:
             if free == 2:
                 return []
     return [f"{address} has no two free ports between {_PORTS[0]} and {_PORTS[-1]}"]
+
+
+def _lacks_screen(address: str, port: int) -> str:
+    """Why QEMU could not show the guest's screen there; '' when it can."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        # As QEMU has it: a connection that has just ended is in nobody's way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return f"cannot have its screen at {address} port {port}: {error.strerror}"
+    return ""
 
 
 def _lacks_post_copy() -> str:

@@ -87,6 +87,8 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     found += [f"template: {host}: {what}." for what in seen["templates"]]
     found += admission.refusals(name, host, needs, seen["pools"])
     found += [f"ports: {what}." for what in seen["ports"]]
+    if seen["screen"]:
+        found.append(f"graphics: {host} {seen['screen']}.")
     found += _room(host, needs, seen)
     return found
 

@@ -25,7 +25,7 @@ NEEDS: dict[str, t.Any] = {
 SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
-    "files": [], "disks": [], "templates": [], "ports": [], "pools": [],
+    "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": [],
     "space": {"/var/lib/cnvm": (2**30, 2**20)},
     "memory": 2**31,
 }  # fmt: skip
@@ -43,6 +43,7 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "disks": (["has no directory /srv for vdb"], "disks: host2 has no directory"),
     "templates": (["x was changed"], "template: host2: x was changed"),
     "ports": (["10.1.1.2 has no two free ports"], "ports: 10.1.1.2"),
+    "screen": ("cannot have its screen at 127.0.0.1 port 5901: x", "graphics: host2 cannot have its screen"),
     "space": ({"/var/lib/cnvm": (10, 2**20)}, "space: host2"),
     "memory": (2**20, "memory: host2"),
 }

@@ -1,0 +1,26 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a guest needs of its target, and what a target finds of it."""
+
+from __future__ import annotations
+
+import socket
+
+from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_preflight
+
+
+def test_a_screen_with_a_port_of_its_own_needs_that_port() -> None:
+    assert guest_preflight._screen({"graphics": {"type": "none"}}) == []
+    assert guest_preflight._screen({"graphics": {"type": "vnc", "listen": "", "port": None}}) == []
+    assert guest_preflight._screen({"graphics": {"type": "vnc", "listen": "", "port": 5901}}) == ["127.0.0.1", 5901]
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"at 127.0.0.1 port {port}: Address already in use" in guest_preflight._lacks_screen("127.0.0.1", port)
+    assert guest_preflight._lacks_screen("127.0.0.1", port) == ""
+    assert "Cannot assign" in guest_preflight._lacks_screen("192.0.2.1", 5901)
