@@ -116,6 +116,24 @@ def test_libvirt_killed_at_the_handover(guest: Guest, side: str) -> None:
     guest.check(move.target, [move.source, move.target])
 
 
+def test_copy_killed_at_the_handover(guest: Guest) -> None:
+    """It never ran, so the guest goes on where it stands still, with its memory."""
+    move = stopped_at(guest, "committed")
+    kill(move.target, emulator(guest))
+    kill(move.source, MOVER, CONT)
+    guest.stays_at(move.source, move.result())
+
+
+def test_guest_killed_at_the_handover(guest: Guest) -> None:
+    """What stands still on the source is nobody's any more."""
+    move = stopped_at(guest, "committed")
+    kill(move.source, emulator(guest))
+    kill(move.source, MOVER, CONT)
+    result = move.result()
+    assert result["outcome"] == "target", result
+    guest.check(move.target, [move.source, move.target])
+
+
 def test_ssh_killed_at_the_handover(guest: Guest) -> None:
     """The hosts' connections, after the decision: it goes on at the target, nowhere else."""
     move = stopped_at(guest, "committed")
@@ -322,6 +340,21 @@ def test_source_is_dead_for_good(guest: Guest) -> None:
     guest.fleet.change(**{move.source.name: {"state": "present"}})
     guest.listen(move.source)
     guest.check(move.target, [move.source, move.target])
+
+
+def test_target_is_dead_for_good(guest: Guest) -> None:
+    """By the user's word: the guest goes on where it stands still. The dead may come back."""
+    move = stopped_at(guest, "committed")
+    guest.fleet.power_cut(move.target)
+    kill(move.source, MOVER, CONT)
+    result = move.result()
+    assert result["outcome"] == "waiting", result
+    (result,) = move.source.helper("recover", "--fenced", move.target.name, guest.name)["results"]
+    assert result["outcome"] == "source", result
+    guest.counts_on(move.source)
+    guest.fleet.change(**{move.target.name: {"state": "present"}})
+    guest.listen(move.target)
+    guest.check(move.source, [move.source])
 
 
 # --- the controller, and moves that meet ---

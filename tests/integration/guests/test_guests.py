@@ -158,6 +158,21 @@ END
     guest.check(home, [home], client=False)
 
 
+@pytest.mark.parametrize("missing", ["target", "source"])
+def test_a_limit_that_leaves_out_a_host_moves_nothing(guest: Guest, missing: str) -> None:
+    home = guest.source()
+    away = guest.fleet.other(home)
+    limit = home if missing == "target" else away
+    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={away.name}", "--limit", limit.name)
+    said = " ".join(playbook(*command, check=False).stdout.split())
+    if missing == "target":
+        assert f"migrate_target: {away.name} is not in this play. Hosts in it: {home.name}." in said, said
+    assert "--limit is set, it must hold the source and the target" in said, said
+    said = playbook("cnvm.platform.evacuate", "-e", f"host={home.name}", "--limit", away.name, check=False).stdout
+    assert f"evacuate_host: {home.name} is not in this play" in " ".join(said.split()), said
+    guest.check(home, [home])
+
+
 def test_without_libvirt(guest: Guest) -> None:
     """Said in one line, before anything is touched."""
     home = guest.source()
