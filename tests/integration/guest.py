@@ -133,11 +133,14 @@ class Guest:
     def check(self, host: Host, stays: t.Sequence[Host], *, memory: bool = True, client: bool = True) -> None:
         """It runs on ``host`` and nowhere else, was on ``stays`` since ``watch``, and nothing of a move is left.
 
-        ``memory``: it never began to count anew.
+        What it has written to its disk it has read from there again. ``memory``: it never began to count anew.
         """
         self.settle(host)
         self.counts_on(host)
         assert self.stays() == [one.name for one in stays], self.ticks()[-40:]
+        for one in self.movers:
+            wrong = one.sh(f"grep -a '^wrong ' /var/log/cnvm/guests/{self.name}.log || true")
+            assert not wrong, wrong
         if memory:
             numbers = [number for _clock, _name, number in self.ticks()]
             assert numbers == sorted(numbers), numbers

@@ -12,6 +12,7 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 ``tick N``        a count that is in its memory only, every 0.1 s (``tiny.tick=SECONDS``)
 ``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, whenever they change (``tiny.look=N``: at each Nth tick)
 ``sum HASH``      of MiBs of its first disk, after it has filled them (``tiny.fill=MIB``, from ``tiny.fill_at=MIB`` on)
+``wrong N M``     where its first disk does not have the number that it wrote to it a second ago (``tiny.write=1``)
 ``button``        when the power button was pressed; then it turns itself off, but with ``tiny.deaf=1`` it goes on
 
 A line that is written to its console is run by its shell (the host's end, ``virsh ttyconsole``, must be held open for
@@ -78,6 +79,21 @@ if [ -n "$(word fill)" ]; then
   dd if=/dev/urandom of=/dev/vda bs=1M "seek=${at:-0}" "count=$(word fill)" conv=fsync 2>/dev/null
   echo 3 >/proc/sys/vm/drop_caches
   echo "sum $(dd if=/dev/vda bs=1M "skip=${at:-0}" "count=$(word fill)" 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
+fi
+
+if [ -n "$(word write)" ]; then
+  mkfifo /run/second
+  exec 8<>/run/second
+  written=0
+  while :; do
+    written=$((written + 1))
+    echo "$written" >/dev/vda
+    sync
+    echo 1 >/proc/sys/vm/drop_caches
+    read -r -t 1 -u 8 dummy
+    read -r found </dev/vda
+    [ "$found" = "$written" ] || echo "wrong $found $written"
+  done &
 fi
 
 if [ -n "$(word dirty)" ]; then

@@ -139,6 +139,11 @@ def test_all_obstacles_are_told_at_once() -> None:
     assert len(obstacles(root, "paused", ["before"])) == 5
 
 
+def test_a_guest_is_slowed_down_only_where_that_is_wanted() -> None:
+    for wanted in (False, True):
+        assert ("AUTO_CONVERGE" in migration.flags(parallel=False, auto_converge=wanted, disks=True)) == wanted
+
+
 def test_it_arrives_paused_whatever_is_asked_for() -> None:
     for parallel in (False, True):
         for disks in (False, True):
