@@ -368,6 +368,10 @@ class Batch:
         # A command that is wrong ends within a moment, and a first process alone proves nothing yet.
         time.sleep(_SETTLE_S)
         self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
+        # What runs now may be another try of systemd.
+        for name, unit in container_units.states(self.host, names).items():
+            if int(unit.get("NRestarts") or 0):
+                raise self.not_up(name, "it ended at once")
 
     def _wait_until_settled(self, definitions: t.Sequence[t.Mapping[str, t.Any]], end: float) -> None:
         waiting = list(definitions)

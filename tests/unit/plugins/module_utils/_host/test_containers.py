@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 import typing as t
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
     container_units,
     containers,
+    ownership,
     supervise,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -247,3 +250,14 @@ def test_what_is_being_cleared_away_has_not_told_yet_how_it_ended(restart: str, 
 def test_what_ended_at_once_is_not_up(restart: str, state: str) -> None:
     with pytest.raises(HostError, match="ended at once"):
         batch(state).settled({"name": "web", "restart": restart})
+
+
+@pytest.mark.parametrize("tries", [0, 1])
+def test_another_try_of_systemd_is_not_up(tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first process is seen both times, but it is not the same one."""
+    monkeypatch.setattr(container_parts, "init_pid", lambda definition: 7)
+    monkeypatch.setattr(ownership, "read_definition", lambda name: {"name": name, "restart": "always"})
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    one = batch(f"{unit('active', 'running')}NRestarts={tries}\n")
+    with pytest.raises(HostError, match="ended at once") if tries else contextlib.nullcontext():
+        one.start(["web"])
