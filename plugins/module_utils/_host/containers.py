@@ -363,15 +363,22 @@ class Batch:
         # A unit that gave up after too many failures would not start.
         self.host.run(["systemctl", "reset-failed", "--", *units], check=False)
         self.host.run(["systemctl", "start", "--", *units], check=False)
+        # One that systemd was about to try again has tried now, on request, and counts from there.
+        tries = self._tries(names)
         definitions = [ownership.read_definition(name) for name in names]
         self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
         # A command that is wrong ends within a moment, and a first process alone proves nothing yet.
         time.sleep(_SETTLE_S)
         self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
         # What runs now may be another try of systemd.
-        for name, unit in container_units.states(self.host, names).items():
-            if int(unit.get("NRestarts") or 0):
+        for name, count in self._tries(names).items():
+            if count != tries[name]:
                 raise self.not_up(name, "it ended at once")
+
+    def _tries(self, names: t.Sequence[str]) -> dict[str, int]:
+        """How often systemd has started each anew."""
+        seen = container_units.states(self.host, names)
+        return {name: int(unit.get("NRestarts") or 0) for name, unit in seen.items()}
 
     def _wait_until_settled(self, definitions: t.Sequence[t.Mapping[str, t.Any]], end: float) -> None:
         waiting = list(definitions)
