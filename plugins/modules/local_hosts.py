@@ -362,9 +362,10 @@ class Run:
             if made is not None:
                 self.timed("base", lambda: hosts.bases.make(made))
             if subnet is not None:
-                hosts.ensure_home(subnet)
-                if network != wanted_network:
-                    hosts.ensure_network(subnet)
+                with hosts.shared():
+                    hosts.ensure_home(subnet)
+                    if network != wanted_network:
+                        hosts.ensure_network(subnet)
             by_name = {host.name: host for host in wanted}
             for name in plan.remove:
                 hosts.remove(name)
@@ -393,7 +394,8 @@ class Run:
                 if host.name in plan.links or (booted and host.link == "down"):
                     hosts.link(host)
             if leave_nothing:
-                hosts.remove_network()
+                with hosts.shared():
+                    hosts.remove_network()
         records = hosts.records()
         return {
             "changed": changed,

@@ -368,16 +368,12 @@ class LocalHosts:
         }
 
     @staticmethod
-    def _shared() -> t.ContextManager[None]:
-        """While one set makes or takes away what all sets have of the machine, the others wait."""
+    def shared() -> t.ContextManager[None]:
+        """Hold what all sets have of the machine, while one of them makes it or takes it away."""
         return waiting_lock(f"{RUN_DIR}/lock", "What the sets share", 120)
 
     def ensure_network(self, subnet: ipaddress.IPv4Network) -> None:
-        """Bridge, address, masquerading and kernel limits. Harmless where they are there."""
-        with self._shared():
-            self._ensure_network(subnet)
-
-    def _ensure_network(self, subnet: ipaddress.IPv4Network) -> None:
+        """Bridge, address, masquerading and kernel limits. Harmless where they are there. Call it with ``shared``."""
         bridge, gateway = self.bridge, lh.gateway(subnet)
         if self.host.run(["ip", "link", "show", "dev", bridge], check=False).rc:
             mac = lh.bridge_mac(self.set.set_name)
@@ -412,14 +408,11 @@ class LocalHosts:
             raise HostError(f"The kernel setting {key} cannot be set to {value}: {error.strerror}.") from error
 
     def remove_network(self) -> None:
-        """Take away what is left of the set when its last host is gone; with the last set, kernel settings too."""
+        """Take away what is left of the set when its last host is gone; with the last set, kernel settings too. Call it
+        with ``shared``."""
         self.host.run(["nft", "delete", "table", "ip", lh.table_name(self.set.set_name)], check=False)
         self.host.run(["ip", "link", "del", "dev", self.bridge], check=False)
         files.remove_tree(self.home)
-        with self._shared():
-            self._leave_machine()
-
-    def _leave_machine(self) -> None:
         files.remove_file(f"{RUN_DIR}/sets/{self.set.set_name}")
         sets = os.listdir(f"{RUN_DIR}/sets") if os.path.isdir(f"{RUN_DIR}/sets") else []
         if sets:
@@ -447,11 +440,7 @@ class LocalHosts:
         )
 
     def ensure_home(self, subnet: ipaddress.IPv4Network) -> None:
-        """The set's directory and its record."""
-        with self._shared():
-            self._ensure_home(subnet)
-
-    def _ensure_home(self, subnet: ipaddress.IPv4Network) -> None:
+        """The set's directory and its record. Call it with ``shared``."""
         if self.in_memory():
             os.makedirs(DEFAULT_DIR, mode=0o711, exist_ok=True)
             files.write_text(f"{RUN_DIR}/memory", "", durable=False)
