@@ -22,10 +22,12 @@ from .._core.names import check_name
 from .._migrate import plan, records
 from .._migrate.options import parse_request
 from .._migrate.timeline import Timeline
-from . import cli, files, freezer, handover, kinds, movedir, ownership, peers, preflight, recover
+from . import cli, files, freezer, handover, kinds, movedir, ownership, peers, preflight, recover, watchdog
 from .system import Host
 
 _FROZEN_LIMIT_S = 30.0
+# One that hangs as a whole is killed, and what it has begun is recovered.
+_WATCHDOG_S = 60
 
 
 class Move:
@@ -281,6 +283,7 @@ def _start(args: t.Sequence[str], host: Host) -> int:
         [
             "systemd-run", "--quiet", "--collect", f"--unit=cnvm-move-{name}", "-p", "KillMode=process",
             "-p", f"ExecStopPost={paths.HELPER} recover --patient {name}", "-p", "TimeoutStopSec=700",
+            "-p", f"WatchdogSec={_WATCHDOG_S}", "-p", "WatchdogSignal=SIGKILL", "-p", "NotifyAccess=main",
             paths.HELPER, "move", "run", move_id,
         ],
         check=False, timeout_s=20,
@@ -297,6 +300,7 @@ def _run(args: t.Sequence[str], host: Host) -> int:
     if request is None:
         raise InputError(f"There is no move {move_id} on this host.")
     move = Move(host, request, move_id, lambda status: _write_status(move_id, status))
+    watchdog.begin()
     try:
         result = move.run()
     except CnvmError as error:

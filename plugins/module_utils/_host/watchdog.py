@@ -1,0 +1,35 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Signs of life for systemd, which kills a service that gives none (``WatchdogSec``, sd_notify(3)).
+
+For a process that hangs as a whole: stopped by a signal, or waiting in the kernel. A step that hangs in one that lives
+has its own limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+
+
+def begin() -> None:
+    """Give signs of life until the process ends, as often as systemd wants them; none where it does not ask."""
+    # Taken out: what is started from here (runc, for one) would use it as its own.
+    where, limit = os.environ.pop("NOTIFY_SOCKET", ""), os.environ.pop("WATCHDOG_USEC", "")
+    if where and limit:
+        threading.Thread(target=_go_on, args=(where, int(limit) / 1e6 / 4), daemon=True).start()
+
+
+def _go_on(where: str, pause_s: float) -> None:
+    address = "\0" + where[1:] if where.startswith("@") else where
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        while True:
+            # While systemd starts itself anew nobody listens.
+            with contextlib.suppress(OSError):
+                notify.sendto(b"WATCHDOG=1", address)
+            time.sleep(pause_s)
