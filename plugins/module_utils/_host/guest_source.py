@@ -167,10 +167,8 @@ class Leaving(kinds.Leaving):
         frozen, until = False, 0.0
         # While it stands still, each question to libvirt takes of the computing that it waits for.
         while not tunnel.arrived.wait(_FROZEN_POLL_S if frozen else _POLL_S):
-            if not thread.is_alive():
-                raise self._error or HostError(f"libvirt ended the move of {self.name} without a word.")
-            if tunnel.lost.is_set():
-                raise PeerError(f"The connection to libvirt on {move.channel.peer} was lost.", peer=move.channel.peer)
+            if not thread.is_alive() or tunnel.lost.is_set():
+                raise self._why(tunnel.last_words(), lost=thread.is_alive())
             now = time.monotonic()
             if frozen:
                 if move.mode != plan.POST_COPY and now > until:
@@ -198,6 +196,15 @@ class Leaving(kinds.Leaving):
                 self._switch(domain, pace)
         if not frozen:
             move.freeze("switch")
+
+    def _why(self, said: str, *, lost: bool) -> CnvmError:
+        """What ended it. ``said``: by the target, which lets nothing through that was not announced, or by SSH."""
+        peer = self.move.channel.peer
+        if lost:
+            return PeerError(f"The connection to libvirt on {peer} was lost: {said or 'nobody says why.'}", peer=peer)
+        if said:
+            return HostError(f"{peer} ended the connection to its libvirt: {said}")
+        return self._error or HostError(f"libvirt ended the move of {self.name} without a word.")
 
     def _help(self, domain: libvirt.Domain, stats: dict[str, t.Any], pace: migration.Pace) -> None:
         """Tell how far it is; one that dirties its memory as fast as it is copied may stand still for longer."""

@@ -37,6 +37,7 @@ from .system import Host
 # libvirt's own daemon, or that of QEMU where there is one for each driver.
 _SOCKETS = ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock")
 _CHUNK = 1 << 16
+_SILENCE_S = 5
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ class Tunnel:
         self._server.bind(self._path)
         self._server.listen(1)
         argv = peers.ssh_argv(peers.find(peer), "libvirt", name)
-        self._process = host.popen(argv, stdin=-1, stdout=-1, stderr=-3, start_new_session=True)
+        self._process = host.popen(argv, stdin=-1, stdout=-1, stderr=-1, start_new_session=True)
         self._client: t.Optional[socket.socket] = None
         self._closed = False
         threading.Thread(target=self._serve, daemon=True).start()
@@ -80,6 +81,10 @@ class Tunnel:
         """Let the client have the answer: libvirt ends the source's copy."""
         self._released.set()
 
+    def last_words(self) -> str:
+        """Why it ended, as the target or SSH has said it; '' when they have not."""
+        return peers.last_words(self._process.stderr)
+
     def close(self) -> None:
         """End it. A client that waits for the answer takes it that the guest did not arrive, and lets the source go on:
         only for a move that is not committed, or was given back."""
@@ -94,7 +99,7 @@ class Tunnel:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError):
                 pipe.close()
         with contextlib.suppress(FileNotFoundError):
@@ -192,13 +197,17 @@ def _daemon() -> socket.socket:
 
 
 def _pass(name: str, journal: t.Mapping[str, t.Any], read: int, write: int, there: socket.socket) -> None:
-    """Pass on what comes from either side, until one of them ends; what the peer sends is looked at."""
+    """Pass on what comes from either side, until one of them ends, or the move; what the peer sends is looked at."""
     frames = rpc.Frames()
     poll = select.poll()
     for fd in (read, there.fileno()):
         poll.register(fd, select.POLLIN)
     while True:
-        for fd, _event in poll.poll():
+        events = poll.poll(_SILENCE_S * 1000)
+        # A link that is dead does not say so to who only listens.
+        if not events and (files.read_json(paths.journal_file(name)) or {}).get("move_id") != journal["move_id"]:
+            return
+        for fd, _event in events:
             data = os.read(fd, _CHUNK)
             if not data:
                 return

@@ -56,16 +56,13 @@ class Channel:
         self._out = self._process.stdout.fileno()
         self._buffer = bytearray()
         self._deadline = time.monotonic() + 15
-        for fd in (self._in, self._out, self._process.stderr.fileno()):
+        for fd in (self._in, self._out):
             os.set_blocking(fd, False)
 
     def _lost(self, what: str) -> PeerError:
-        said = b""
-        with contextlib.suppress(OSError):
-            said = os.read(self._process.stderr.fileno(), 2000) or b""
-        words = said.decode("utf-8", "replace").strip().splitlines()
+        said = last_words(self._process.stderr)
         return PeerError(
-            f"The connection to {self.peer} {what}" + (f": {words[-1]}" if words else "."),
+            f"The connection to {self.peer} {what}" + (f": {said}" if said else "."),
             hint=f"Check that {self.peer} is up and that its tunnel works ('cnvm-host overlay status').",
             peer=self.peer,
         )
@@ -136,6 +133,15 @@ class Channel:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def last_words(stderr: t.BinaryIO) -> str:
+    """The last line that a connection has printed so far (SSH, or our helper behind it), '' when there is none."""
+    os.set_blocking(stderr.fileno(), False)
+    said = b""
+    with contextlib.suppress(OSError):
+        said = os.read(stderr.fileno(), 4000) or b""
+    return next(reversed(said.decode("utf-8", "replace").strip().splitlines()), "")
 
 
 @contextlib.contextmanager

@@ -86,8 +86,13 @@ def is_answer(frame: Frame) -> bool:
     return (frame.program, frame.procedure, frame.kind) == (REMOTE, FINISH, REPLY)
 
 
+# Texts that decide what comes; of them libvirt must read what we have read.
+LOOKED_AT = ("destination_name", "destination_xml")
+
+
 class Arguments(t.NamedTuple):
-    """What a request to let a guest in, or to have it go on, says: named texts, and a document of QEMU's driver."""
+    """What a request to let a guest in, or to have it go on, says: named texts, and a document of QEMU's driver. Of one
+    that came several times (never one of ``LOOKED_AT``) the last."""
 
     texts: dict[str, str]
     cookie: bytes
@@ -102,7 +107,8 @@ def arguments(frame: Frame) -> t.Optional[Arguments]:
     for _each in range(body.number()):
         name, kind = body.text().decode("utf-8", "replace"), body.number()
         if kind == _STRING:
-            if name in texts:
+            # Some come for each disk of several.
+            if name in texts and name in LOOKED_AT:
                 raise PeerError(f"libvirt's parameter {name!r} came twice.")
             texts[name] = body.text().decode("utf-8", "replace")
         elif kind in _SIZES:

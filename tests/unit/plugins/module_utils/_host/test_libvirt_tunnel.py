@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
-from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt_tunnel
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, libvirt_tunnel
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import rpc
 
 from .._libvirt.frames import frame, parameter, request
@@ -38,6 +43,7 @@ def test_what_was_announced_passes() -> None:
     check(rpc.OPEN, b"")
     check(rpc.PREPARE, request(GOOD, cookie=cookie(b"")))
     check(rpc.PREPARE, request(GOOD, parameter(b"destination_name", b"web")))
+    check(rpc.PREPARE, request(GOOD, *(parameter(b"migrate_disks", disk) for disk in (b"vda", b"vdb"))))
     check(rpc.FINISH, request(GOOD, cookie=cookie(domain())))
     check(rpc.FINISH, request())
 
@@ -50,6 +56,8 @@ def test_what_was_announced_passes() -> None:
         (rpc.PREPARE, request(parameter(b"destination_xml", domain("other")))),
         (rpc.PREPARE, request(parameter(b"destination_xml", BAD))),
         (rpc.PREPARE, request(GOOD, parameter(b"destination_name", b"other"))),
+        (rpc.PREPARE, request(GOOD, GOOD)),
+        (rpc.PREPARE, request(GOOD, *[parameter(b"destination_name", b"web")] * 2)),
         (rpc.FINISH, request(parameter(b"destination_name", b"other"))),
         (rpc.FINISH, request(GOOD, cookie=cookie(BAD))),
         (rpc.FINISH, request(GOOD, cookie=cookie(b"<a>" + BAD + b"</a>"))),
@@ -60,3 +68,28 @@ def test_what_was_announced_passes() -> None:
 def test_anything_else_does_not(procedure: int, body: bytes) -> None:
     with pytest.raises(CnvmError):
         check(procedure, body)
+
+
+@pytest.mark.parametrize("left", [None, {"move_id": "m2"}])
+def test_it_ends_with_the_move_when_the_peer_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, str] | None
+) -> None:
+    """What comes while the move goes on is passed on, however late."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    monkeypatch.setattr(libvirt_tunnel, "_SILENCE_S", 0.01)
+    files.write_json(paths.journal_file("web"), {"move_id": "m1"})
+    read, _peer = os.pipe()
+    back, write = os.pipe()
+    ours, libvirt = socket.socketpair()
+    looks = []
+
+    def look(path: str) -> dict[str, str] | None:
+        looks.append(path)
+        if len(looks) == 3:
+            libvirt.sendall(b"late")
+        return {"move_id": "m1"} if len(looks) < 6 else left
+
+    monkeypatch.setattr(files, "read_json", look)
+    libvirt_tunnel._pass("web", {**JOURNAL, "move_id": "m1"}, read, write, ours)
+    assert os.read(back, 99) == b"late"
+    assert len(looks) == 6
