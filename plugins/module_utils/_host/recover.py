@@ -50,9 +50,10 @@ def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
         try:
             held.enter_context(files.lock(paths.lock_file(name), f"{RECOVERING} {name}"))
         except Refused:
+            # A host that is dead does not hang up, nor does a link: what was begun here would wait until TCP gives up.
             known = files.read_json(paths.journal_file(name)) or {}
-            # A dead host does not hang up: what it began here would wait for it until TCP gives up.
-            if not fenced or known.get("peer") != fenced or not end_conversation(paths.lock_file(name)):
+            gone = bool(fenced and known.get("peer") == fenced) or _has_ended(host, known)
+            if not gone or not end_conversation(paths.lock_file(name)):
                 raise
             held.enter_context(files.lock(paths.lock_file(name), f"{RECOVERING} {name}"))
         journal = files.read_json(paths.journal_file(name))
@@ -65,6 +66,15 @@ def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
         if journal["role"] == "source":
             return _recover_source(host, journal, fenced)
         return _recover_target(host, journal, fenced)
+
+
+def _has_ended(host: Host, journal: dict[str, t.Any]) -> bool:
+    """Whether the source of a move to this host says that it is at it no more."""
+    if journal.get("role") != "target":
+        return False
+    with contextlib.suppress(CnvmError):
+        return bool(ask_decision(host, journal)["ended"])
+    return False
 
 
 def end_conversation(lock: str) -> bool:

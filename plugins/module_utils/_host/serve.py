@@ -27,6 +27,8 @@ from . import files, freezer, handover, helper, kinds, movedir, ownership, recov
 from .system import Host
 
 _SIGN_OF_LIFE_S = 5
+# No step of a move lasts so long in which the source says nothing.
+_SILENCE_S = 30
 _RECOVERY_S = 10.0
 
 
@@ -44,12 +46,17 @@ class Conversation:
 
     def _more(self) -> bool:
         """Read what has come; False when the peer has gone. Only who sends learns that a link is dead, so while nothing
-        comes, be it a request or the rest of a stream, an empty line goes out now and then."""
+        comes, be it a request or the rest of a stream, an empty line goes out now and then. TCP may take as long to
+        notice as the link was cut, and longer: somebody else asks the source, over a new connection."""
         poll = select.poll()
         poll.register(self._read.fileno(), select.POLLIN)
+        silent_s = 0
         while not poll.poll(_SIGN_OF_LIFE_S * 1000):
             self._write.write(b"\n")
             self._write.flush()
+            silent_s += _SIGN_OF_LIFE_S
+            if silent_s == _SILENCE_S and self.name:
+                recover.resolve_in_background(self.host, self.name)
         data = os.read(self._read.fileno(), wire.CHUNK)
         self._came += data
         return bool(data)

@@ -101,6 +101,24 @@ def test_a_machine_that_was_installed_anew_decides_nothing(host: Host, monkeypat
         recover.ask_decision(host, JOURNAL)
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_link_that_died_is_not_waited_for_when_the_source_is_at_it_no_more(
+    host: Host, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target"})
+    peer_says(monkeypatch, {"decision": "commit", "ended": ended, "host_id": "S"})
+    monkeypatch.setattr(recover, "_recover_target", lambda host, journal, fenced: {"outcome": "target"})
+    with lock_held(paths.HELPER, "serve") as process:
+        if ended:
+            assert recover.recover_one(host, "web") == {"outcome": "target"}
+            assert process.wait(5) == -9
+        else:
+            with pytest.raises(Refused, match="at work on it"):
+                recover.recover_one(host, "web")
+            assert process.poll() is None
+
+
 class Kind:
     """What a host does with a workload that it had begun to give away: it notes it."""
 

@@ -176,6 +176,30 @@ def test_what_did_not_end_goes_to_the_resolver(monkeypatch: pytest.MonkeyPatch) 
     assert resolved == ["web"]
 
 
+def test_a_source_that_is_silent_for_long_is_asked_by_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; and nobody is asked about nothing."""
+    resolved: list[str] = []
+    monkeypatch.setattr(recover, "resolve_in_background", lambda _host, name: resolved.append(name))
+    monkeypatch.setattr(serve, "_SIGN_OF_LIFE_S", 1 / 64)
+    monkeypatch.setattr(serve, "_SILENCE_S", 3 / 64)
+
+    class Signs(io.BytesIO):
+        """Hangs up after so many signs of life."""
+
+        def write(self, data: t.Any) -> int:
+            if data == b"\n" and self.getvalue().count(b"\n\n") == 5:
+                os.close(into)
+            return super().write(data)
+
+    for name in ("", "web"):
+        read, into = os.pipe()
+        with os.fdopen(read, "rb", buffering=0) as file:
+            conversation = serve.Conversation(host(), t.cast("t.BinaryIO", file), Signs(b"\n"))
+            conversation.name = name
+            conversation.run()
+        assert resolved == ([name] if name else [])
+
+
 # --- the pump ---
 
 
