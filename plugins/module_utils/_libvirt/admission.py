@@ -48,6 +48,12 @@ def refusals(name: str, host: str, needs: Needs, pools: t.Collection[str]) -> li
         directory = posixpath.dirname(str(path))
         if not _plain(path):
             found.append(f"disks: {path!r} is no plain path.")
+        elif disk["shared"] and path.startswith(f"{paths.STATE}/"):
+            # What a guest has in there is removed on the host that it leaves.
+            found.append(
+                f"disks: {path} is on storage that hosts share. {paths.STATE} must be each host's own; put disks that"
+                " are shared elsewhere."
+            )
         elif not disk["shared"] and directory not in (paths.guest_disks_dir(name), IMAGES, *pools):
             found.append(
                 f"disks: {host} takes no disk from another host into {directory}. Make it the directory of a pool there"

@@ -23,8 +23,9 @@ MODES = (LIVE, OFFLINE)
 # With nothing that dirties memory a guest stands still for about so long: what is left of its memory, its devices, and
 # two records on two disks.
 FIXED_MS = 80
-# How long the guest may stand still at first; where that is not enough it grows, up to what the user allows.
-_LIMITS_MS = (20, 60, 150, 300)
+# How long the guest may stand still for its memory at first; where that is not enough it grows, up to what the user
+# allows. The first is as short as that: QEMU makes use of all of it, and one that does little needs no more.
+_LIMITS_MS = (2, 20, 60, 150, 300)
 # Rounds over the memory that a limit is given before the next one.
 ROUNDS = 3
 # A round in which this part of what was sent was dirtied again has brought next to nothing.

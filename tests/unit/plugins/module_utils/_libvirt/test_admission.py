@@ -48,6 +48,7 @@ def test_a_guests_own_is_taken() -> None:
         ({"disks": [disk("/var/lib/cnvm/workloads/other/disks/vda.qcow2")]}, "takes no disk"),
         ({"disks": [disk("/var/lib/cnvm/workloads/web/disks/../../../../../../etc/cron.d/x")]}, "no plain path"),
         ({"disks": [disk("etc/cron.d/x")]}, "no plain path"),
+        ({"disks": [disk(shared=True)]}, "/var/lib/cnvm must be each host's own"),
         ({"disks": [disk(below="/etc/shadow", template="")]}, "/etc/shadow is none"),
         ({"disks": [disk(below="/etc/shadow")]}, "/etc/shadow is none"),
         ({"files": {"boot/vmlinuz": {}}}, "no plain path"),
