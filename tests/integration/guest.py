@@ -28,6 +28,8 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
 from ansible_collections.cnvm.platform.tests.support import tiny_guest
 
 ADDRESS = "10.100.101.121"
+# What leads a move on its source.
+MOVER = "cnvm-host move run"
 # So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy.
 DIRTY_MIB = 4
 SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}
@@ -37,11 +39,20 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnvm
 
 
 class Guest:
-    """The guest, wherever it is."""
+    """The guest, wherever it is.
 
-    def __init__(self, fleet: Fleet, name: str = "vm") -> None:
+    ``more``: what its description has besides, or instead. ``files``: what its host has for that in its directory.
+    """
+
+    def __init__(
+        self, fleet: Fleet, name: str = "vm", address: str = ADDRESS, *,
+        more: t.Optional[t.Mapping[str, t.Any]] = None, files: t.Sequence[str] = ("disks/vda.qcow2",),
+    ) -> None:  # fmt: skip
         self.fleet = fleet
         self.name = name
+        self.address = address
+        self.more = dict(more or {})
+        self.files = {"definition.json", "owner.json", *files}
         self.movers = (fleet["host1"], fleet["host2"])
         self.consoles: dict[str, Reader] = {}
         self.lines: dict[str, list[str]] = {}
@@ -51,8 +62,14 @@ class Guest:
     def deploy(self) -> None:
         """Start it anew on the first host."""
         tiny_guest.make(CACHE)
-        asked = {"guest": self.name, "tiny": str(CACHE), "address": ADDRESS, "dirty_mib": DIRTY_MIB}
+        asked = {
+            "guest": self.name, "tiny": str(CACHE), "address": self.address, "dirty_mib": DIRTY_MIB, "more": self.more,
+        }  # fmt: skip
         playbook(str(HERE / "playbooks/guest.yml"), "-e", json.dumps(asked))
+
+    def remove(self) -> None:
+        """Nothing of it stays."""
+        playbook(str(HERE / "playbooks/remove_guest.yml"), "-e", f"guest={self.name}")
 
     # --- what is there ---
 
@@ -81,7 +98,7 @@ class Guest:
         """A new client."""
         if self.client is not None:
             self.client.stop()
-        self.client = Client(self.fleet["host3"], ADDRESS, 7, program="echo")
+        self.client = Client(self.fleet["host3"], self.address, 7, program="echo")
         self.client.check()
 
     def listen(self, host: Host) -> None:
@@ -165,7 +182,7 @@ class Guest:
             left["emulators"] = seen["emulators"] != int(running)
             left["not its owner"] = seen["owner"].get("owner_name") != owner.name
             left["job"] = [word for word in seen["job"] if word != "None"]
-            left["files"] = {"definition.json", "disks/vda.qcow2", "owner.json"} ^ set(seen["files"])
+            left["files"] = sorted(self.files ^ set(seen["files"]))
         else:
             left |= {key: seen[key] for key in ("state", "emulators")}
             left["files"] = [name for name in seen["files"] if name != "owner.json"]
@@ -179,6 +196,22 @@ class Guest:
         target = self.fleet.other(source)
         request = {"guest": self.name, "target": target.name, **more}
         return Move(source, target, source.helper("move", "start", json.dumps(request)))
+
+    def content(self, host: Host) -> str:
+        """The sha256 of what its disk holds. (It is looked at while nobody writes to it.)"""
+        disk, raw = f"/var/lib/cnvm/workloads/{self.name}/disks/vda.qcow2", f"/var/tmp/{self.name}.raw"
+        host.run("qemu-img", "check", "-q", disk, seconds=PATIENCE_S)
+        return host.sh(f"qemu-img convert -O raw {disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
+
+    def stopped_in(self, phase: str) -> Move:
+        """A move whose mover stands still since it began a phase."""
+        source = self.source()
+        source.sh("rm -rf /var/log/cnvm/moves")
+        status = "/var/log/cnvm/moves/*/status.json"
+        trap = Trap(source, file=status, text=f'"phase": "{phase}"', signal=signal.SIGSTOP, victim=MOVER)
+        move = self.start(source)
+        trap.sprung()
+        return move
 
     def slowly(self, source: t.Optional[Host] = None) -> Move:
         """A move that has begun to copy memory and does not come to its end by itself."""

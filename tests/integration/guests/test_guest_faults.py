@@ -15,7 +15,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import LAZY, SLOW, Guest, sound, userfaultfd
+from ansible_collections.cnvm.platform.tests.integration.guest import LAZY, MOVER, SLOW, Guest, sound, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     CONT,
     KILL,
@@ -31,8 +31,6 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     playbook_argv,
 )
 
-MOVER = "cnvm-host move run"
-
 
 def emulator(guest: Guest) -> str:
     """What its QEMU has in its command line."""
@@ -44,17 +42,48 @@ def kill_libvirt(host: Host) -> None:
     host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "libvirtd.service")
 
 
-def journal(guest: Guest) -> str:
-    return f"/var/lib/cnvm/workloads/{guest.name}/move.json"
-
-
-def stopped_at(guest: Guest, state: str) -> Move:
-    """A move whose mover stands still since its journal says so."""
+def stopped_at(guest: Guest, state: str, **more: t.Any) -> Move:
+    """A move whose mover stands still since its journal says so; of one that is committed, since its owner record does:
+    a moment after the journal the target has it, too."""
     source = guest.source()
-    trap = Trap(source, file=journal(guest), text=f'"{state}"', signal=STOP, victim=MOVER)
-    move = guest.start(source)
+    home, target = f"/var/lib/cnvm/workloads/{guest.name}", guest.fleet.other(source)
+    file, text = ("owner.json", target.name) if state == "committed" else ("move.json", state)
+    trap = Trap(source, file=f"{home}/{file}", text=f'"{text}"', signal=STOP, victim=MOVER)
+    move = guest.start(source, **more)
     trap.sprung()
     return move
+
+
+# --- before anything of the guest is copied ---
+
+
+@pytest.fixture
+def bare(guest: Guest) -> Guest:
+    """The guest, and where it would go there is no template for it yet."""
+    guest.fleet.other(guest.source()).sh("rm -rf /var/lib/cnvm/templates")
+    return guest
+
+
+@pytest.mark.parametrize("phase", ["template", "prepare"])
+def test_mover_killed_early(bare: Guest, phase: str) -> None:
+    """While the target fetches the template, or makes empty disks."""
+    move = bare.stopped_in(phase)
+    kill(move.source, MOVER)
+    bare.check(move.source, [move.source])
+    bare.check(bare.move(), [move.source, move.target])
+
+
+@pytest.mark.parametrize("phase", ["template", "prepare"])
+def test_link_cut_early(bare: Guest, phase: str) -> None:
+    """The move is given up before the link is back."""
+    move = bare.stopped_in(phase)
+    bare.fleet.cut(move.target)
+    try:
+        kill(move.source, MOVER, CONT)
+        result = move.result()
+    finally:
+        bare.fleet.mend(move.target)
+    bare.stays_at(move.source, result)
 
 
 # --- processes die while memory is copied ---
@@ -94,7 +123,7 @@ def test_mover_killed(guest: Guest) -> None:
     assert move.status().get("died")
 
 
-@pytest.mark.parametrize("state", ["frozen", "committed"])
+@pytest.mark.parametrize("state", ["frozen", "committed", "leaving"])
 def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
     """The decision is on the disk: before it the guest goes on at the source, after it at the target."""
     move = stopped_at(guest, state)
@@ -103,6 +132,13 @@ def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
         guest.check(move.source, [move.source])
     else:
         guest.check(move.target, [move.source, move.target])
+
+
+def test_mover_hangs_at_the_handover(guest: Guest) -> None:
+    """With the guest standing still: systemd kills what gives no sign of life, and that is cleaned up after."""
+    move = stopped_at(guest, "frozen")
+    guest.check(move.source, [move.source])
+    assert move.status().get("died")
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -196,10 +232,7 @@ def test_emulator_killed_in_the_drain(lazy: Guest, side: str) -> None:
 @pytest.mark.parametrize("state", ["frozen", "committed"])
 def test_mover_killed_at_the_switch(lazy: Guest, state: str) -> None:
     """Nobody can let the target's copy run, and QEMU does not let the source's go on: it is started anew there."""
-    source = lazy.source()
-    trap = Trap(source, file=journal(lazy), text=f'"{state}"', signal=STOP, victim=MOVER)
-    move = lazy.start(source, **LAZY)
-    trap.sprung()
+    move = stopped_at(lazy, state, **LAZY)
     kill(move.source, MOVER)
     lazy.settle(move.source)
     lazy.counts_on(move.source)
@@ -252,6 +285,19 @@ def test_link_cut_at_the_handover(guest: Guest) -> None:
     guest.check(move.target, [move.source, move.target])
 
 
+def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
+    """It runs at the target, where the rest of the move goes when the link is back. Nobody has to be told to do so."""
+    move = stopped_at(guest, "leaving")
+    guest.fleet.cut(move.target)
+    try:
+        kill(move.source, MOVER, CONT)
+        result = move.result()
+        assert result["outcome"] == "target", result
+    finally:
+        guest.fleet.mend(move.target)
+    guest.check(move.target, [move.source, move.target])
+
+
 def test_target_fills_up(guest: Guest) -> None:
     """While the disk is copied."""
     source = guest.source()
@@ -268,6 +314,49 @@ def test_target_fills_up(guest: Guest) -> None:
     finally:
         target.run("umount", "-l", "/var/lib/cnvm/workloads")
     guest.stays_at(source, result)
+
+
+# --- one that does not run ---
+
+
+@pytest.fixture
+def off(guest: Guest) -> t.Iterator[Guest]:
+    """The guest, turned off; it is started again where it is then, and has what it had on its disk."""
+    home = guest.source()
+    home.run("virsh", "destroy", guest.name)
+    content = guest.content(home)
+    yield guest
+    guest.settle(guest.source(), running=False)
+    assert guest.content(guest.source()) == content
+    guest.source().run("virsh", "start", guest.name)
+
+
+def test_mover_killed_while_disks_are_copied(off: Guest) -> None:
+    """It stays where it is, and a second try brings it there."""
+    move = off.stopped_in("disks")
+    kill(move.source, MOVER)
+    off.settle(move.source, running=False)
+    assert off.start().result()["outcome"] == "target"
+
+
+def test_link_cut_while_disks_are_copied(off: Guest) -> None:
+    """The move is given up before the link is back."""
+    move = off.stopped_in("disks")
+    off.fleet.cut(move.target)
+    try:
+        kill(move.source, MOVER, CONT)
+        result = move.result()
+        assert result["outcome"] == "source", result
+    finally:
+        off.fleet.mend(move.target)
+    off.settle(move.source, running=False)
+
+
+def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
+    """After the decision it is the target's."""
+    move = stopped_at(off, "committed")
+    kill(move.source, MOVER)
+    off.settle(move.target, running=False)
 
 
 # --- hosts lose power ---

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import ADDRESS, LAZY, Guest, sound, userfaultfd
+from ansible_collections.cnvm.platform.tests.integration.guest import ADDRESS, LAZY, Guest, userfaultfd
 from ansible_collections.cnvm.platform.tests.integration.hosts import playbook
 
 NAMES = ["a/b", "..", "", "a b", "-rf", "x" * 300, "é", "$(reboot)"]
@@ -109,20 +109,31 @@ def test_stopped(guest: Guest) -> None:
     """Its disks come along, it does not run there either, and starts there when it is told to."""
     home = guest.source()
     away = guest.fleet.other(home)
-    disk = f"/var/lib/cnvm/workloads/{guest.name}/disks/vda.qcow2"
     home.run("virsh", "destroy", guest.name)
-    content = f"qemu-img convert -O raw {disk} /var/tmp/vda.raw; sha256sum </var/tmp/vda.raw; rm /var/tmp/vda.raw"
-    before = home.sh(content)
+    before = guest.content(home)
     result = guest.start(home).result()
     assert (result["outcome"], result["mode"]) == ("target", "offline"), result
     guest.settle(away, running=False)
-    sound(away, disk)
-    assert away.sh(content) == before
+    assert guest.content(away) == before
     refused = home.run("cnvm-host", "guest", "may-start", guest.name, check=False)
     assert f"is at {away.name}" in refused.stderr
     away.run("virsh", "start", guest.name)
     guest.connect()
     guest.counts_on(away)
+
+
+def test_several_connections(guest: Guest) -> None:
+    """What it needs at once for its memory; where it arrives nobody can come but through the tunnel."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    tunnel = json.loads(away.sh("cat /etc/cnvm/overlay.json"))["self"]["tunnel"]
+    move = guest.start(connections=3, bandwidth_mib_s=6)
+    seen: set[str] = set()
+    while (status := move.status())["phase"] != "done":
+        seen |= {one.rpartition(":")[0] for one in guest.look(away)["ports"]}
+    assert status["result"]["outcome"] == "target", status
+    assert seen == {tunnel}
+    guest.check(away, [home, away])
 
 
 def test_all_that_is_in_the_way_is_told_at_once(guest: Guest) -> None:
