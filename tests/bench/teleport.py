@@ -254,8 +254,10 @@ def summary(found: dict[int, dict[str, list[dict[str, float]]]], repeats: int) -
         down = {side: median(runs, "downtime_ms") for side, runs in sides.items()}
         ratios[f"downtime_ratio_{mib}"] = round(down["peer"] / down["post_copy"], 1)
         ratios[f"downtime_ratio_stop_copy_{mib}"] = round(down["peer"] / down["stop_copy"], 2)
+        wait = median(sides["post_copy"], "wait_ms")
+        ratios[f"wait_ratio_{mib}"] = round(down["peer"] / wait, 1)
         rest[f"teleport_downtime_ms_{mib}"] = down["post_copy"]
-        rest[f"teleport_wait_ms_{mib}"] = median(sides["post_copy"], "wait_ms")
+        rest[f"teleport_wait_ms_{mib}"] = wait
         rest[f"teleport_frozen_ms_{mib}"] = median(sides["post_copy"], "frozen_ms")
         rest[f"teleport_total_ms_{mib}"] = median(sides["post_copy"], "total_ms")
         rest[f"teleport_stop_copy_downtime_ms_{mib}"] = down["stop_copy"]
@@ -273,11 +275,12 @@ def summary(found: dict[int, dict[str, list[dict[str, float]]]], repeats: int) -
 
 
 def rows(result: dict[str, t.Any], sizes: t.Sequence[int]) -> list[list[str]]:
-    head = ["memory", "peer / post-copy", "post-copy", "its frozen time", "its longest wait", "stop-copy", "peer"]
+    head = ["memory", "peer / post-copy", "peer / its longest wait"]
+    head += ["post-copy", "its frozen time", "its longest wait", "stop-copy", "peer"]
     head += ["total: post-copy", "stop-copy", "peer"]
     made = [head]
     for mib in sizes:
-        cells = [f"{mib} MiB", f"{result[f'downtime_ratio_{mib}']:g} times"]
+        cells = [f"{mib} MiB", *(f"{result[f'{key}_ratio_{mib}']:g} times" for key in ("downtime", "wait"))]
         for key in (
             "teleport_downtime",
             "teleport_frozen",
