@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -131,13 +132,13 @@ class Guest:
                     found.append((float(clock), name, int(number)))
         return sorted(found)
 
-    def stays(self) -> list[str]:
-        """The hosts on which it counted, one after the other. Two copies at once would take turns in it."""
-        found: list[str] = []
-        for _clock, name, _number in self.ticks():
-            if found[-1:] != [name]:
-                found.append(name)
-        return found
+    def stays(self, *, memory: bool = False) -> list[str]:
+        """The hosts on which it counted, one after the other. Two copies at once would take turns in it.
+
+        ``memory``: it never began to count anew, so its numbers have the order; a reader may be late.
+        """
+        ticks = sorted(self.ticks(), key=lambda one: one[2]) if memory else self.ticks()
+        return [name for name, _group in itertools.groupby(name for _clock, name, _number in ticks)]
 
     def counts_on(self, host: Host) -> None:
         """It counts there now, and nowhere else."""
@@ -154,13 +155,13 @@ class Guest:
         """
         self.settle(host)
         self.counts_on(host)
-        assert self.stays() == [one.name for one in stays], self.ticks()[-40:]
+        assert self.stays(memory=memory) == [one.name for one in stays], self.ticks()[-40:]
         for one in self.movers:
             wrong = one.sh(f"grep -a '^wrong ' /var/log/cnvm/guests/{self.name}.log || true")
             assert not wrong, wrong
         if memory:
             numbers = [number for _clock, _name, number in self.ticks()]
-            assert numbers == sorted(numbers), numbers
+            assert len(numbers) == len(set(numbers)), sorted(numbers)
         if client:
             assert self.client
             self.client.check()

@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import admission, capabilities, errors, migration, pool, xml
+from .._libvirt import capabilities, errors, migration, pool, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -63,13 +63,18 @@ def needs_of(
     """What the target must have for it. ``version``: of this host's QEMU. ``post_copy``: whether it is allowed."""
     root = found.live if found.live is not None else found.xml
     model = found.live_model or found.model
-    seed = paths.guest_seed(name)
-    brought = [seed] if os.path.exists(seed) else []
+    pools = {disk["name"]: disk["pool"] for disk in definition["disks"]}
+    fixed = {target: disk for target, disk in model["disks"].items() if disk["read_only"]}
+    home = f"{paths.guest_disks_dir(name)}/"
+    brought = [path for path in (paths.guest_seed(name),) if os.path.exists(path)]
+    brought += [disk["path"] for disk in fixed.values() if disk["path"].startswith(home)]
     nvram = xml.text_of(root, "os/nvram")
     if nvram and found.live is None and os.path.exists(nvram):
         brought.append(nvram)
-    kept = [model["kernel"], model["initrd"], *(drive["path"] for drive in model["cdroms"].values())]
-    kept += [disk["path"] for disk in model["disks"].values() if disk["read_only"]]
+    # What it starts with the next time may be something else.
+    kept = [disk["path"] for disk in fixed.values()]
+    for each in (model, found.model):
+        kept += [each["kernel"], each["initrd"], *(drive["path"] for drive in each["cdroms"].values())]
     return {
         "uuid": model["uuid"],
         "live": found.live is not None,
@@ -80,22 +85,26 @@ def needs_of(
         "qemu": version,
         "cpu": _cpu(root) if found.live is not None else "",
         "memory": model["max_memory_mib"] * 2**20 + _OVERHEAD if found.live is not None else 0,
-        "disks": [_disk(target, disk) for target, disk in migration.disks_of(model).items()],
+        "disks": [_disk(target, disk, pools) for target, disk in migration.disks_of(model).items()],
+        "fixed": [_disk(target, disk, pools) for target, disk in fixed.items()],
         "files": {path: _stamp(path) for path in kept if path and path not in brought},
         "brought": brought,
         "networks": sorted({(card["type"], card["source"]) for card in model["networks"].values()}),
         "macs": sorted(model["networks"]),
         "address": definition.get("address") or "",
-        "log": model["serial"]["log"],
-        "screen": _screen(model) if found.live is not None else [],
+        "address_mac": next((card["mac"] for card in definition["networks"] if card["address"]), ""),
+        "log": model["serial"]["log"] or found.model["serial"]["log"],
+        "screen": _screen(model, live=found.live is not None),
         "definition": xml.document(found.stored) if found.live is None and found.stored is not None else "",
     }
 
 
-def _screen(model: Record) -> list[t.Any]:
-    """Address and port of the guest's screen where it has a port of its own; [] where libvirt chooses one."""
+def _screen(model: Record, *, live: bool) -> list[t.Any]:
+    """Address and port of the guest's screen, [] where it has none; port 0 where libvirt chooses one, or later."""
     graphics = model["graphics"]
-    return [graphics.get("listen") or "127.0.0.1", graphics["port"]] if graphics.get("port") else []
+    if graphics["type"] != "vnc":
+        return []
+    return [graphics.get("listen") or "127.0.0.1", (graphics["port"] or 0) if live else 0]
 
 
 def _cpu(root: Element) -> str:
@@ -103,15 +112,15 @@ def _cpu(root: Element) -> str:
     return "" if found is None else xml.document(found)
 
 
-def _disk(target: str, disk: Record) -> dict[str, t.Any]:
-    """One disk: its own file, and the template below it."""
+def _disk(target: str, disk: Record, pools: t.Mapping[str, str]) -> dict[str, t.Any]:
+    """One disk: its own file, and the template below it. ``pools``: those in which the user wants the disks."""
     path = str(disk["path"])
     below = disk["backing"][0]["path"] if disk["backing"] else ""
     digest = _digest_in(below)
     made: dict[str, t.Any] = {
         "name": target, "path": path, "format": disk["format"], "below": below, "template": digest,
         "template_bytes": os.path.getsize(below) if digest and os.path.exists(below) else 0,
-        "virtual": 0, "bytes": 0, "shared": False, "inode": 0,
+        "virtual": 0, "bytes": 0, "shared": False, "inode": 0, "pool": pools.get(target, ""),
     }  # fmt: skip
     with contextlib.suppress(OSError, CnvmError):
         status = os.stat(path)
@@ -156,17 +165,12 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         seen = known(connection, name)
         with libvirt.doing("tell QEMU's version"):
             version = int(connection.getVersion())
-        root = seen.live if seen.live is not None else seen.xml
         with libvirt.doing(f"look at what the guest {name!r} does"):
             if seen.live is not None and int(seen.domain.jobInfo()[0]):
                 found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
-    found += migration.obstacles(name, root, seen.state, snapshot_records.names(name))
+            found += _kept_by_libvirt(name, seen.domain)
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
-    for disk in needs["disks"]:
-        if disk["below"] and not disk["template"]:
-            found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
-    for path in admission.foreign_paths(name, root, needs):
-        found.append(f"files: {name} names {path} of its host, which no other host gives it.")
+    found += migration.refused(name, seen.live, seen.xml, seen.state, snapshot_records.names(name), needs)
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
     live = bool(needs["live"])
     mode = migration.LIVE if live else migration.OFFLINE
@@ -184,6 +188,19 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         migration.expected_ms(live),
     )  # fmt: skip
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})
+
+
+def _kept_by_libvirt(name: str, domain: libvirt.Domain) -> list[str]:
+    """What libvirt itself keeps of the guest on this host, and would forget."""
+    found = []
+    if domain.hasManagedSaveImage():
+        found.append(
+            f"memory: {name} was saved with its memory, which would be lost. Start it first, or give that up ('virsh"
+            f" managedsave-remove {name}')."
+        )
+    if not snapshot_records.names(name) and (domain.snapshotNum() or domain.listAllCheckpoints()):
+        found.append(f"snapshots: libvirt has snapshots or checkpoints of {name}. Delete them first (virsh).")
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -240,11 +257,11 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
     }
 
 
-def _directories(connection: libvirt.Connection) -> list[str]:
-    """Where this host's pools keep files."""
+def _directories(connection: libvirt.Connection) -> dict[str, str]:
+    """Where this host's pools keep files: {name: directory}."""
     with libvirt.doing("list the pools"):
-        found = [pool.parse(each.XMLDesc()) for each in libvirt.pools(connection).values()]
-    return sorted(one["path"] for one in found if one["type"] in ("dir", "fs", "netfs"))
+        found = {name: pool.parse(each.XMLDesc()) for name, each in libvirt.pools(connection).items()}
+    return {name: one["path"] for name, one in found.items() if one["type"] in ("dir", "fs", "netfs")}
 
 
 def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:
@@ -282,7 +299,7 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
             wrong.append(f"gives {path} to no guest that comes, for not everybody there may read it (chmod o+r)")
         elif _stamp(path) != stamp:
             wrong.append(f"has another {path}")
-    for disk in needs["disks"]:
+    for disk in (*needs["disks"], *needs["fixed"]):
         path, directory = disk["path"], os.path.dirname(disk["path"])
         home = path.startswith(f"{paths.guest_disks_dir(str(definition['name']))}/")
         if disk["template"] and templates.record(disk["template"]) is None:
@@ -292,6 +309,9 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
         elif disk["template"]:
             found = templates.problem(disk["template"])
             bad += [found] if found else []
+        if disk in needs["fixed"]:
+            take(paths.STATE, disk["bytes"] if home else 0)
+            continue
         if disk["shared"]:
             if not os.path.exists(path) or os.stat(path).st_ino != disk["inode"] or not on_shared_storage(path):
                 places.append(f"does not have {path}, which is on shared storage")
@@ -343,6 +363,5 @@ def _lacks_post_copy() -> str:
 def _address_holder(name: str, needs: Record) -> t.Optional[str]:
     """Who else answers for the guest's address on the overlay."""
     overlay = peers.overlay()
-    mac = needs["macs"][0] if needs["macs"] else ""
-    spec = Endpoint(name, needs["uuid"], needs["address"], 24, "", 0, mac, str(overlay["bridge"]))
+    spec = Endpoint(name, needs["uuid"], needs["address"], 24, "", 0, needs["address_mac"], str(overlay["bridge"]))
     return netns.address_holder(spec)

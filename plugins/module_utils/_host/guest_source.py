@@ -168,7 +168,7 @@ class Leaving(kinds.Leaving):
         # While it stands still, each question to libvirt takes of the computing that it waits for.
         while not tunnel.arrived.wait(_FROZEN_POLL_S if frozen else _POLL_S):
             if not thread.is_alive() or tunnel.lost.is_set():
-                raise self._why(tunnel.last_words(), lost=thread.is_alive())
+                raise self._why(tunnel)
             now = time.monotonic()
             if frozen:
                 if move.mode != plan.POST_COPY and now > until:
@@ -197,13 +197,13 @@ class Leaving(kinds.Leaving):
         if not frozen:
             move.freeze("switch")
 
-    def _why(self, said: str, *, lost: bool) -> CnvmError:
-        """What ended it. ``said``: by the target, which lets nothing through that was not announced, or by SSH."""
-        peer = self.move.channel.peer
-        if lost:
-            return PeerError(f"The connection to libvirt on {peer} was lost: {said or 'nobody says why.'}", peer=peer)
-        if said:
-            return HostError(f"{peer} ended the connection to its libvirt: {said}")
+    def _why(self, tunnel: Tunnel) -> CnvmError:
+        """What ended it: the tunnel (the target says why, or SSH does), or libvirt."""
+        if tunnel.lost.is_set():
+            peer, said = self.move.channel.peer, tunnel.last_words()
+            return PeerError(
+                f"The connection to libvirt on {peer} was lost" + (f": {said}" if said else "."), peer=peer
+            )
         return self._error or HostError(f"libvirt ended the move of {self.name} without a word.")
 
     def _help(self, domain: libvirt.Domain, stats: dict[str, t.Any], pace: migration.Pace) -> None:

@@ -24,6 +24,7 @@ import os
 import select
 import socket
 import threading
+import time
 import typing as t
 
 from .._core import paths
@@ -37,7 +38,7 @@ from .system import Host
 # libvirt's own daemon, or that of QEMU where there is one for each driver.
 _SOCKETS = ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock")
 _CHUNK = 1 << 16
-_SILENCE_S = 5
+_LOOK_S = 5
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -202,13 +203,17 @@ def _pass(name: str, journal: t.Mapping[str, t.Any], read: int, write: int, ther
     poll = select.poll()
     for fd in (read, there.fileno()):
         poll.register(fd, select.POLLIN)
+    looked = time.monotonic()
     while True:
-        events = poll.poll(_SILENCE_S * 1000)
+        events = poll.poll(_LOOK_S * 1000)
         # A link that is dead does not say so to who only listens.
-        if not events and (files.read_json(paths.journal_file(name)) or {}).get("move_id") != journal["move_id"]:
-            return
+        if time.monotonic() - looked >= _LOOK_S:
+            _see_it_go_on(name, journal)
+            looked = time.monotonic()
         for fd, _event in events:
             data = os.read(fd, _CHUNK)
+            if not data and fd != read:
+                raise HostError("libvirt's daemon ended the connection.", hint="See 'journalctl -u libvirtd' there.")
             if not data:
                 return
             if fd != read:
@@ -219,12 +224,18 @@ def _pass(name: str, journal: t.Mapping[str, t.Any], read: int, write: int, ther
                 there.sendall(frame.data)
 
 
+def _see_it_go_on(name: str, journal: t.Mapping[str, t.Any]) -> None:
+    if (files.read_json(paths.journal_file(name)) or {}).get("move_id") != journal["move_id"]:
+        raise PeerError(f"The move of {name} to this host has ended.")
+
+
 def _check(name: str, journal: t.Mapping[str, t.Any], frame: rpc.Frame) -> None:
     if not rpc.is_allowed(frame):
         raise PeerError(f"A host that brings {name} may not ask libvirt for procedure {frame.procedure}.")
     said = rpc.arguments(frame)
     if said is None:
         return
+    _see_it_go_on(name, journal)
     if said.texts.get("destination_name", name) != name:
         raise PeerError(f"A host that brings {name} may not give it another name.")
     text = said.texts.get("destination_xml")

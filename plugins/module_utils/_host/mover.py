@@ -26,7 +26,7 @@ from . import cli, files, freezer, handover, kinds, movedir, ownership, peers, p
 from .system import Host
 
 _FROZEN_LIMIT_S = 30.0
-# One that hangs as a whole is killed, and what it has begun is recovered.
+# One that was stopped as a whole is killed, and what it has begun is recovered.
 _WATCHDOG_S = 60
 
 

@@ -140,7 +140,8 @@ def last_words(stderr: t.BinaryIO) -> str:
     os.set_blocking(stderr.fileno(), False)
     said = b""
     with contextlib.suppress(OSError):
-        said = os.read(stderr.fileno(), 4000) or b""
+        while more := os.read(stderr.fileno(), 1 << 16):
+            said = (said + more)[-4000:]
     return next(reversed(said.decode("utf-8", "replace").strip().splitlines()), "")
 
 

@@ -49,12 +49,12 @@ def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(files.lock(paths.lock_file(name), f"{RECOVERING} {name}"))
-        except Refused:
+        except Refused as error:
             # A host that is dead does not hang up, nor does a link: what was begun here would wait until TCP gives up.
-            known = files.read_json(paths.journal_file(name)) or {}
-            gone = bool(fenced and known.get("peer") == fenced) or _has_ended(host, known)
-            if not gone or not end_conversation(paths.lock_file(name)):
-                raise
+            holder = files.lock_holder(paths.lock_file(name))
+            gone, why = _is_gone(host, files.read_json(paths.journal_file(name)) or {}, fenced)
+            if not gone or not end_conversation(paths.lock_file(name), holder):
+                raise Refused(f"{error.message}{why}", hint=error.hint, **error.details) from None
             held.enter_context(files.lock(paths.lock_file(name), f"{RECOVERING} {name}"))
         journal = files.read_json(paths.journal_file(name))
         if journal is None:
@@ -68,21 +68,26 @@ def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
         return _recover_target(host, journal, fenced)
 
 
-def _has_ended(host: Host, journal: dict[str, t.Any]) -> bool:
-    """Whether the source of a move to this host says that it is at it no more."""
+def _is_gone(host: Host, journal: dict[str, t.Any], fenced: str) -> tuple[bool, str]:
+    """Whether the source of a move to this host is dead by the user's word, or says itself that it is at it no more.
+
+    And why it does not say, as the end of a message.
+    """
+    if fenced and journal.get("peer") == fenced:
+        return True, ""
     if journal.get("role") != "target":
-        return False
-    with contextlib.suppress(CnvmError):
-        return bool(ask_decision(host, journal)["ended"])
-    return False
+        return False, ""
+    try:
+        return bool(ask_decision(host, journal)["ended"]), ""
+    except CnvmError as error:
+        return False, f" Whether {journal['peer']} is still at it, it cannot be asked: {error.message}"
 
 
-def end_conversation(lock: str) -> bool:
-    """End the ``serve`` that holds a lock, left by a link that died; whether it was one, and the lock is free.
+def end_conversation(lock: str, pid: int) -> bool:
+    """End the ``serve`` (``pid``) that holds a lock, left by a link that died; whether it was one and the lock is free.
 
     A source has one mover for a container and one conversation with its target: a new one says that the old is dead.
     """
-    pid = files.lock_holder(lock)
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
@@ -357,13 +362,16 @@ def _recover_patiently(host: Host, name: str, fenced: str, patience_s: float) ->
     """
     start, said = time.monotonic(), ""
     while True:
-        limit = patience_s
+        limit, pause = patience_s, 2
         try:
             result = recover_one(host, name, fenced)
         except Refused as error:
             result = _outcome(name, "busy", str(error))
             if RECOVERING in str(error.details.get("holder")):
                 limit = max(limit, _OTHERS_S)
+            else:
+                # A move that goes on, most likely: each question takes of the computing that it waits for.
+                pause = 10
         except CnvmError as error:
             result = _outcome(name, "waiting", f"{name}: {error}")
         if result["outcome"] not in ("waiting", "busy") or time.monotonic() - start >= limit:
@@ -372,7 +380,7 @@ def _recover_patiently(host: Host, name: str, fenced: str, patience_s: float) ->
             said = result["message"]
             host.stderr.write(f"{said}\n".encode())
             host.stderr.flush()
-        time.sleep(2)
+        time.sleep(pause)
 
 
 def commands() -> dict[str, t.Callable[[t.Sequence[str], Host], int]]:

@@ -27,7 +27,7 @@ from . import files, freezer, handover, helper, kinds, movedir, ownership, recov
 from .system import Host
 
 _SIGN_OF_LIFE_S = 5
-# No step of a move lasts so long in which the source says nothing.
+# In a move that goes on the source is seldom silent for so long: while it stops a container by itself, or syncs much.
 _SILENCE_S = 30
 _RECOVERY_S = 10.0
 
@@ -55,7 +55,7 @@ class Conversation:
             self._write.write(b"\n")
             self._write.flush()
             silent_s += _SIGN_OF_LIFE_S
-            if silent_s == _SILENCE_S and self.name:
+            if silent_s % _SILENCE_S == 0 and self.name:
                 recover.resolve_in_background(self.host, self.name)
         data = os.read(self._read.fileno(), wire.CHUNK)
         self._came += data
@@ -94,7 +94,7 @@ class Conversation:
                 self._held.enter_context(files.lock(path, what))
                 return
             except Refused as error:
-                if again and recover.end_conversation(path):
+                if again and recover.end_conversation(path, files.lock_holder(path)):
                     continue
                 if recover.RECOVERING not in str(error.details.get("holder")) or time.monotonic() > end:
                     raise

@@ -4,8 +4,8 @@
 # This module util is PRIVATE to the collection.
 """Signs of life for systemd, which kills a service that gives none (``WatchdogSec``, sd_notify(3)).
 
-For a process that hangs as a whole: stopped by a signal, or waiting in the kernel. A step that hangs in one that lives
-has its own limit.
+For a process that was stopped as a whole (by a signal, by a debugger). A step that hangs in one that lives has its own
+limit.
 """
 
 from __future__ import annotations

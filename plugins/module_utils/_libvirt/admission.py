@@ -40,10 +40,10 @@ def _plain(path: object) -> bool:
     return isinstance(path, str) and path.startswith("/") and posixpath.normpath(path) == path
 
 
-def refusals(name: str, host: str, needs: Needs, pools: t.Collection[str]) -> list[str]:
-    """What of what is announced this host (``host``) does not give. ``pools``: directories of its pools."""
+def refusals(name: str, host: str, needs: Needs, pools: t.Mapping[str, str]) -> list[str]:
+    """What of what is announced this host (``host``) does not give. ``pools``: {name: directory} of its pools."""
     found = []
-    for disk in needs["disks"]:
+    for disk in (*needs["disks"], *needs["fixed"]):
         path, below = disk["path"], disk["below"]
         directory = posixpath.dirname(str(path))
         if not _plain(path):
@@ -54,7 +54,12 @@ def refusals(name: str, host: str, needs: Needs, pools: t.Collection[str]) -> li
                 f"disks: {path} is on storage that hosts share. {paths.STATE} must be each host's own; put disks that"
                 " are shared elsewhere."
             )
-        elif not disk["shared"] and directory not in (paths.guest_disks_dir(name), IMAGES, *pools):
+        elif disk["pool"] and pools.get(disk["pool"]) != directory:
+            found.append(
+                f"disks: {host} has no pool {disk['pool']} in {directory} for {path}. Make it there"
+                " (cnvm.platform.pool)."
+            )
+        elif disk in needs["disks"] and not disk["shared"] and directory not in _places(name, pools):
             found.append(
                 f"disks: {host} takes no disk from another host into {directory}. Make it the directory of a pool there"
                 " (cnvm.platform.pool)."
@@ -62,17 +67,32 @@ def refusals(name: str, host: str, needs: Needs, pools: t.Collection[str]) -> li
         if below and (not disk["template"] or below != paths.template_disk(disk["template"])):
             found.append(f"disks: {host} gives {path} no file to rest on but a template, and {below} is none.")
     found += [f"files: {path!r} is no plain path." for path in needs["files"] if not _plain(path)]
-    own = (paths.guest_seed(name), *paths.guest_nvram(name))
+    own = (paths.guest_seed(name), *paths.guest_nvram(name), *(disk["path"] for disk in _own(name, needs["fixed"])))
     found += [f"files: {host} takes no {path} from another host." for path in needs["brought"] if path not in own]
     if needs["log"] not in ("", paths.guest_log(name)):
         found.append(f"serial: {host} lets no guest that comes write to {needs['log']}.")
     return found
 
 
+def _places(name: str, pools: t.Mapping[str, str]) -> tuple[str, ...]:
+    return (paths.guest_disks_dir(name), IMAGES, *pools.values())
+
+
+def _own(name: str, disks: t.Sequence[t.Mapping[str, t.Any]]) -> list[t.Mapping[str, t.Any]]:
+    """Disks in the guest's own directory."""
+    return [disk for disk in disks if posixpath.dirname(disk["path"]) == paths.guest_disks_dir(name)]
+
+
+def folders(model: domain.Model) -> list[str]:
+    """The folders of its host that a guest has, in words."""
+    return [f"the folder {tag}" for tag in sorted(model["shared_folders"])]
+
+
 def foreign_paths(name: str, root: Element, needs: Needs) -> list[str]:
     """The files of its host that a domain's XML names and that were not announced."""
     known = {disk["path"] for disk in needs["disks"]} | set(needs["files"]) | set(needs["brought"]) | {needs["log"]}
-    known |= {disk["below"] for disk in needs["disks"]} | set(paths.guest_nvram(name)) | set(_DEVICES)
+    known |= {disk["below"] for disk in (*needs["disks"], *needs["fixed"])}
+    known |= set(paths.guest_nvram(name)) | set(_DEVICES)
     return sorted(
         path for path in _named(root) - known if not (posixpath.normpath(path) == path and path.startswith(_LIBVIRT))
     )
@@ -85,6 +105,8 @@ def _named(root: Element) -> set[str]:
             if each.tag == "cmdline":
                 continue
             for key, value in (("", (each.text or "").strip()), *each.attrib.items()):
+                if (each.tag, key) == ("graphics", "passwd"):
+                    continue
                 if (each.tag, key) in _PROGRAMS and value.startswith("/usr/") and _plain(value):
                     continue
                 if value.startswith("/") or (value and key in _PATH_KEYS):
@@ -101,7 +123,7 @@ def strangers(name: str, root: Element, needs: Needs) -> list[str]:
     # A disk of no file: of a pool, of the network.
     found += sorted(drive for drive in drives if drive and not drive.startswith("/"))
     found += domain.other_devices(root)
-    found += [f"the folder {tag}" for tag in sorted(model["shared_folders"])]
+    found += folders(model)
     kinds = {card["type"] for card in model["networks"].values()}
     found += [f"a network of the type {kind!r}" for kind in sorted(kinds - set(_INTERFACES))]
     found += [each.tag for each in root if "}" in each.tag]

@@ -52,10 +52,42 @@ def obstacles(name: str, root: Element, state: str, snapshots: t.Sequence[str]) 
     for target, disk in model["disks"].items():
         if not disk["path"].startswith("/") or disk["path"].startswith("/dev/"):
             found.append(f"disks: {target} is {disk['path']}, which cannot be copied.")
-        if disk["cache"] not in ("none", "directsync", "default") and state != "stopped":
+        if disk["cache"] not in ("none", "directsync", "default") and state != "stopped" and not disk["read_only"]:
             found.append(f"disks: {target} has cache: {disk['cache']}; moved while it runs it might lose data.")
         if len(disk["backing"]) > 1:
             found.append(f"disks: {target} rests on more than a template. Flatten it (cnvm.platform.disk_image).")
+    return found
+
+
+def refused(
+    name: str,
+    live: t.Optional[Element],
+    stored: Element,
+    state: str,
+    snapshots: t.Sequence[str],
+    needs: t.Mapping[str, t.Any],
+) -> list[str]:
+    """All that the guest, as its source has it, has in the way.
+
+    ``live``: its XML while it runs; ``stored``: that of its next start, which goes with it. Of neither does the target
+    let anything through that was not announced (``needs``).
+    """
+    root = stored if live is None else live
+    model = domain.parse(root)
+    found = obstacles(name, root, state, snapshots)
+    for disk in (*needs["disks"], *needs["fixed"]):
+        if disk["below"] and not disk["template"]:
+            found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
+    strange = admission.strangers(name, root, needs)
+    told = {*domain.other_devices(root), *admission.folders(model)}
+    told |= {word for tag, folder in model["shared_folders"].items() for word in (tag, folder["source"])}
+    found += [f"files: {name} has {one}, which no other host gives it." for one in strange if one not in told]
+    waiting = [one for one in admission.strangers(name, stored, needs) if one not in strange]
+    if waiting:
+        found.append(
+            f"changes: for its next start {name} has {', '.join(waiting)}, which no other host gives it. Start it anew"
+            " first, or take that back."
+        )
     return found
 
 

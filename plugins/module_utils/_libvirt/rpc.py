@@ -105,12 +105,12 @@ def arguments(frame: Frame) -> t.Optional[Arguments]:
     body = _Body(frame.data[_HEAD.size :])
     texts: dict[str, str] = {}
     for _each in range(body.number()):
-        name, kind = body.text().decode("utf-8", "replace"), body.number()
+        name, kind = body.word(), body.number()
         if kind == _STRING:
             # Some come for each disk of several.
             if name in texts and name in LOOKED_AT:
                 raise PeerError(f"libvirt's parameter {name!r} came twice.")
-            texts[name] = body.text().decode("utf-8", "replace")
+            texts[name] = body.word()
         elif kind in _SIZES:
             body.take(_SIZES[kind])
         else:
@@ -136,6 +136,13 @@ class _Body:
     def number(self) -> int:
         """An unsigned one."""
         return int.from_bytes(self.take(4), "big")
+
+    def word(self) -> str:
+        """A text in which C sees no end where there is none."""
+        found = self.text()
+        if b"\0" in found:
+            raise PeerError("A text of libvirt's protocol holds a zero byte.")
+        return found.decode("utf-8", "replace")
 
     def text(self) -> bytes:
         """Its length, itself, and zeros up to a multiple of four."""

@@ -19,6 +19,7 @@ from ansible_collections.cnvm.platform.tests.integration.guest import LAZY, MOVE
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     CONT,
     KILL,
+    PATIENCE_S,
     SSH,
     STOP,
     Host,
@@ -137,8 +138,8 @@ def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
 def test_mover_hangs_at_the_handover(guest: Guest) -> None:
     """With the guest standing still: systemd kills what gives no sign of life, and that is cleaned up after."""
     move = stopped_at(guest, "frozen")
+    eventually("the mover is killed", lambda: move.status().get("died"), 2 * PATIENCE_S)
     guest.check(move.source, [move.source])
-    assert move.status().get("died")
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes with a guest besides its first disk: the variables of its firmware, its seed, a disk in a pool."""
+"""What goes with a guest besides its first disk: its screen, its firmware's variables, its seed, a disk in a pool."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ MORE = {
     "memory_mib": 160,
     "firmware": "uefi",
     "cloud_init": {"user_data": {"hostname": NAME}},
-    "disks": [{"template": "base", "size_mib": 32}, {"pool": "disks", "size_mib": 8}],
+    "disks": [
+        {"template": "base", "size_mib": 32},
+        {"pool": "disks", "size_mib": 8, "format": "raw", "bus": "scsi", "serial": "second"},
+        {"template": "base", "read_only": True},
+    ],
+    "graphics": {"type": "vnc"},
+    "agent": True,
+    "description": "A & B <c> \"d\" 'e' ]]>",
+    "tags": {"group": "<&>"},
 }
 
 
 @pytest.fixture(scope="module")
 def deployed_parts(fleet: Fleet) -> t.Iterator[Guest]:
     """A guest that has all of that, on hosts that both have the pool."""
-    guest = Guest(fleet, NAME, "10.100.101.122", more=MORE, files=("disks/vda.qcow2", "seed.iso"))
+    guest = Guest(fleet, NAME, "10.100.101.122", more=MORE, files=("disks/vda.qcow2", "disks/vdb.qcow2", "seed.iso"))
     for host in guest.movers:
         host.sh(
             f"mkdir -p {POOL}; virsh pool-info disks >/dev/null 2>&1 || "

@@ -49,9 +49,9 @@ def emulators() -> int:
     return count
 
 
-def ports() -> list[str]:
-    """Where a guest could arrive."""
-    found = [line.split()[3] for line in output("ss", "-Hltn").splitlines()]
+def ports(*what: str) -> list[str]:
+    """Where a guest could arrive, or does."""
+    found = [line.split()[3 - ("-l" not in what)] for line in output("ss", "-Htn", *what).splitlines()]
     return [one for one in found if 49152 <= int(one.rpartition(":")[2]) < 49216]
 
 
@@ -69,7 +69,8 @@ print(
             "state": state,
             "job": output("virsh", "domjobinfo", NAME).split()[2:3] if state else [],
             "emulators": emulators(),
-            "ports": ports(),
+            "ports": ports("-l"),
+            "connected": ports("state", "established"),
             "journal": read(f"{HOME}/move.json"),
             "owner": json.loads(read(f"{HOME}/owner.json") or "{}"),
             "files": files(),

@@ -79,7 +79,9 @@ while not (pids := found()) and time.monotonic() < end:
         known, looked = victims(), time.monotonic()
     time.sleep(0.001)
 if pids and "victim" in ASKED:
-    pids = (known if "file" in ASKED else []) or victims()
+    # One that was seen may be another program by now: what had just been forked was not yet what it was to be.
+    still = [pid for pid, _comm, line in processes(known) if ASKED["victim"] in line]
+    pids = (still if "file" in ASKED else []) or victims()
 if pids and "signal" in ASKED:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):

@@ -10,10 +10,14 @@ import socket
 from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_preflight
 
 
-def test_a_screen_with_a_port_of_its_own_needs_that_port() -> None:
-    assert guest_preflight._screen({"graphics": {"type": "none"}}) == []
-    assert guest_preflight._screen({"graphics": {"type": "vnc", "listen": "", "port": None}}) == []
-    assert guest_preflight._screen({"graphics": {"type": "vnc", "listen": "", "port": 5901}}) == ["127.0.0.1", 5901]
+def test_a_screen_needs_its_address_and_a_port_of_its_own() -> None:
+    """One that does not run shows nothing yet, but must be able to."""
+    assert guest_preflight._screen({"graphics": {"type": "none"}}, live=True) == []
+    chosen = {"graphics": {"type": "vnc", "listen": "192.0.2.1", "port": None}}
+    assert guest_preflight._screen(chosen, live=True) == ["192.0.2.1", 0]
+    own = {"graphics": {"type": "vnc", "listen": "", "port": 5901}}
+    assert guest_preflight._screen(own, live=True) == ["127.0.0.1", 5901]
+    assert guest_preflight._screen(own, live=False) == ["127.0.0.1", 0]
 
 
 def test_a_port_that_is_taken_is_told() -> None:

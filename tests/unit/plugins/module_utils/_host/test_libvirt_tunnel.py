@@ -12,14 +12,21 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, PeerError
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, libvirt_tunnel
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import rpc
 
 from .._libvirt.frames import frame, parameter, request
 
 UUID = "0705aea1-1ea0-540a-967e-c710e0d8de07"
-JOURNAL = {"needs": {"uuid": UUID, "disks": [], "files": {}, "brought": [], "log": ""}}
+JOURNAL = {"move_id": "m1", "needs": {"uuid": UUID, "disks": [], "files": {}, "fixed": [], "brought": [], "log": ""}}
+
+
+@pytest.fixture(autouse=True)
+def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The move goes on."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    files.write_json(paths.journal_file("web"), JOURNAL)
 
 
 def domain(name: str = "web", devices: str = "") -> bytes:
@@ -59,6 +66,8 @@ def test_what_was_announced_passes() -> None:
         (rpc.PREPARE, request(GOOD, GOOD)),
         (rpc.PREPARE, request(GOOD, *[parameter(b"destination_name", b"web")] * 2)),
         (rpc.FINISH, request(parameter(b"destination_name", b"other"))),
+        (rpc.PREPARE, request(GOOD, parameter(b"destination_name\0x", b"other"))),
+        (rpc.PREPARE, request(parameter(b"destination_xml", domain() + b"\0"))),
         (rpc.FINISH, request(GOOD, cookie=cookie(BAD))),
         (rpc.FINISH, request(GOOD, cookie=cookie(b"<a>" + BAD + b"</a>"))),
         (rpc.FINISH, request(GOOD, cookie=("\ufeff" + cookie(BAD)[:-1].decode()).encode("utf-16-le"))),
@@ -70,14 +79,18 @@ def test_anything_else_does_not(procedure: int, body: bytes) -> None:
         check(procedure, body)
 
 
+def test_nothing_comes_of_a_move_that_has_ended() -> None:
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "move_id": "m2"})
+    with pytest.raises(PeerError, match="has ended"):
+        check(rpc.PREPARE, request(GOOD))
+
+
 @pytest.mark.parametrize("left", [None, {"move_id": "m2"}])
 def test_it_ends_with_the_move_when_the_peer_is_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, str] | None
+    monkeypatch: pytest.MonkeyPatch, left: dict[str, str] | None
 ) -> None:
     """What comes while the move goes on is passed on, however late."""
-    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
-    monkeypatch.setattr(libvirt_tunnel, "_SILENCE_S", 0.01)
-    files.write_json(paths.journal_file("web"), {"move_id": "m1"})
+    monkeypatch.setattr(libvirt_tunnel, "_LOOK_S", 0.01)
     read, _peer = os.pipe()
     back, write = os.pipe()
     ours, libvirt = socket.socketpair()
@@ -90,6 +103,7 @@ def test_it_ends_with_the_move_when_the_peer_is_silent(
         return {"move_id": "m1"} if len(looks) < 6 else left
 
     monkeypatch.setattr(files, "read_json", look)
-    libvirt_tunnel._pass("web", {**JOURNAL, "move_id": "m1"}, read, write, ours)
+    with pytest.raises(PeerError, match="has ended"):
+        libvirt_tunnel._pass("web", JOURNAL, read, write, ours)
     assert os.read(back, 99) == b"late"
-    assert len(looks) == 6
+    assert looks == [paths.journal_file("web")] * 6

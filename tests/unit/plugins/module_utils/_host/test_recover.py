@@ -119,6 +119,16 @@ def test_a_link_that_died_is_not_waited_for_when_the_source_is_at_it_no_more(
             assert process.poll() is None
 
 
+def test_a_source_that_cannot_be_asked_is_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target"})
+    peer_says(monkeypatch, {"decision": "commit", "ended": True, "host_id": "new"})
+    with lock_held(paths.HELPER, "serve") as process:
+        with pytest.raises(Refused, match=r"at work on it.*still at it, it cannot be asked: host1 is another machine"):
+            recover.recover_one(host, "web")
+        assert process.poll() is None
+
+
 class Kind:
     """What a host does with a workload that it had begun to give away: it notes it."""
 

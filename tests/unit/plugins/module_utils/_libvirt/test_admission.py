@@ -17,19 +17,21 @@ NVRAM = "/var/lib/libvirt/qemu/nvram/web_VARS.fd"
 LOG = "/var/log/cnvm/guests/web.log"
 
 
-def disk(path: str = DISK, below: str = BASE, template: str = "a" * 64, shared: bool = False) -> dict[str, t.Any]:
-    return {"name": "vda", "path": path, "below": below, "template": template, "shared": shared}
+def disk(
+    path: str = DISK, below: str = BASE, template: str = "a" * 64, shared: bool = False, pool: str = ""
+) -> dict[str, t.Any]:
+    return {"name": "vda", "path": path, "below": below, "template": template, "shared": shared, "pool": pool}
 
 
 NEEDS: dict[str, t.Any] = {
-    "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "disks": [disk()], "log": LOG,
+    "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "disks": [disk()], "fixed": [], "log": LOG,
     "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}},
     "brought": ["/var/lib/cnvm/workloads/web/seed.iso", NVRAM],
 }  # fmt: skip
 
 
 def refused(**changed: t.Any) -> list[str]:
-    return admission.refusals("web", "host2", {**NEEDS, **changed}, ["/srv/pool"])
+    return admission.refusals("web", "host2", {**NEEDS, **changed}, {"srv": "/srv/pool"})
 
 
 def test_a_guests_own_is_taken() -> None:
@@ -37,6 +39,17 @@ def test_a_guests_own_is_taken() -> None:
     assert refused(disks=[disk("/srv/pool/x.raw", "", ""), disk("/var/lib/libvirt/images/x.raw", "", "")]) == []
     assert refused(disks=[disk("/mnt/nfs/x.raw", "", "", shared=True)]) == []
     assert refused(brought=[], files={}, log="") == []
+    assert refused(disks=[disk("/srv/pool/web-vda.qcow2", pool="srv")]) == []
+
+
+def test_a_disk_that_it_only_reads_is_brought_when_it_is_its_own() -> None:
+    own = "/var/lib/cnvm/workloads/web/disks/vdb.qcow2"
+    assert refused(fixed=[disk(own)], brought=[own]) == []
+    assert refused(fixed=[disk("/srv/iso/data.raw", "", "")], files={"/srv/iso/data.raw": {}}) == []
+    (found,) = refused(fixed=[], brought=[own])
+    assert f"takes no {own}" in found
+    (found,) = refused(fixed=[disk("/etc/cron.d/x", "", "")], brought=["/etc/cron.d/x"])
+    assert "takes no /etc/cron.d/x" in found
 
 
 @pytest.mark.parametrize(
@@ -49,6 +62,9 @@ def test_a_guests_own_is_taken() -> None:
         ({"disks": [disk("/var/lib/cnvm/workloads/web/disks/../../../../../../etc/cron.d/x")]}, "no plain path"),
         ({"disks": [disk("etc/cron.d/x")]}, "no plain path"),
         ({"disks": [disk(shared=True)]}, "/var/lib/cnvm must be each host's own"),
+        ({"disks": [disk("/srv/pool/x.raw", pool="default")]}, "host2 has no pool default in /srv/pool"),
+        ({"disks": [disk("/var/lib/libvirt/images/x.raw", pool="srv")]}, "no pool srv in /var/lib/libvirt/images"),
+        ({"fixed": [disk(below="/etc/shadow")]}, "/etc/shadow is none"),
         ({"disks": [disk(below="/etc/shadow", template="")]}, "/etc/shadow is none"),
         ({"disks": [disk(below="/etc/shadow")]}, "/etc/shadow is none"),
         ({"files": {"boot/vmlinuz": {}}}, "no plain path"),
@@ -81,6 +97,7 @@ def test_what_is_brought_is_what_was_announced() -> None:
     loader = "<loader type='pflash' readonly='yes'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
     nvram = f"<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>{NVRAM}</nvram>"
     assert admission.strangers("web", guest(system=loader + nvram), {**NEEDS, "brought": []}) == []
+    assert admission.strangers("web", guest("<graphics type='vnc' passwd='/secret'/>"), NEEDS) == []
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,15 @@ BASE = "/var/lib/cnvm/templates/sha256/" + "a" * 64 + "/disk.qcow2"
 NEEDS: dict[str, t.Any] = {
     "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": True, "type": "qemu", "arch": "x86_64",
     "machine": "pc-q35-10.0", "qemu": 10_000_013, "cpu": "<cpu/>", "memory": 2**30, "address": "10.1.1.5",
-    "disks": [{"name": "vda", "path": DISK, "below": BASE, "template": "a" * 64, "shared": False}],
-    "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "brought": ["/var/lib/cnvm/workloads/web/seed.iso"],
+    "disks": [{"name": "vda", "path": DISK, "below": BASE, "template": "a" * 64, "shared": False, "pool": ""}],
+    "fixed": [], "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}},
+    "brought": ["/var/lib/cnvm/workloads/web/seed.iso"],
     "networks": [["bridge", "cnvm0"]], "macs": ["52:54:00:00:00:01"], "log": "/var/log/cnvm/guests/web.log",
 }  # fmt: skip
 SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
-    "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": [],
+    "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
     "space": {"/var/lib/cnvm": (2**30, 2**20)},
     "memory": 2**31,
 }  # fmt: skip
@@ -137,6 +138,46 @@ def test_what_belongs_to_a_host_stays_there(root: xml.Element, word: str) -> Non
 def test_all_obstacles_are_told_at_once() -> None:
     root = guest("<hostdev mode='subsystem'/><tpm model='tpm-crb'/>", top="<cpu mode='host-passthrough'/>")
     assert len(obstacles(root, "paused", ["before"])) == 5
+
+
+def refused(live: t.Optional[xml.Element], stored: xml.Element, **needs: t.Any) -> list[str]:
+    state = "stopped" if live is None else "running"
+    return migration.refused("web", live, stored, state, [], {**NEEDS, **needs})
+
+
+def test_what_the_target_would_not_let_through_is_told_before() -> None:
+    """Of what runs, and of what it starts with the next time, which goes with it."""
+    cd = guest("<disk type='file' device='cdrom'><source file='/srv/x.iso'/><target dev='sda'/></disk>")
+    arguments = guest(top="<qemu:commandline><qemu:arg value='-drive'/></qemu:commandline>")
+    assert (
+        refused(guest(), guest())
+        == refused(None, guest())
+        == refused(guest(), cd, files={**NEEDS["files"], "/srv/x.iso": {}})
+        == []
+    )
+    (found,) = refused(guest(), cd)
+    assert found.startswith("changes: for its next start web has /srv/x.iso, which")
+    for one in (refused(arguments, arguments), refused(None, arguments)):
+        assert "commandline" in one[0]
+        assert len(one) == 1
+
+
+def test_what_is_read_only_is_nobodys_to_lose() -> None:
+    """A cache of the host does no harm, and it rests on a template as others do."""
+    second = "<disk type='file'><driver cache='writeback'/><source file='/a'/><target dev='vdb'/><readonly/></disk>"
+    fixed = {"name": "vdb", "path": "/a", "below": BASE, "template": "a" * 64, "shared": False, "pool": ""}
+    files = {**NEEDS["files"], "/a": {}}
+    assert refused(guest(disk=second), guest(disk=second), fixed=[fixed], files=files) == []
+    (found,) = refused(guest(disk=second), guest(disk=second), fixed=[{**fixed, "template": ""}], files=files)
+    assert "vdb rests on" in found
+
+
+def test_a_folder_is_told_once() -> None:
+    root = guest(
+        "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv'/><target dir='srv'/></filesystem>"
+    )
+    (found,) = refused(root, root)
+    assert "the folder srv" in found
 
 
 def test_a_guest_is_slowed_down_only_where_that_is_wanted() -> None:
