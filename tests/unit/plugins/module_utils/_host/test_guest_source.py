@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, guest_preflight, guest_source, libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -224,3 +224,24 @@ def test_who_still_sends(monkeypatch: pytest.MonkeyPatch, state: int, reason: in
     assert guest_source.serves(JOURNAL) is serves
     assert guest_source.keeps({"mode": "live"})
     assert not guest_source.keeps({"mode": "post_copy"})
+
+
+@pytest.mark.parametrize(
+    ("lost", "said", "libvirts", "kind", "message"),
+    [
+        (True, "It was not announced.", True, PeerError, "libvirt on host2 was lost: It was not announced."),
+        (True, "", True, PeerError, "libvirt on host2 was lost."),
+        # A banner of the target's sshd, which has nothing to do with it.
+        (False, "Authorised use only", True, HostError, "No space left."),
+        (False, "", False, HostError, "without a word"),
+    ],
+)
+def test_why_it_ended(lost: bool, said: str, libvirts: bool, kind: type[CnvmError], message: str) -> None:
+    leaving = object.__new__(guest_source.Leaving)
+    leaving.name = "web"
+    leaving.move = t.cast("t.Any", types.SimpleNamespace(channel=types.SimpleNamespace(peer="host2")))
+    leaving._error = HostError("No space left.") if libvirts else None
+    tunnel = types.SimpleNamespace(lost=types.SimpleNamespace(is_set=lambda: lost), last_words=lambda: said)
+    error = leaving._why(t.cast("t.Any", tunnel))
+    assert isinstance(error, kind)
+    assert message in error.message
