@@ -39,7 +39,7 @@ KERNEL, BUSYBOX = "linux-image-cloud-amd64", "busybox-static"
 # What the guests' devices need; those that are built in are left out. In the order in which they are loaded.
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_balloon", "virtio_rng", "virtio_console",
-    "evdev", "button", "ahci", "sr_mod", "isofs", "9pnet_virtio", "9p", "virtiofs",
+    "evdev", "button", "ahci", "sr_mod", "isofs", "virtiofs",
 )  # fmt: skip
 
 INIT = r"""#!/bin/busybox sh
