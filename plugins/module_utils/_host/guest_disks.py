@@ -93,6 +93,25 @@ def backing_of(path: str, kind: str, where: str) -> list[dict[str, t.Any]]:
     ]
 
 
+def below_now(
+    path: str, kind: str, known: t.Sequence[t.Mapping[str, t.Any]], where: str
+) -> t.Optional[list[dict[str, t.Any]]]:
+    """What lies below a disk of a guest that is off, where it is not ``known`` (what libvirt was told) any more: it was
+    flattened, or rebased. None where it is.
+
+    libvirt and QEMU go by what they were told: the guest would read from what its disk rests on no longer.
+    """
+    if kind != "qcow2" or path.startswith("/dev/"):
+        return None
+    try:
+        rests_on = disks.backing_path(disks.inspect(path, kind))
+    except InputError as error:
+        raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
+    if rests_on == (known[0]["path"] if known else ""):
+        return None
+    return backing_of(path, kind, where)
+
+
 def look(
     disk: t.Mapping[str, t.Any], path: str, top: str, digest: str, where: str, *, new: bool, again: bool = False
 ) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:

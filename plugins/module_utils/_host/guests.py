@@ -147,6 +147,7 @@ class Batch:
             self._warn(job)
         elif job.plan.start and job.known is not None:
             self._check_networks(job, job.known.model)
+            _check_disks(job.name, job.known.model, snapshot_records.names(job.name))
         return job
 
     def _wanted(self, job: Job) -> Wanted:
@@ -185,9 +186,17 @@ class Batch:
             if looked is None:
                 same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
                 looked = stored["disks"][name]["backing"] if stored is not None and same else below
+                if looked is not None and same and top == path and not seen.active:
+                    rebased = guest_disks.below_now(path, disk["format"], looked, at)
+                    looked = looked if rebased is None else rebased
             if looked is None:
                 looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
-            disk["made"] = bool(old["made"]) if old else work is not None and work.kind != "grow"
+            # One that was moved is ours still; not one that was there before.
+            moved = old is not None and was != path and os.path.lexists(was)
+            disk["made"] = bool(old["made"]) and not moved if old else work is not None and work.kind != "grow"
+            if old and disk["template_digest"]:
+                base = paths.template_disk(disk["template_digest"])
+                disk["linked"] = any(one["path"] == base for one in looked)
             disks[name] = {"path": top, "backing": looked, "format": "qcow2" if top != path else disk["format"]}
             if work is not None:
                 works.append(work)
@@ -786,6 +795,18 @@ def _device(root: Element, tag: str, value: t.Any, name: str = "") -> str:
                 each.append(xml.build(("source", {kind: value["source"]})))
             return xml.document(each)
     raise HostError(f"The running guest has no {tag} {name!r} any more.")
+
+
+def _check_disks(name: str, model: Model, snapshots: t.Sequence[str]) -> None:
+    """HostError when a disk of a guest that is started as libvirt has it was flattened or rebased meanwhile."""
+    for target, disk in model["disks"].items() if not snapshots else ():
+        where = f"guests: {name}: disks: {target}"
+        told = disk["backing"]
+        if told and guest_disks.below_now(disk["path"], disk["format"], told, where) is not None:
+            raise HostError(
+                f"{where}: {disk['path']} was flattened or rebased, and libvirt does not know.",
+                hint="Run it with its description (memory_mib and all), not with its state alone.",
+            )
 
 
 def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model: Model, where: str) -> None:

@@ -472,7 +472,8 @@ def _boot(value: object, option: str) -> list[str]:
     found = [choice(word, option, BOOTS) for word in _list(value, option)]
     if len(set(found)) != len(found):
         raise InputError(f"{option}: a device is given twice.", hint="Each once.")
-    return found
+    # libvirt has none boot from nothing.
+    return found or list(DEFAULTS["boot"])
 
 
 def _check_whole(item: t.Mapping[str, t.Any], where: str) -> None:

@@ -34,6 +34,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     placement,
     seeds,
     snapshot_records,
+    templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors
@@ -313,6 +314,40 @@ def test_a_linked_disk_rests_on_the_template(connection: FakeConnection, place: 
     (shown,) = guest_report.report(t.cast("t.Any", connection))
     assert shown["template"] == "debian"
     assert not bring({**WEB, "disks": [{"template": "debian", "size_mib": 4}]})["changed"]
+
+
+def test_a_flattened_disk_rests_on_nothing(connection: FakeConnection, place: Path) -> None:
+    """libvirt and QEMU would go on reading from the template."""
+    template(place)
+    wanted = {**WEB, "state": "stopped", "disks": [{"template": "debian"}]}
+    bring(wanted)
+    assert templates.dependants(DIGEST) == ["guest web"]
+    fake_domains.qcow2(place / "workloads/web/disks/vda.qcow2", 2**21)
+    with pytest.raises(HostError, match="flattened or rebased"):
+        bring({"name": "web", "state": "running"})
+    bring(wanted)
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
+    assert found["disks"]["vda"]["backing"] == []
+    assert templates.dependants(DIGEST) == []
+    assert not bring(wanted)["changed"]
+    bring({"name": "web", "state": "running"})
+
+
+def test_a_file_that_was_there_before_is_kept(connection: FakeConnection, place: Path) -> None:
+    """The disk that the collection made has its name, but that does not make it ours."""
+    bring({**WEB, "state": "stopped"})
+    fake_domains.qcow2(place / "mine.qcow2", 2**20)
+    bring({**WEB, "state": "stopped", "disks": [{"path": str(place / "mine.qcow2")}]})
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert (place / "mine.qcow2").exists()
+
+
+def test_a_disk_that_was_moved_is_ours_still(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    (place / "workloads/web/disks/vda.qcow2").rename(place / "moved.qcow2")
+    bring({**WEB, "state": "stopped", "disks": [{"path": str(place / "moved.qcow2")}]})
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert not (place / "moved.qcow2").exists()
 
 
 def test_a_guest_stays_with_its_template(place: Path) -> None:
