@@ -333,9 +333,9 @@ def _pack_file(
 def snapshot(root: str, *, now_ns: int = 0) -> dict[str, tuple[int, ...]]:
     """A stamp for each entry below ``root``; two of them compared by ``_oci.members.difference`` say what changed.
 
-    ``now_ns``: the wall clock when the call was made. What was changed just before has an unsure stamp (the kernel's
-    clock for files ticks every few ms) and counts as changed the next time. Run ``sync -f ROOT`` before the first
-    one: stores into a mapped page that is dirty already would not touch the time.
+    ``now_ns``: the wall clock some time before. What was changed since then, or just before, has an unsure stamp (the
+    kernel's clock for files ticks every few ms) and counts as changed the next time. Where somebody may store into
+    mapped files, run ``sync -f ROOT`` between the two: only the first store into a page that is clean touches the time.
     """
     unsure = now_ns - 50_000_000 if now_ns else 2**63
     return {

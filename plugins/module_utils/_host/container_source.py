@@ -322,19 +322,19 @@ class Leaving(kinds.Leaving):
 
     def _sync_layer_while_running(self) -> None:
         """Send the writable layer, then what changed meanwhile, until little does."""
-        root = paths.upper_dir(self.name)
-        self.host.run(["sync", "-f", root])
         self._stamps: dict[str, tuple[int, ...]] = {}
         for _round in range(_LAYER_ROUNDS):
             before = self.move.time.bytes.get("layer", 0)
-            self._sync_layer()
+            self._sync_layer(running=True)
             if self.move.time.bytes.get("layer", 0) - before < _SETTLED_BYTES:
                 return
 
-    def _sync_layer(self) -> None:
+    def _sync_layer(self, *, running: bool = False) -> None:
         """Send what has changed in the writable layer since the last time."""
-        root = paths.upper_dir(self.name)
-        stamps = archive.snapshot(root, now_ns=time.time_ns())
+        root, now_ns = paths.upper_dir(self.name), time.time_ns()
+        if running:
+            self.host.run(["sync", "-f", root])
+        stamps = archive.snapshot(root, now_ns=now_ns)
         first = not self._stamps
         changed, removed = difference(self._stamps, stamps)
         self._stamps = stamps

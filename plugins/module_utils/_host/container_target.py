@@ -247,6 +247,8 @@ def _activate_cold(host: Host, name: str, journal: t.Mapping[str, t.Any], timeou
     """The container came without memory: own it, and start it if it ran on the source."""
     start = time.monotonic()
     handover.own(name, journal)
+    if container_units.write_policy(ownership.read_definition(name)):
+        container_units.reload(host)
     if journal.get("running"):
         host.run(["systemctl", "start", paths.unit_name(name)], timeout_s=timeout_s)
         end = start + timeout_s

@@ -175,7 +175,9 @@ class Move:
         self.result["outcome"] = "target"
         # What follows is tidying; whatever goes wrong costs nothing (recover on the target does the same).
         with contextlib.suppress(CnvmError):
-            self.channel.call("announce", timeout_s=10)
+            if self.journal["running"]:
+                self.channel.call("announce", timeout_s=10)
+        with contextlib.suppress(CnvmError):
             for key, value in self.channel.call("finish", timeout_s=60).items():
                 self.result[key] = {**self.result.get(key, {}), **value}
 

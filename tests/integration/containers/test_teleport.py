@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.hosts import MEMORY_MIB, App, Client, playbook
+from ansible_collections.cnvm.platform.tests.integration.hosts import MEMORY_MIB, App, Client, eventually, playbook
 
 PHASES = {
     "stop_copy": "preflight layer prepare freeze dump layer_rest restore commit activate finish",
@@ -55,6 +55,22 @@ def test_cold(app: App) -> None:
     move = app.start("cold")
     tells(move.result(), "cold")
     app.check(move.target, moves=1, client=False)
+
+
+def test_stopped(app: App) -> None:
+    """It does not run there either, and starts there when it is told to."""
+    home = app.source()
+    away, unit = app.fleet.other(home), f"cnvm-container@{app.name}.service"
+    home.run("systemctl", "stop", unit)
+    assert app.start("cold", home).result()["outcome"] == "target"
+
+    def ended() -> bool:
+        return not any(seen["journal"] or seen["units"] for seen in (host.look(app.name) for host in app.movers))
+
+    eventually("the move has ended on both hosts", ended)
+    assert not away.look(app.name)["alive"]
+    away.run("systemctl", "start", unit)
+    app.settle(away)
 
 
 def test_forwarded_port(app: App) -> None:

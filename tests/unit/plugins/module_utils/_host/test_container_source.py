@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import tarfile
+import tempfile
+import time
 import types
 import typing as t
 from pathlib import Path
@@ -145,3 +148,38 @@ def test_without_the_target_nothing_goes_on(leave: Leave, monkeypatch: pytest.Mo
     monkeypatch.setattr(sides, "call", lost)
     with pytest.raises(PeerError):
         leave(sides)._pre_copy_or_fall_back()
+
+
+def test_a_store_into_a_mapped_file_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first store into a clean page touches the time: another one may come between two looks."""
+    folder = tempfile.TemporaryDirectory(dir="/var/tmp")
+    monkeypatch.setattr(paths, "WORKLOADS", folder.name)
+    file = Path(paths.upper_dir("web")) / "file"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(8192))
+    now_ns, sent = time.time_ns, []
+    # So nothing is sent again because it was changed just now.
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + 10**10)
+
+    def call(word: str, *, stream: t.Callable[[t.BinaryIO], None], **more: t.Any) -> dict[str, t.Any]:
+        came = io.BytesIO()
+        stream(came)
+        sent.append(came.getvalue())
+        return {}
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        assert list(argv) == ["sync", "-f", str(file.parent)]
+        os.sync()
+        return CommandResult(tuple(argv), 0)
+
+    leaving = object.__new__(container_source.Leaving)
+    leaving.name, leaving.host, leaving._stamps = "web", Host(run=run), {}
+    leaving.move = t.cast("t.Any", types.SimpleNamespace(
+        channel=types.SimpleNamespace(call=call), left=lambda: 60, progress=lambda kind: lambda count: None,
+    ))  # fmt: skip
+    with folder, open(file, "r+b") as handle, mmap.mmap(handle.fileno(), 8192) as mapped:
+        for number in (1, 2, 3):
+            mapped[number] = number
+            leaving._sync_layer(running=number < 3)
+            time.sleep(0.02)  # longer than the clock of files ticks
+    assert bytes([0, 1, 2, 3]) in sent[-1]

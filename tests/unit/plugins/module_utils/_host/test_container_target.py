@@ -16,7 +16,13 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._host import container_target, files, handover
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    container_target,
+    container_units,
+    files,
+    handover,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 
@@ -152,3 +158,20 @@ def test_a_source_says_nothing_to_the_runtime() -> None:
     call = t.cast("t.Any", types.SimpleNamespace(has_stream=False, args={"flags": ["--bundle", "/tmp/x"]}))
     with pytest.raises(PeerError, match="--bundle /tmp/x is nothing that a source decides"):
         container_target._op_restore(call)
+
+
+def test_a_cold_move_brings_the_restart_policy(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd has to know it before it starts the container, which it does not when that did not run."""
+    monkeypatch.setattr(container_units, "_UNITS", str(state / "units"))
+    definition = {"name": "web", "image": "a" * 64, "restart": "never", "stop_timeout_s": 10}
+    files.write_json(paths.definition_file("web"), definition)
+    ran: list[t.Sequence[str]] = []
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        ran.append(argv)
+        return CommandResult(tuple(argv), 0)
+
+    container_target.activate(Host(run=run), "web", {**JOURNAL, "mode": "cold", "running": False}, 5)
+    assert (state / "units/cnvm-container@web.service.d/policy.conf").read_text()
+    assert [argv[:2] for argv in ran] == [["systemctl", "daemon-reload"]]
+    assert owner()["owner"] == "T"

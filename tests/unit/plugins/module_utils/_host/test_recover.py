@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -127,6 +128,21 @@ def test_a_source_that_cannot_be_asked_is_said(host: Host, monkeypatch: pytest.M
         with pytest.raises(Refused, match=r"at work on it.*still at it, it cannot be asked: host1 is another machine"):
             recover.recover_one(host, "web")
         assert process.poll() is None
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_what_did_not_run_is_not_started(host: Host, monkeypatch: pytest.MonkeyPatch, running: bool) -> None:
+    did: list[str] = []
+    kind = types.SimpleNamespace(
+        finish=lambda host, name, journal: did.append("finish"), start=lambda host, name: did.append("start")
+    )
+    monkeypatch.setattr(kinds, "target_of", lambda journal: kind)
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    active = {**JOURNAL, "role": "target", "state": records.TARGET_ACTIVE, "running": running}
+    files.write_json(paths.journal_file("web"), active)
+    peer_says(monkeypatch, {"decision": records.DECIDED_COMMIT, "ended": True, "host_id": "S"})
+    assert recover.recover_one(host, "web")["outcome"] == "target"
+    assert did == ["finish", "start"][: 1 + running]
 
 
 class Kind:
