@@ -201,7 +201,7 @@ class Guest:
     def content(self, host: Host) -> str:
         """The sha256 of what its disk holds. (It is looked at while nobody writes to it.)"""
         disk, raw = f"/var/lib/cnvm/workloads/{self.name}/disks/vda.qcow2", f"/var/tmp/{self.name}.raw"
-        host.run("qemu-img", "check", "-q", disk, seconds=PATIENCE_S)
+        sound(host, disk)
         return host.sh(f"qemu-img convert -O raw {disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
 
     def stopped_in(self, phase: str) -> Move:

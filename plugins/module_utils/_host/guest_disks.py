@@ -17,6 +17,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, Refused
 from .._image import commands
+from .._image.chain import Node
 from .._image.commands import Making
 from .._libvirt import xml
 from . import disks, files, libvirt, templates
@@ -93,6 +94,14 @@ def backing_of(path: str, kind: str, where: str) -> list[dict[str, t.Any]]:
     ]
 
 
+def _inspect(path: str, kind: str, where: str) -> Node:
+    """What a disk that the guest has says about itself; HostError where it is gone."""
+    try:
+        return disks.inspect(path, kind)
+    except InputError as error:
+        raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
+
+
 def below_now(
     path: str, kind: str, known: t.Sequence[t.Mapping[str, t.Any]], where: str
 ) -> t.Optional[list[dict[str, t.Any]]]:
@@ -103,10 +112,7 @@ def below_now(
     """
     if kind != "qcow2" or path.startswith("/dev/"):
         return None
-    try:
-        rests_on = disks.backing_path(disks.inspect(path, kind))
-    except InputError as error:
-        raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
+    rests_on = disks.backing_path(_inspect(path, kind, where))
     if rests_on == (known[0]["path"] if known else ""):
         return None
     return backing_of(path, kind, where)
@@ -132,10 +138,7 @@ def look(
         return _look_new(disk, path, digest, wanted, where, there=there)
     if wanted is None:
         return None, None
-    try:
-        header = disks.inspect(top, "qcow2" if top != path else kind).header
-    except InputError as error:
-        raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
+    header = _inspect(top, "qcow2" if top != path else kind, where).header
     if wanted < header.virtual_bytes:
         raise Refused(
             f"{where}: size_mib: the disk has {header.virtual_bytes // _MIB} MiB, more than {disk['size_mib']}.",

@@ -62,7 +62,8 @@ def needs_of(
 ) -> dict[str, t.Any]:
     """What the target must have for it. ``version``: of this host's QEMU. ``post_copy``: whether it is allowed."""
     root = found.live if found.live is not None else found.xml
-    model = found.live_model or found.model
+    following = found.model
+    model = found.live_model or following
     pools = {disk["name"]: disk["pool"] for disk in definition["disks"]}
     fixed = {target: disk for target, disk in model["disks"].items() if disk["read_only"]}
     home = f"{paths.guest_disks_dir(name)}/"
@@ -73,7 +74,7 @@ def needs_of(
         brought.append(nvram)
     # What it starts with the next time may be something else.
     kept = [disk["path"] for disk in fixed.values()]
-    for each in (model, found.model):
+    for each in (model, following):
         kept += [each["kernel"], each["initrd"], *(drive["path"] for drive in each["cdroms"].values())]
     return {
         "uuid": model["uuid"],
@@ -93,7 +94,7 @@ def needs_of(
         "macs": sorted(model["networks"]),
         "address": definition.get("address") or "",
         "address_mac": next((card["mac"] for card in definition["networks"] if card["address"]), ""),
-        "log": model["serial"]["log"] or found.model["serial"]["log"],
+        "log": model["serial"]["log"] or following["serial"]["log"],
         "screen": _screen(model, live=found.live is not None),
         "definition": xml.document(found.stored) if found.live is None and found.stored is not None else "",
     }
