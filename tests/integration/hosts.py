@@ -263,9 +263,10 @@ class Fleet:
 class App:
     """A container on two of the hosts, with witnesses on both and a client on the third."""
 
-    def __init__(self, fleet: Fleet, name: str = "app") -> None:
+    def __init__(self, fleet: Fleet, name: str = "app", address: str = ADDRESS) -> None:
         self.fleet = fleet
         self.name = name
+        self.address = address
         self.movers = (fleet["host1"], fleet["host2"])
         self.witnesses: dict[str, Reader] = {}
         self.lines: list[str] = []
@@ -282,7 +283,7 @@ class App:
 
     def deploy(self, **more: t.Any) -> None:
         """Start it anew on the first host."""
-        asked = {"app_name": self.name, "app_memory_mib": str(MEMORY_MIB), "app_address": ADDRESS, **more}
+        asked = {"app_name": self.name, "app_memory_mib": str(MEMORY_MIB), "app_address": self.address, **more}
         playbook(str(HERE / "playbooks/deploy.yml"), "-e", json.dumps(asked))
 
     def watch(self) -> None:
@@ -293,7 +294,7 @@ class App:
         if self.client is None or self.client.broken():
             if self.client is not None:
                 self.client.stop()
-            self.client = Client(self.fleet["host3"], ADDRESS)
+            self.client = Client(self.fleet["host3"], self.address)
         self.client.check()
 
     def witness(self, host: Host) -> None:

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.hosts import MEMORY_MIB, App, Client, eventually, playbook
+from ansible_collections.cnvm.platform.tests.integration.hosts import (
+    HERE,
+    MEMORY_MIB,
+    App,
+    Client,
+    Fleet,
+    eventually,
+    playbook,
+)
 
 PHASES = {
     "stop_copy": "preflight layer prepare freeze dump layer_rest restore commit activate finish",
@@ -48,6 +56,19 @@ def test_there_and_back(app: App, mode: str) -> None:
     app.check(move.target, moves=1)
     assert app.move(mode) is home
     app.check(home, moves=2)
+
+
+def test_there_and_back_with_crun(fleet: Fleet) -> None:
+    """The other runtime, which has no post-copy."""
+    app = App(fleet, "crun-app", "10.100.101.112")
+    app.deploy(app_runtime="crun", app_ports=[])
+    app.watch()
+    try:
+        assert "crun has no lazy pages" in app.start("post_copy").result()["error"]
+        test_there_and_back(app, "stop_copy")
+    finally:
+        app.dismiss()
+        playbook(str(HERE / "playbooks/remove.yml"), "-e", f"container={app.name}")
 
 
 def test_cold(app: App) -> None:
