@@ -68,6 +68,9 @@ def run_module(work: Work, argument_spec: dict[str, t.Any], **kwargs: t.Any) -> 
         result = work(module_host(module), module.params, module.check_mode)
     except CnvmError as error:
         module.fail_json(**extra, **failure(error))
+    # As a part of the result they would be deprecated.
+    for text in result.pop("warnings", ()):
+        module.warn(text)
     module.exit_json(**extra, **result)
 
 

@@ -44,8 +44,8 @@ options:
     type: str
   oci_layout:
     description:
-      - OCI image layout on the host, as C(DIRECTORY) or C(DIRECTORY:TAG), or an archive of one. Needs C(umoci), for
-        archives C(skopeo) too.
+      - OCI image layout on the host (a directory), or an archive of one. Needs C(umoci), for archives C(skopeo) too.
+      - Where it has several images, the one that is meant is given as V(PATH:TAG).
     type: str
   mmdebstrap:
     description:

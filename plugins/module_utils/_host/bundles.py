@@ -17,7 +17,7 @@ import typing as t
 from .._core import mmdebstrap, paths
 from .._core.errors import HostError, InputError
 from .._core.names import check_name, is_digest
-from .._oci import bundle
+from .._oci import bundle, layout
 from .._oci.members import Policy, check_member, keep_attribute
 from .._oci.users import find_account
 from . import archive, container_parts, containers, debian, files, images
@@ -61,10 +61,17 @@ def _sha256(path: str) -> str:
             digest.update(buffer[:got])
 
 
-def _layout(text: str) -> tuple[str, str]:
-    """(path, tag) of ``DIRECTORY[:TAG]``."""
-    path, colon, tag = text.rpartition(":")
-    return (path, tag) if colon and "/" not in tag else (text, "latest")
+def _tag_in(path: str, tag: str) -> str:
+    """The tag of the image that is meant in the layout at ``path``."""
+    index = os.path.join(path, "index.json")
+    if not os.path.isfile(index):
+        raise InputError(f"oci_layout: {path} has no index.json.", hint="Give the directory of an OCI image layout.")
+    with open(index, "rb") as file:
+        text = file.read(bundle.MOST_BYTES)
+    try:
+        return layout.pick(json.loads(text), tag, path)
+    except ValueError as error:
+        raise InputError(f"oci_layout: {index} is not JSON: {error}.") from error
 
 
 def _source_state(wanted: Wanted) -> t.Any:
@@ -72,20 +79,15 @@ def _source_state(wanted: Wanted) -> t.Any:
     source = wanted.source
     if wanted.kind == "mmdebstrap":
         return dict(source)
-    path = _layout(source)[0] if wanted.kind == "oci_layout" else source
+    path, tag = layout.split(source) if wanted.kind == "oci_layout" else (source, "")
     if not os.path.exists(path):
         raise InputError(f"{wanted.kind}: there is no {path} on this host.", hint="Copy it there first.")
     if os.path.isfile(path):
-        return _sha256(path)
+        return [_sha256(path), tag] if tag else _sha256(path)
     if wanted.kind == "archive":
         raise InputError(f"archive: {path} is no file.", hint="Give a directory with the option rootfs.")
     if wanted.kind == "oci_layout":
-        index = os.path.join(path, "index.json")
-        if not os.path.isfile(index):
-            raise InputError(
-                f"oci_layout: {path} has no index.json.", hint="Give the directory of an OCI image layout."
-            )
-        return [_sha256(index), _layout(source)[1]]
+        return [_tag_in(path, tag), _sha256(os.path.join(path, "index.json"))]
     stamps = hashlib.sha256()
     for name, status in archive.walk(path):
         stamps.update(os.fsencode(name) + repr((status.st_mode, status.st_uid, status.st_gid)).encode())
@@ -176,15 +178,17 @@ def _from_rootfs(wanted: Wanted, place: str) -> tuple[t.Optional[bundle.Process]
 
 
 def _from_layout(wanted: Wanted, place: str, host: Host) -> tuple[t.Optional[bundle.Process], list[str], list[str]]:
-    path, tag = _layout(wanted.source)
+    path, tag = layout.split(wanted.source)
     if shutil.which("umoci") is None:
         raise HostError("oci_layout needs the program umoci on this host.", hint="Install the package umoci.")
     if os.path.isfile(path):
         if shutil.which("skopeo") is None:
             raise HostError("oci_layout: an archive needs the program skopeo too.", hint="Install the package skopeo.")
-        host.run(["skopeo", "copy", f"oci-archive:{path}", f"oci:{place}/layout:{tag}"])
-        path = f"{place}/layout"
-    host.run(["umoci", "unpack", "--image", f"{path}:{tag}", f"{place}/unpacked"])
+        source, path, tag = f"oci-archive:{path}{f':{tag}' if tag else ''}", f"{place}/layout", "image"
+        copied = host.run(["skopeo", "copy", source, f"oci:{path}:{tag}"], check=False)
+        if copied.rc:
+            raise InputError(f"oci_layout: skopeo cannot read {source}.", hint=f"It says: {copied.stderr.strip()}")
+    host.run(["umoci", "unpack", "--image", f"{path}:{_tag_in(path, tag)}", f"{place}/unpacked"])
     check_tree(f"{place}/unpacked/rootfs", wanted.policy)
     with open(f"{place}/unpacked/config.json", "rb") as file:
         process, ignored = bundle.check(bundle.parse(file.read()), drop=wanted.drop_foreign)

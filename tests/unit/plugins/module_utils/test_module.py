@@ -46,6 +46,12 @@ def test_result_is_returned(run: t.Any) -> None:
     assert (result["changed"], result["seen"]) == (True, "web")
 
 
+def test_warnings_are_given_as_ansible_wants_them(run: t.Any) -> None:
+    _code, result = run(lambda host, params, check_mode: {"changed": True, "warnings": ["Guest web is emulated."]})
+    assert "Guest web is emulated." in str(result["warnings"])
+    assert not result.get("deprecations")
+
+
 def test_check_mode_is_always_supported(run: t.Any) -> None:
     code, result = run(lambda host, params, check_mode: {"check": check_mode}, _ansible_check_mode=True)
     assert (code, result["check"]) == (0, True)
