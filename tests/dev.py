@@ -44,7 +44,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolut
 LOGS = CACHE / "log"
 SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cnvm-platform/local-hosts"
 TREE = "ansible_collections/cnvm/platform"
-STEP_LIMIT_S = 45 * 60
+STEP_LIMIT_S = 60 * 60
 # What one step leaves of two cores while it waits for its hosts, another one takes.
 AT_A_TIME = 2
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
@@ -480,6 +480,11 @@ def command_docs() -> int:
 
 
 def command_clean() -> int:
+    locks = sorted(file.stem for file in CACHE.glob("*.lock"))
+    # What cleaning needs itself comes last. Copies come before steps: whoever has one may wait for a step's lock.
+    own = [name for name in locks if name.startswith(("clean-", "requirements-"))]
+    at_work = sorted(set(locks) - set(own), key=lambda name: name.startswith("step-"))
+    held = [lock(name) for name in at_work]
     names = [name for name in (os.listdir(SETS) if SETS.exists() else ()) if re.fullmatch("default|(dev|mol)-.*", name)]
     if names:
         shop = Workshop("clean")
@@ -488,11 +493,7 @@ def command_clean() -> int:
             if subprocess.run([*argv, "-e", "local_hosts_state=absent"], env=shop.env, check=False).returncode:
                 raise Failed(f"the local hosts of the set {name} could not be removed; the caches are left in place.")
         shop.lock.close()
-    # Those of the copies first: whoever has one may wait for that of a step or of an environment, never the other way.
-    names = sorted(
-        (file.stem for file in CACHE.glob("*.lock")), key=lambda name: name.startswith(("step-", "requirements-"))
-    )
-    held = [lock(name) for name in names]
+    held += [lock(name) for name in own]
     # The layers of hosts that somebody made for himself are in the cache, too.
     mounts = map(str, Path("/proc").glob("[0-9]*/mountinfo"))
     if subprocess.run([*SUDO, "grep", "-qsF", f"={CACHE}/", *mounts], check=False).returncode == 0:
