@@ -177,6 +177,16 @@ def _from_rootfs(wanted: Wanted, place: str) -> tuple[t.Optional[bundle.Process]
     return None, [], tally.skipped
 
 
+def _foreign_tool(host: Host, argv: t.Sequence[str], wanted: Wanted) -> None:
+    """Run a program that knows the format. It keeps no limits of ours: one file is not let fill the disk at least."""
+    done = host.run(["prlimit", f"--fsize={wanted.policy.max_bytes}", "--", *argv], check=False)
+    if done.rc:
+        raise InputError(
+            f"oci_layout: {argv[0]} cannot read {wanted.source}.",
+            hint=f"It says: {done.stderr.strip()} Is it whole, and max_bytes enough?",
+        )
+
+
 def _from_layout(wanted: Wanted, place: str, host: Host) -> tuple[t.Optional[bundle.Process], list[str], list[str]]:
     path, tag = layout.split(wanted.source)
     if shutil.which("umoci") is None:
@@ -185,10 +195,8 @@ def _from_layout(wanted: Wanted, place: str, host: Host) -> tuple[t.Optional[bun
         if shutil.which("skopeo") is None:
             raise HostError("oci_layout: an archive needs the program skopeo too.", hint="Install the package skopeo.")
         source, path, tag = f"oci-archive:{path}{f':{tag}' if tag else ''}", f"{place}/layout", "image"
-        copied = host.run(["skopeo", "copy", source, f"oci:{path}:{tag}"], check=False)
-        if copied.rc:
-            raise InputError(f"oci_layout: skopeo cannot read {source}.", hint=f"It says: {copied.stderr.strip()}")
-    host.run(["umoci", "unpack", "--image", f"{path}:{_tag_in(path, tag)}", f"{place}/unpacked"])
+        _foreign_tool(host, ["skopeo", "copy", source, f"oci:{path}:{tag}"], wanted)
+    _foreign_tool(host, ["umoci", "unpack", "--image", f"{path}:{_tag_in(path, tag)}", f"{place}/unpacked"], wanted)
     check_tree(f"{place}/unpacked/rootfs", wanted.policy)
     with open(f"{place}/unpacked/config.json", "rb") as file:
         process, ignored = bundle.check(bundle.parse(file.read()), drop=wanted.drop_foreign)
