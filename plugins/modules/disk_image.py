@@ -151,7 +151,8 @@ options:
   dependants_in:
     description:
       - Directories, with those below them, in which images may lie that rest on those that are changed. The directory
-        of an image and the collection's own places are looked through anyway.
+        of an image, the collection's own places, and the directories of libvirt's pools and of the disks of all domains
+        are looked through anyway.
     type: list
     elements: str
     default: []

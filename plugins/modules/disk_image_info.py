@@ -29,8 +29,8 @@ options:
     default: true
   dependants_in:
     description:
-      - Directories to look through for those, with those below them. The directory of each image and the collection's
-        own places are looked through anyway.
+      - Directories to look through for those, with those below them. The directory of each image, the collection's
+        own places, and the directories of libvirt's pools and of the disks of all domains are looked through anyway.
     type: list
     elements: str
     default: []

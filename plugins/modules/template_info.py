@@ -18,7 +18,9 @@ options:
     type: list
     elements: str
   dependants:
-    description: Whether to look for what rests on them. Images in the collection's own directories are read for it.
+    description:
+      - Whether to look for what rests on them. Images in the collection's own directories, in those of libvirt's pools
+        and beside the disks of all domains are read for it.
     type: bool
     default: true
   verify:

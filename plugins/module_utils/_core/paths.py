@@ -143,6 +143,11 @@ def guest_disks_dir(name: str) -> str:
     return f"{workload_dir(name)}/disks"
 
 
+def pooled_disk(guest: str, disk: str, kind: str) -> str:
+    """The name of a guest's disk's file in a pool."""
+    return f"{guest}-{disk}.{kind}"
+
+
 def guest_seed(name: str) -> str:
     """The guest's cloud-init seed."""
     return f"{workload_dir(name)}/seed.iso"

@@ -156,8 +156,8 @@ class _Work:
         return seen
 
     def _look_around(self, wanted: Wanted, seen: Seen) -> Seen:
-        """Who else needs it. Looked for only where something is to be done."""
-        if not plan(wanted, seen).touches:
+        """Who else needs it. Looked for only where something is to be done to one that is there."""
+        if not seen.exists or not plan(wanted, seen).touches:
             return seen
         around = {**disks.overlays_around([wanted.path], self.places), **self.would_rest}
         found = disks.resting_on(wanted.path, around)

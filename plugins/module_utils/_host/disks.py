@@ -33,7 +33,7 @@ from .._image.chain import Node
 from .._image.commands import Condition, Making
 from .._image.formats import FORMATS
 from .._image.overlay import CLUSTER, overlay
-from . import files
+from . import domains, files
 from .system import Host
 
 # Directories below these are looked through for images that rest on another one.
@@ -229,11 +229,10 @@ def resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
 
 
 def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict[str, str]:
-    """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, in
-    ``more``."""
-    return overlays(
-        [paths.WORKLOADS, paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=[os.path.dirname(path) for path in wanted]
-    )
+    """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, where
+    libvirt's guests have their images, in ``more``."""
+    beside = {*(os.path.dirname(path) for path in wanted), *domains.image_directories()}
+    return overlays([paths.WORKLOADS, paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
 
 
 # -- Making. Functions with a ``path`` that is made: it appears whole, with its mode, or not at all.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing as t
 
 from .._libvirt import domain, errors, guest_plan, xml
@@ -78,3 +79,14 @@ def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
     """A domain's XML, with passwords: else they would be lost when it is written back."""
     text = each.XMLDesc(flags | libvirt.library().VIR_DOMAIN_XML_SECURE)
     return xml.parse(text, f"the XML of {each.name()}", "domain")
+
+
+def image_directories() -> list[str]:
+    """Where images lie that libvirt's guests use: the directories of its pools, and those of the disks of all domains.
+    None where there is no libvirt."""
+    if not libvirt.available():
+        return []
+    with libvirt.connect() as connection:
+        models = [each for one in read(connection).values() for each in (one.model, one.live_model or domain.EMPTY)]
+        used = [os.path.dirname(disk["path"]) for model in models for disk in model["disks"].values()]
+        return sorted({*libvirt.pool_directories(connection).values(), *used})

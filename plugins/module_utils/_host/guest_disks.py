@@ -20,6 +20,7 @@ from .._image import commands
 from .._image.chain import Node
 from .._image.commands import Making
 from .._libvirt import xml
+from .._libvirt.pool import WITH_FILES
 from . import disks, files, libvirt, templates
 from .disks import Attributes
 from .system import Host
@@ -40,7 +41,7 @@ def pool_directory(connection: libvirt.Connection, name: str, where: str) -> str
         raise InputError(f"{where}: this host has no pool {name!r}.", hint=f"It has: {known}. See cnvm.platform.pool.")
     with libvirt.doing(f"read the pool {name!r}"):
         root = xml.parse(pool.XMLDesc(0), f"the pool {name}", "pool")
-    if root.get("type") not in ("dir", "fs", "netfs"):
+    if root.get("type") not in WITH_FILES:
         raise InputError(
             f"{where}: the pool {name!r} has no directory.",
             hint="Give the path of a volume of it (path: /dev/GROUP/VOLUME, format: raw).",
@@ -53,7 +54,8 @@ def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.
     if disk["path"]:
         return str(disk["path"])
     if disk["pool"]:
-        return f"{pool_directory(connection, disk['pool'], where)}/{guest}-{disk['name']}.{disk['format']}"
+        directory = pool_directory(connection, disk["pool"], where)
+        return f"{directory}/{paths.pooled_disk(guest, disk['name'], disk['format'])}"
     return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"
 
 

@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import capabilities, errors, migration, pool, xml
+from .._libvirt import capabilities, errors, migration, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -254,15 +254,8 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
         "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
         "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
         "networks_missing": missing,
-        "pools": _directories(connection),
+        "pools": libvirt.pool_directories(connection),
     }
-
-
-def _directories(connection: libvirt.Connection) -> dict[str, str]:
-    """Where this host's pools keep files: {name: directory}."""
-    with libvirt.doing("list the pools"):
-        found = {name: pool.parse(each.XMLDesc()) for name, each in libvirt.pools(connection).items()}
-    return {name: one["path"] for name, one in found.items() if one["type"] in ("dir", "fs", "netfs")}
 
 
 def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:

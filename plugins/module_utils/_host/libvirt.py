@@ -22,6 +22,7 @@ import typing as t
 
 from .._core.errors import HostError
 from .._libvirt import errors
+from .._libvirt import pool as pool_description
 from . import distribution
 
 URI = "qemu:///system"
@@ -219,6 +220,13 @@ def pools(connection: Connection) -> dict[str, Pool]:
     """All storage pools by name, sorted."""
     with doing("list the pools"):
         return _by_name(connection.listAllStoragePools(0))
+
+
+def pool_directories(connection: Connection) -> dict[str, str]:
+    """Where the pools keep files, by name; those that have no directory are left out."""
+    with doing("list the pools"):
+        found = {name: pool_description.parse(each.XMLDesc(0)) for name, each in pools(connection).items()}
+    return {name: one["path"] for name, one in found.items() if one["type"] in pool_description.WITH_FILES}
 
 
 def running_xml(connection: Connection) -> list[str]:

@@ -147,17 +147,20 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
     """What rests on a template: ``guest NAME``, and the paths of other images.
 
     Guests by their definitions, wherever their disks are, and all images whose headers name it, in the collection's own
-    places. ``overlays``: those of ``disks.overlays_around``, where several templates are looked at.
+    places and where libvirt's guests have theirs. ``overlays``: those of ``disks.overlays_around``, where several
+    templates are looked at.
     """
-    guests = set()
+    guests, theirs = set(), set()
     try:
         listing = os.listdir(paths.WORKLOADS)
     except FileNotFoundError:
         listing = []
     for name in listing:
         definition = files.read_json(paths.definition_file(name)) or {}
-        if any(disk.get("linked") and disk.get("template_digest") == digest for disk in definition.get("disks") or ()):
-            guests.add(name)
+        for disk in definition.get("disks") or ():
+            if disk.get("linked") and disk.get("template_digest") == digest:
+                guests.add(name)
+                theirs.add(disk["path"] or paths.pooled_disk(name, disk["name"], disk["format"]))
     real = os.path.realpath(paths.template_disk(digest))
     found = disks.overlays_around([real]) if overlays is None else overlays
     others = []
@@ -166,7 +169,7 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
             home = path[len(paths.WORKLOADS) + 1 :].split("/") if path.startswith(f"{paths.WORKLOADS}/") else []
             if len(home) > 1:
                 guests.add(home[0])
-            else:
+            elif not theirs & {path, os.path.basename(path)}:
                 others.append(path)
     return [*(f"guest {name}" for name in sorted(guests)), *sorted(others)]
 

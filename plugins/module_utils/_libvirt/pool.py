@@ -24,6 +24,8 @@ TYPES = ("dir", "fs", "netfs", "logical")
 STATES = ("present", "active", "inactive", "absent")
 # Those that are mounted or activated: stopping one takes its files away.
 MOUNTED = ("fs", "netfs", "logical")
+# Those whose volumes are files in a directory.
+WITH_FILES = ("dir", "fs", "netfs")
 _FORMATS = {
     "fs": ("auto", "ext2", "ext3", "ext4", "xfs", "vfat", "udf", "iso9660", "gfs2", "ocfs2"),
     "netfs": ("auto", "nfs", "cifs", "glusterfs"),

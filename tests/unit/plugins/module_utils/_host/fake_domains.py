@@ -214,13 +214,14 @@ class FakeDomain:
 
 
 class FakeConnection:
-    """``calls``: everything that was done to the domains, in order."""
+    """``calls``: everything that was done to the domains, in order. ``pools``: their directories by name."""
 
     def __init__(self) -> None:
         self.domains: dict[str, FakeDomain] = {}
         self.calls: list[str] = []
         self.questions = 0
         self.fails: dict[str, FakeError] = {}
+        self.pools: dict[str, str] = {}
 
     def close(self) -> None:
         pass
@@ -275,10 +276,13 @@ class FakeConnection:
         return [self.networkLookupByName("default")]
 
     def storagePoolLookupByName(self, name: str) -> t.Any:
-        raise FakeError(errors.NO_STORAGE_POOL, "no pool")
+        if name not in self.pools:
+            raise FakeError(errors.NO_STORAGE_POOL, "no pool")
+        root = xml.build(("pool", {"type": "dir"}, ("name", name), ("target", ("path", self.pools[name]))))
+        return types.SimpleNamespace(name=lambda: name, XMLDesc=lambda flags: xml.document(root))
 
     def listAllStoragePools(self, flags: int) -> list[t.Any]:
-        return []
+        return [self.storagePoolLookupByName(name) for name in self.pools]
 
 
 def qcow2(path: Path, size: int, backing: str = "", backing_format: str = "") -> None:

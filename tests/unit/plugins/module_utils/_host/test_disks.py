@@ -24,7 +24,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
     Refused,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, disks, files
+from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, disks, files, libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._image.chain import MOST_DEPTH
 from ansible_collections.cnvm.platform.plugins.module_utils._image.commands import Making
@@ -47,6 +47,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in (("RUN", "run"), ("WORKLOADS", "workloads"), ("TEMPLATES", "templates"), ("KEPT_DISKS", "kept")):
         monkeypatch.setattr(paths, name, str(tmp_path / value))
     monkeypatch.setattr(disk_images, "RECORDS", str(tmp_path / "records"))
+    monkeypatch.setattr(libvirt, "available", lambda: False)
     (tmp_path / "d").mkdir()
     return tmp_path / "d"
 

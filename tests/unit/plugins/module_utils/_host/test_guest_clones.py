@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_clones, guests, templates
+from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_clones, guests, libvirt, templates
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
@@ -27,6 +27,7 @@ TWO = {"template": "debian", "pattern": "web%d", "count": 2, "guest": {"memory_m
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("WORKLOADS", "KEPT_DISKS", "RUN", "TEMPLATES"):
         monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
+    monkeypatch.setattr(libvirt, "available", lambda: False)
     return tmp_path
 
 
@@ -81,7 +82,7 @@ def test_a_template_that_has_changed_is_refused_before_anything(calls: list[t.An
 
 def test_so_is_an_older_one_that_the_clones_rest_on(calls: list[t.Any]) -> None:
     old = template()
-    definition = {"disks": [{"name": "vda", "linked": True, "template_digest": old}]}
+    definition = {"disks": [{"name": "vda", "linked": True, "template_digest": old, "path": "", "format": "qcow2"}]}
     home = Path(paths.WORKLOADS) / "web2"
     home.mkdir(parents=True)
     (home / "definition.json").write_text(json.dumps(definition))

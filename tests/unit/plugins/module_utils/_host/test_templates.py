@@ -39,6 +39,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host.system import 
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
 
+from . import fake_domains
+from .fake_domains import FakeConnection
 from .fake_qemu import Qemu
 
 
@@ -48,6 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("WORKLOADS", "KEPT_DISKS", "RUN", "TEMPLATES"):
         monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
     monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "overlay.json"))
+    monkeypatch.setattr(libvirt, "available", lambda: False)
     peer = {"name": "host1", "tunnel": "192.0.2.1"}
     (tmp_path / "overlay.json").write_text(json.dumps({"self": {"name": "host2"}, "peers": [peer]}))
     return tmp_path
@@ -81,7 +84,10 @@ def clone(digest: str, name: str = "web01", *, linked: bool = True, path: str = 
     """A guest of this host with a disk on a template, by its definition and, unless ``path``, in its own directory."""
     home = Path(paths.WORKLOADS) / name
     (home / "disks").mkdir(parents=True)
-    disk = {"name": "vda", "template": "debian", "template_digest": digest, "linked": linked}
+    disk = {
+        "name": "vda", "template": "debian", "template_digest": digest, "linked": linked, "path": path, "pool": "",
+        "format": "qcow2",
+    }  # fmt: skip
     (home / "definition.json").write_text(json.dumps({"kind": "guest", "name": name, "disks": [disk]}))
     if linked:
         backing = paths.template_disk(digest).encode()
@@ -332,6 +338,34 @@ def test_one_that_is_in_use_stays(qemu: Qemu, place: Path) -> None:
     assert bring(qemu, name="debian", state="absent")["actions"] == would["actions"]
     assert (templates.names(), templates.digests()) == ({}, [])
     assert not bring(qemu, name="debian", state="absent")["changed"]
+
+
+def test_one_that_a_disk_in_a_pool_or_of_a_foreign_domain_rests_on_stays(
+    qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk in a pool outlives its guest; with it there it is told once."""
+    found = register(qemu, place)
+    backing = found["path"].encode()
+    kept, foreign = place / "pool/web-vda.qcow2", place / "srv/old.qcow2"
+    for path in (kept, foreign):
+        path.parent.mkdir()
+        images.qcow2(4 * MIB, backing=backing, backing_format=b"qcow2").write(path)
+    clone(found["digest"], "db", path=str(place / "pool/db.qcow2"))
+    connection = FakeConnection()
+    connection.pools["disks"] = str(place / "pool")
+    connection.defineXML(
+        "<domain type='qemu'><name>old</name><memory unit='MiB'>9</memory><os><type arch='x86_64'>hvm</type></os>"
+        f"<devices><disk type='file'><source file='{foreign}'/><target dev='vda'/></disk></devices></domain>"
+    )
+    library = fake_domains.library()
+    monkeypatch.setattr(libvirt, "library", lambda: library)
+    monkeypatch.setattr(libvirt, "available", lambda: True)
+    monkeypatch.setattr(libvirt, "connect", lambda: contextlib.nullcontext(connection))
+    users = ["guest db", str(kept), str(foreign)]
+    assert templates.report()[0]["dependants"] == users
+    with pytest.raises(Refused) as caught:
+        bring(qemu, name="debian", state="absent")
+    assert caught.value.details["dependants"] == users
 
 
 def test_by_its_digest_only_one_without_a_name_is_removed(qemu: Qemu, place: Path) -> None:
