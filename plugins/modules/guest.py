@@ -172,7 +172,10 @@ options:
             choices: [qcow2, raw]
             default: qcow2
           bus:
-            description: Bus. Disks on V(sata) cannot be added or taken away while the guest runs.
+            description:
+              - Bus. Disks on V(sata) cannot be added or taken away while the guest runs.
+              - A disk is known by its name, which says its bus. So one that is given another bus is refused, unless the
+                guest is stopped and the disk's file is given as O(guests[].disks[].path).
             type: str
             choices: [virtio, scsi, sata]
             default: virtio

@@ -59,6 +59,23 @@ def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.
     return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"
 
 
+def check_buses(gone: t.Mapping[str, str], added: t.Mapping[str, str], where: str, *, active: bool) -> None:
+    """Refused where a disk seems to be meant for another bus. ``gone``, ``added``: {name: path}.
+
+    A disk is known by its name, which says its bus: it would be made anew, and the old one taken away.
+    """
+    for name, path in gone.items():
+        other = next((each for each in added if each[:2] != name[:2]), "")
+        if other and (active or path not in added.values()):
+            raise Refused(
+                f"{where}: disks: {name} would be taken away, and {other} be added on another bus.",
+                hint="Disks are known by their names; those without one are counted on each bus. To give a disk "
+                f"another bus, stop the guest, then describe it with its file as path (that of {name} is {path}) and "
+                "without template, the others with name. To have another disk, take the old one away first, in a run "
+                "of its own.",
+            )
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Work
 # --------------------------------------------------------------------------------------------------------------------

@@ -200,14 +200,15 @@ class Batch:
             disks[name] = {"path": top, "backing": looked, "format": "qcow2" if top != path else disk["format"]}
             if work is not None:
                 works.append(work)
-        for name in known_disks:
+        gone = {}
+        for name, old in known_disks.items():
             if name not in disks:
-                place = tops.get(
-                    name, (guest_disks.place_of(self.connection, job.name, known_disks[name], where), None)
-                )
                 if name in tops:
                     raise Refused(f"{where}: the disk {name} has snapshots.", hint="Delete them first.")
-                self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {place[0]} is kept.")
+                gone[name] = guest_disks.place_of(self.connection, job.name, old, where)
+                self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {gone[name]} is kept.")
+        added = {name: disk["path"] for name, disk in disks.items() if known_disks and name not in known_disks}
+        guest_disks.check_buses(gone, added, where, active=seen.active)
         model = definitions.model_of(
             definition,
             kind=self._kind(job, stored),

@@ -293,6 +293,29 @@ def test_a_disk_that_is_taken_away_is_kept(connection: FakeConnection, place: Pa
         bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
 
 
+def test_a_disk_that_is_given_another_bus_is_not_replaced_by_a_new_one(connection: FakeConnection, place: Path) -> None:
+    """Its name would be another one, and so a fresh disk would take its place."""
+    bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+    connection.calls.clear()
+    scsi = {**WEB, "disks": [{"size_mib": 1, "bus": "scsi"}, {"name": "vdb", "size_mib": 1}]}
+    with pytest.raises(Refused, match="vda would be taken away, and sdc be added on another bus") as caught:
+        bring(scsi)
+    path = f"{place}/workloads/web/disks/vda.qcow2"
+    assert f"vda is {path}" in caught.value.hint
+    with pytest.raises(Refused, match="vdb would be taken away"):
+        bring({**WEB, "disks": [{"size_mib": 1, "bus": "scsi"}, {"size_mib": 1}]})
+    assert (connection.calls, os.listdir(os.path.dirname(path))) == ([], ["vda.qcow2", "vdb.qcow2"])
+    wanted = {**WEB, "state": "stopped", "disks": [{"path": path, "bus": "scsi"}, {"name": "vdb", "size_mib": 1}]}
+    with pytest.raises(Refused, match="another bus"):
+        bring(wanted)
+    bring({"name": "web", "state": "stopped"})
+    with pytest.raises(Refused, match="another bus"):
+        bring({**scsi, "state": "stopped"})
+    bring(wanted)
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))["disks"]
+    assert {name: disk["path"] for name, disk in found.items()} == {"sdc": path, "vdb": path.replace("vda", "vdb")}
+
+
 def test_identity_is_kept(connection: FakeConnection) -> None:
     bring(WEB)
     before = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
