@@ -322,7 +322,8 @@ options:
         type: raw
         default: 90
       force_stop:
-        description: Whether it is turned off when it has not shut down in time. Else the module fails.
+        description: Whether it is turned off when it has not shut down in time. Else the module fails, when all others
+          are as they are wanted.
         type: bool
         default: false
       delete_disks:

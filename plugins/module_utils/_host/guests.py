@@ -400,7 +400,10 @@ class Batch:
 
     # -- doing ------------------------------------------------------------------------------------------------------
     def apply(self, jobs: t.Sequence[Job]) -> None:
-        """Do what was decided. Each guest is locked while it is changed; a move of it is refused meanwhile."""
+        """Do what was decided. Each guest is locked while it is changed; a move of it is refused meanwhile.
+
+        One that does not stop or start keeps no other one from what is wanted of it.
+        """
         todo = [job for job in jobs if job.plan.changed]
         with contextlib.ExitStack() as held:
             for name in sorted(job.name for job in todo):
@@ -410,7 +413,8 @@ class Batch:
             fresh = [job for job in fresh if not (job.seen.managed and job.seen.owner)]
             self.registry.claim({job.name: self._identity(job) for job in fresh})
             try:
-                self.stop([job for job in todo if job.plan.stop])
+                failed = self.stop([job for job in todo if job.plan.stop])
+                todo = [job for job in todo if job.name not in failed]
                 for job in todo:
                     if job.plan.remove:
                         self.remove(job)
@@ -422,11 +426,19 @@ class Batch:
                         self.autostart(job)
             except BaseException:
                 self.registry.give_up(lambda name: self.undo(next(job for job in fresh if job.name == name)))
+                # What was stopped for its change alone runs on as it is.
+                self.start([job for job in todo if job.plan.restart])
                 raise
-            self.start([job for job in todo if job.plan.start])
+            # An adoption that was not begun.
+            self.registry.give_up()
+            failed.update(self.start([job for job in todo if job.plan.start]))
             for job in todo:
                 if job.plan.resume or (job.plan.pause and not job.plan.start):
                     self.pause_or_resume(job)
+        if failed:
+            error = next(iter(failed.values()))
+            error.details["guests"] = list(failed)
+            raise error
         self.wait(jobs)
 
     def see_again(self, jobs: t.Sequence[Job]) -> None:
@@ -598,55 +610,59 @@ class Batch:
         return ""
 
     # -- up and down ------------------------------------------------------------------------------------------------
-    def stop(self, jobs: t.Sequence[Job]) -> None:
-        """Stop guests, all at once, and see that they have stopped: each in its own time, by force where allowed."""
-        library = libvirt.library()
+    def stop(self, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
+        """Stop guests, all at once, and see that they have stopped: each in its own time, by force where allowed. Those
+        that have not, and why."""
         began = time.monotonic()
         waiting = {job.name: job for job in jobs}
         pressed: dict[str, float] = {}
-        late: list[str] = []
+        failed: dict[str, CnvmError] = {}
         while waiting:
             for name, job in list(waiting.items()):
-                each = t.cast(Known, job.known).domain
-                state = libvirt.state_of(each)
-                if state is None or not _is_up(each):
+                try:
+                    stopped = self._stop(job, began, pressed)
+                except CnvmError as error:
+                    failed[name] = error
+                if name in failed or stopped:
                     del waiting[name]
-                    continue
-                now = time.monotonic()
-                at_once = job.plan.remove and job.item["delete_disks"]
-                crashed = guest_plan.state_of(state[0]) == guest_plan.CRASHED
-                if at_once or crashed or now - began >= job.item["stop_timeout_s"]:
-                    if not (at_once or crashed or job.item["force_stop"]):
-                        late.append(name)
-                        del waiting[name]
-                        continue
-                    if not (at_once or crashed):
-                        self.warnings.append(
-                            f"Guest {name} did not stop within {job.item['stop_timeout_s']} s and was turned off."
-                        )
-                    with _gone_is_good(), libvirt.doing(f"turn the guest {name!r} off"):
-                        each.destroy()
-                    continue
-                if now - pressed.get(name, 0.0) >= _PRESS_AGAIN_S:
-                    pressed[name] = now
-                    with _gone_is_good(), libvirt.doing(f"stop the guest {name!r}"):
-                        # One that is paused or asleep hears nothing.
-                        if guest_plan.state_of(state[0]) == guest_plan.PAUSED:
-                            each.resume()
-                        elif guest_plan.state_of(state[0]) == guest_plan.SUSPENDED:
-                            each.pMWakeup(0)
-                        self._press(each, library)
             if waiting:
                 time.sleep(_POLL_S)
-        if late:
-            raise HostError(
-                f"Guest {late[0]!r} did not stop within {self._item(late[0])['stop_timeout_s']} s.",
-                hint="It may ignore the power button. Raise stop_timeout_s, or allow force_stop: true.",
-                guests=late,
-            )
+        return failed
 
-    def _press(self, each: libvirt.Domain, library: t.Any) -> None:
+    def _stop(self, job: Job, began: float, pressed: dict[str, float]) -> bool:
+        """Whether a guest that is to stop has stopped; else what is to be done for it now."""
+        name, each = job.name, t.cast(Known, job.known).domain
+        state = libvirt.state_of(each)
+        if state is None or not _is_up(each):
+            return True
+        now = time.monotonic()
+        at_once = job.plan.remove and job.item["delete_disks"]
+        word = guest_plan.state_of(state[0])
+        if at_once or word == guest_plan.CRASHED:
+            _turn_off(each, name)
+        elif now - began >= job.item["stop_timeout_s"]:
+            late = f"did not stop within {job.item['stop_timeout_s']} s"
+            if not job.item["force_stop"]:
+                raise HostError(
+                    f"Guest {name!r} {late}.",
+                    hint="It may ignore the power button. Raise stop_timeout_s, or allow force_stop: true.",
+                )
+            self.warnings.append(f"Guest {name} {late} and was turned off.")
+            _turn_off(each, name)
+        elif now - pressed.get(name, 0.0) >= _PRESS_AGAIN_S:
+            pressed[name] = now
+            with _gone_is_good(), libvirt.doing(f"stop the guest {name!r}"):
+                # One that is paused or asleep hears nothing.
+                if word == guest_plan.PAUSED:
+                    each.resume()
+                elif word == guest_plan.SUSPENDED:
+                    each.pMWakeup(0)
+                self._press(each)
+        return False
+
+    def _press(self, each: libvirt.Domain) -> None:
         """Ask a guest to shut down: by its agent where that answers, else by the power button."""
+        library = libvirt.library()
         try:
             each.shutdown()
         except library.libvirtError as error:
@@ -657,10 +673,11 @@ class Batch:
     def _item(self, name: str) -> dict[str, t.Any]:
         return next(item for item in self.items if item["name"] == name)
 
-    def start(self, jobs: t.Sequence[Job]) -> None:
-        """Start guests, several at once."""
+    def start(self, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
+        """Start guests, several at once. Those that could not be, and why."""
+        failed: dict[str, CnvmError] = {}
         if not jobs:
-            return
+            return failed
         library = libvirt.library()
 
         def one(job: Job) -> None:
@@ -674,15 +691,13 @@ class Batch:
             with libvirt.doing(f"start the guest {job.name!r}"):
                 each.createWithFlags(flags)
 
-        failed: list[CnvmError] = []
         with ThreadPoolExecutor(max_workers=_STARTS_AT_ONCE) as pool:
-            for future in [pool.submit(one, job) for job in jobs]:
+            for name, future in {job.name: pool.submit(one, job) for job in jobs}.items():
                 try:
                     future.result()
                 except CnvmError as error:
-                    failed.append(error)
-        if failed:
-            raise failed[0]
+                    failed[name] = error
+        return failed
 
     def pause_or_resume(self, job: Job) -> None:
         """Let a running guest stand still, or go on."""
@@ -754,6 +769,11 @@ def _gone_is_good() -> t.Iterator[None]:
     except libvirt.LibvirtError as error:
         if error.code not in (errors.NO_DOMAIN, errors.OPERATION_INVALID):
             raise
+
+
+def _turn_off(each: libvirt.Domain, name: str) -> None:
+    with _gone_is_good(), libvirt.doing(f"turn the guest {name!r} off"):
+        each.destroy()
 
 
 def _is_up(each: libvirt.Domain) -> bool:

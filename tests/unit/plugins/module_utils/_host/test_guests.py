@@ -173,6 +173,40 @@ def test_one_that_does_not_stop_does_not_keep_the_others_up(connection: FakeConn
     assert connection.domains["db"].live is None
 
 
+def test_one_that_does_not_stop_keeps_no_other_one_down(connection: FakeConnection) -> None:
+    names = ("web", "db", "old", "new")
+    bring(*({**WEB, "name": name} for name in names))
+    connection.domains["web"].obeys = False
+    connection.domains["old"].refuses["shutdown"] = FakeError(errors.RPC, "Cannot recv data")
+    wanted = [{**WEB, "name": name, "machine": "pc", "stop_timeout_s": 1} for name in names]
+    with pytest.raises(HostError, match="stop the guest 'old': Cannot recv data") as caught:
+        bring(*wanted, restart_on_change=True)
+    assert caught.value.details["guests"] == ["old", "web"]
+    found = {name: domain.parse(t.cast("t.Any", connection.domains[name].live))["machine"] for name in names}
+    assert found == {"web": "q35", "db": "pc", "old": "q35", "new": "pc"}
+    assert not bring(wanted[1], wanted[3])["changed"]
+    connection.domains["web"].obeys = True
+    assert one(wanted[0], restart_on_change=True)["restarted"]
+
+
+def test_nor_does_one_that_cannot_be_changed(connection: FakeConnection) -> None:
+    bring(WEB, {**WEB, "name": "db"})
+    connection.fails["web"] = FakeError(errors.XML_ERROR, "no")
+    with pytest.raises(HostError, match="define the guest 'web'"):
+        bring(*({**WEB, "name": name, "machine": "pc"} for name in ("web", "db")), restart_on_change=True)
+    assert all(each.live is not None for each in connection.domains.values())
+
+
+def test_an_adoption_that_has_to_wait_is_not_half_made(connection: FakeConnection, place: Path) -> None:
+    foreign(connection)
+    connection.domains["old"].createWithFlags(0)
+    connection.domains["old"].obeys = False
+    wanted = {"name": "old", "memory_mib": 256, "networks": [{}], "state": "stopped", "stop_timeout_s": 0}
+    with pytest.raises(HostError, match="did not stop"):
+        bring(wanted, adopt=True)
+    assert os.listdir(place / "workloads") == []
+
+
 def test_removal_keeps_the_disks_unless_they_are_to_go(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
     found = one({"name": "web", "state": "absent"})
