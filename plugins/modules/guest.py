@@ -150,7 +150,9 @@ options:
               - Default is a file in the guest's own directory, or in O(guests[].disks[].pool).
             type: str
           pool:
-            description: Name of a libvirt pool in whose directory the file lies. See M(cnvm.platform.pool).
+            description:
+              - Name of a libvirt pool in whose directory the file lies. See M(cnvm.platform.pool).
+              - Before a disk is given another one, stop the guest and move the file into its directory.
             type: str
           template:
             description:

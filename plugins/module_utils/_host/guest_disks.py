@@ -20,6 +20,7 @@ from .._image import commands
 from .._image.chain import Node
 from .._image.commands import Making
 from .._libvirt import xml
+from .._libvirt.domain import Model
 from .._libvirt.pool import WITH_FILES
 from . import disks, files, libvirt, templates
 from .disks import Attributes
@@ -57,6 +58,18 @@ def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.
         directory = pool_directory(connection, disk["pool"], where)
         return f"{directory}/{paths.pooled_disk(guest, disk['name'], disk['format'])}"
     return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"
+
+
+def place_now(
+    connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.Any], model: t.Optional[Model], where: str
+) -> str:
+    """Where the file of a disk that the guest has lies. Its pool may be gone, or be in another directory by now: the
+    domain (``model``) knows it."""
+    known = model["disks"].get(disk["name"]) if model is not None and disk["pool"] else None
+    for path in [known["path"], *(one["path"] for one in known["backing"])] if known else ():
+        if os.path.basename(path) == paths.pooled_disk(guest, disk["name"], disk["format"]):
+            return str(path)
+    return place_of(connection, guest, disk, where)
 
 
 def check_buses(gone: t.Mapping[str, str], added: t.Mapping[str, str], where: str, *, active: bool) -> None:

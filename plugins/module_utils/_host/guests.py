@@ -75,6 +75,8 @@ class Job:
     seed: t.Optional[guest_seeds.Seed] = None
     # What could not be done while it runs, found out by trying.
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Of one that is removed: the files of the disks that were made for it, and what is kept.
+    made_disks: list[str] = dataclasses.field(default_factory=list)
     kept_disks: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -142,6 +144,13 @@ class Batch:
         if item["state"] != "absent" and item["described"]:
             wanted = self._wanted(job)
         job.plan = plan(item, seen, wanted, **options)
+        if job.plan.remove:
+            model = None if job.known is None else job.known.model
+            job.made_disks = [
+                guest_disks.place_now(self.connection, job.name, disk, model, f"guests: {job.name}: disks")
+                for disk in (seen.definition or {}).get("disks", ())
+                if disk["made"]
+            ]
         if wanted is not None:
             self._check(job)
             self._warn(job)
@@ -171,12 +180,17 @@ class Batch:
             name, at = disk["name"], f"{where}: disks: {disk['name']}"
             path = guest_disks.place_of(self.connection, job.name, disk, at)
             old = known_disks.get(name)
-            was = guest_disks.place_of(self.connection, job.name, old, at) if old else ""
-            new = old is None or was != path
-            if old is not None and was != path and not os.path.lexists(path):
+            was = guest_disks.place_now(self.connection, job.name, old, stored, at) if old else path
+            elsewhere = was != path
+            if elsewhere and name in tops:
+                raise Refused(f"{at}: the disk is {was}, and has snapshots.", hint="Delete them first.")
+            if elsewhere and not os.path.lexists(path):
                 raise InputError(
                     f"{at}: the disk is {was}, and there is no file {path}.", hint="Move it there first, guest stopped."
                 )
+            # One that was moved is ours still; not one that was there before.
+            moved = elsewhere and not os.path.lexists(was)
+            new = old is None or (elsewhere and not moved)
             top, below = (path, None) if new else tops.get(name, (path, None))
             digest = templates.get(name, "") if old is None else ""
             if stored is not None and old is None and name in stored["disks"] and seen.managed:
@@ -191,9 +205,7 @@ class Batch:
                     looked = looked if rebased is None else rebased
             if looked is None:
                 looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
-            # One that was moved is ours still; not one that was there before.
-            moved = old is not None and was != path and os.path.lexists(was)
-            disk["made"] = bool(old["made"]) and not moved if old else work is not None and work.kind != "grow"
+            disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"
             if old and disk["template_digest"]:
                 base = paths.template_disk(disk["template_digest"])
                 disk["linked"] = any(one["path"] == base for one in looked)
@@ -205,7 +217,7 @@ class Batch:
             if name not in disks:
                 if name in tops:
                     raise Refused(f"{where}: the disk {name} has snapshots.", hint="Delete them first.")
-                gone[name] = guest_disks.place_of(self.connection, job.name, old, where)
+                gone[name] = guest_disks.place_now(self.connection, job.name, old, stored, where)
                 self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {gone[name]} is kept.")
         added = {name: disk["path"] for name, disk in disks.items() if known_disks and name not in known_disks}
         guest_disks.check_buses(gone, added, where, active=seen.active)
@@ -730,16 +742,11 @@ class Batch:
     def remove(self, job: Job) -> None:
         """Remove a guest that is stopped, with all that belongs to it but its disks, unless they are to go, too."""
         definition = job.seen.definition or {}
-        own = [
-            guest_disks.place_of(self.connection, job.name, disk, f"guests: {job.name}")
-            for disk in definition.get("disks", ())
-            if disk.get("made")
-        ]
         each = libvirt.domain(self.connection, job.name)
         if each is not None:
             self._undefine(each, job.name)
         home = paths.guest_disks_dir(job.name)
-        outside = [path for path in own if not path.startswith(f"{home}/")]
+        outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
         if job.item["delete_disks"]:
             made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]
             guest_disks.delete(outside)

@@ -407,6 +407,77 @@ def test_a_disk_that_was_moved_is_ours_still(connection: FakeConnection, place: 
     assert not (place / "moved.qcow2").exists()
 
 
+@pytest.fixture
+def pools(connection: FakeConnection, place: Path) -> Path:
+    """Two pools, and the file that a guest's disk has in the first one."""
+    for name in ("one", "two"):
+        (place / name).mkdir()
+        connection.pools[name] = str(place / name)
+    return place / "one/web-vda.qcow2"
+
+
+POOLED = {**WEB, "state": "stopped", "disks": [{"pool": "one", "size_mib": 1}]}
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_guest_is_removed_though_its_pool_is_gone(connection: FakeConnection, pools: Path, delete: bool) -> None:
+    bring(POOLED)
+    del connection.pools["one"]
+    with pytest.raises(InputError, match="no pool 'one'"):
+        bring(POOLED)
+    result = one({"name": "web", "state": "absent", "delete_disks": delete})
+    assert (result["kept_disks"], pools.exists()) == ([] if delete else [str(pools)], not delete)
+
+
+def test_a_pool_that_is_in_another_directory_by_now(connection: FakeConnection, pools: Path) -> None:
+    bring(POOLED)
+    connection.pools["one"] = connection.pools["two"]
+    with pytest.raises(InputError, match=f"the disk is {pools}, and there is no file"):
+        bring(POOLED)
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert not pools.exists()
+
+
+def test_one_of_which_libvirt_knows_nothing_needs_its_pool(connection: FakeConnection, pools: Path) -> None:
+    """Else its disk would stay behind, and nobody be told."""
+    bring(POOLED)
+    del connection.pools["one"], connection.domains["web"]
+    with pytest.raises(InputError, match="no pool 'one'"):
+        bring({"name": "web", "state": "absent", "delete_disks": True})
+    connection.pools["one"] = str(pools.parent)
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert not pools.exists()
+
+
+def test_a_disk_is_given_another_pool_when_it_was_moved_there(connection: FakeConnection, pools: Path) -> None:
+    bring(POOLED)
+    wanted = {**POOLED, "disks": [{"pool": "two", "size_mib": 1}]}
+    target = pools.parent.with_name("two") / pools.name
+    with pytest.raises(InputError, match=f"the disk is {pools}, and there is no file {target}"):
+        bring(wanted)
+    shutil.copy(pools, target)
+    with pytest.raises(Refused, match="is there already"):
+        bring(wanted)
+    pools.unlink()
+    del connection.pools["one"]
+    bring(wanted)
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))["disks"]
+    assert found["vda"]["path"] == str(target)
+    assert not bring(wanted)["changed"]
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert not target.exists()
+
+
+def test_one_with_snapshots_stays_where_it_is(pools: Path) -> None:
+    """What was written since lies in another file, which rests on this one."""
+    bring(POOLED)
+    snap("one")
+    target = pools.rename(pools.parent.with_name("two") / pools.name)
+    for disk in ({"pool": "two", "size_mib": 1}, {"path": str(target)}):
+        with pytest.raises(Refused, match="has snapshots"):
+            bring({**POOLED, "disks": [disk]})
+
+
 def test_a_guest_stays_with_its_template(place: Path) -> None:
     template(place)
     wanted = {**WEB, "disks": [{"template": "debian"}]}
