@@ -231,6 +231,8 @@ class FakeConnection:
         self.calls.append(f"define {name}")
         if name in self.fails:
             raise self.fails[name]
+        if "<boot " not in text:
+            text = text.replace("</os>", "<boot dev='hd'/></os>")
         if name in self.domains:
             self.domains[name].stored = xml.parse(text)
         else:
@@ -254,6 +256,15 @@ class FakeConnection:
     def getAllDomainStats(self, stats: int, flags: int) -> list[tuple[FakeDomain, dict[str, int]]]:
         self.questions += 1
         return [(each, {"state.state": each.number, "state.reason": each.reason}) for each in self.domains.values()]
+
+    def getCapabilities(self) -> str:
+        return (
+            "<capabilities><guest><arch name='x86_64'><machine canonical='pc-q35-10.0'>q35</machine></arch></guest>"
+            "</capabilities>"
+        )
+
+    def getVersion(self) -> int:
+        return 10_000_000
 
     def getCPUModelNames(self, arch: str) -> list[str]:
         return ["qemu64", "EPYC"]

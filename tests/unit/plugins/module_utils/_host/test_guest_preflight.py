@@ -5,16 +5,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import types
 import typing as t
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._host import domains, guest_preflight
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    domains,
+    guest_preflight,
+    libvirt,
+    snapshot_records,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
+
+from . import fake_domains
+from .fake_domains import FakeConnection
 
 
 def guest(kernel: str, disk: str) -> xml.Element:
@@ -70,3 +81,119 @@ def test_a_port_that_is_taken_is_told() -> None:
         assert f"at 127.0.0.1 port {port}: Address already in use" in guest_preflight._lacks_screen("127.0.0.1", port)
     assert guest_preflight._lacks_screen("127.0.0.1", port) == ""
     assert "Cannot assign" in guest_preflight._lacks_screen("192.0.2.1", 5901)
+
+
+# -- What libvirt itself keeps
+@pytest.mark.parametrize(
+    ("saved", "snapshots", "checkpoints", "ours", "said"),
+    [
+        (0, 0, [], [], []),
+        (1, 0, [], [], ["memory: web was saved with its memory"]),
+        (0, 1, [], [], ["snapshots: libvirt has snapshots or checkpoints of web"]),
+        (0, 0, ["daily"], [], ["snapshots: libvirt has"]),
+        # Those of the module guest_snapshot are told by another refusal.
+        (0, 1, ["daily"], ["before"], []),
+        (1, 1, [], [], ["memory: ", "snapshots: "]),
+    ],
+)
+def test_what_libvirt_would_forget_keeps_a_guest_here(
+    monkeypatch: pytest.MonkeyPatch,
+    saved: int,
+    snapshots: int,
+    checkpoints: list[str],
+    ours: list[str],
+    said: list[str],
+) -> None:
+    monkeypatch.setattr(snapshot_records, "names", lambda name: ours)
+    each = types.SimpleNamespace(
+        hasManagedSaveImage=lambda: saved, snapshotNum=lambda: snapshots, listAllCheckpoints=lambda: checkpoints
+    )
+    found = guest_preflight._kept_by_libvirt("web", each)
+    assert len(found) == len(said)
+    assert all(one.startswith(words) for one, words in zip(found, said))
+
+
+# -- The target
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeConnection:
+    """libvirt of a host that has one pool."""
+    made = FakeConnection()
+    library = fake_domains.library()
+    made.pools["disks"] = str(tmp_path / "pool")
+    (tmp_path / "pool").mkdir()
+    monkeypatch.setattr(libvirt, "library", lambda: library)
+    monkeypatch.setattr(libvirt, "connect", lambda: contextlib.nullcontext(made))
+    for name in ("WORKLOADS", "TEMPLATES"):
+        monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
+    return made
+
+
+def needs(kernel: str, **more: t.Any) -> dict[str, t.Any]:
+    """What a stopped guest needs."""
+    return {
+        "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": False, "post_copy": False, "type": "qemu",
+        "arch": "x86_64", "machine": "pc-q35-10.0", "cpu": "", "disks": [], "fixed": [], "screen": [], "address": "",
+        "files": {kernel: {"size": 1, "sha256": "x"}}, "networks": [["network", "default"]],
+        "macs": ["52:54:00:00:00:01"], **more,
+    }  # fmt: skip
+
+
+def disk(name: str, path: object, **more: t.Any) -> dict[str, t.Any]:
+    return {"name": name, "path": str(path), "template": "", "template_bytes": 0, "bytes": 5, "shared": False, **more}
+
+
+def look(wanted: dict[str, t.Any]) -> dict[str, t.Any]:
+    return guest_preflight.look(t.cast("t.Any", None), {"name": "web"}, wanted)
+
+
+def test_a_target_where_all_is_well(target: FakeConnection, tmp_path: Path) -> None:
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(b"k")
+    own = f"{paths.guest_disks_dir('web')}/vda.qcow2"
+    stamp = guest_preflight._stamp(str(kernel))
+    seen = look(
+        needs(str(kernel), files={str(kernel): stamp}, disks=[disk("vda", own), disk("vdb", tmp_path / "pool/b")])
+    )
+    assert (seen["reachable"], seen["name_taken"], seen["uuid_taken"], seen["macs_taken"]) == (True, False, "", {})
+    assert [seen[key] for key in ("networks_missing", "files", "disks", "templates", "lacks")] == [[], [], [], [], []]
+    assert seen["machines"] == ["pc-q35-10.0", "q35"]
+    assert seen["pools"] == {"disks": str(tmp_path / "pool")}
+    assert {place: wanted for place, (_free, wanted) in seen["space"].items()} == {
+        paths.STATE: 5, str(tmp_path / "pool"): 5,
+    }  # fmt: skip
+
+
+def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> None:
+    """Another domain has its identity, others its files; what it is to be plugged into is not there."""
+    kernel, taken = tmp_path / "vmlinuz", tmp_path / "pool/taken"
+    kernel.write_bytes(b"another one")
+    kernel.chmod(0o600)
+    taken.write_bytes(b"x")
+    target.defineXML(xml.document(guest(str(kernel), str(taken))).replace("<name>web<", "<name>old<"))
+    target.defineXML(xml.document(guest("", "")).replace("0705aea1", "99999999").replace("00:00:0", "00:01:0"))
+    wrong = needs(
+        str(kernel),
+        files={str(kernel): {"size": 1, "sha256": "x"}, "/does/not/exist": {}},
+        networks=[["network", "lan"], ["bridge", "does-not-exist"], ["network", "default"]],
+        disks=[disk("vdb", taken), disk("vdc", "/does/not/exist/c", template="ab" * 32, template_bytes=7)],
+    )
+    seen = look(wrong)
+    assert (seen["name_taken"], seen["uuid_taken"]) == (True, "old")
+    assert seen["macs_taken"] == {"52:54:00:00:00:01": "old"}
+    assert seen["networks_missing"] == ["network lan", "bridge does-not-exist"]
+    assert [words.split(" ")[:2] for words in seen["files"]] == [["gives", str(kernel)], ["has", "no"]]
+    assert seen["disks"] == [
+        f"has a file {taken} already; it is not overwritten", "has no directory /does/not/exist for vdc",
+    ]  # fmt: skip
+    assert (seen["lacks"], seen["space"][paths.TEMPLATES][1]) == (["ab" * 32], 7)
+    kernel.chmod(0o644)
+    assert look(wrong)["files"][0] == f"has another {kernel}"
+
+
+def test_a_target_without_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> t.Any:
+        raise HostError("This host's Python has no libvirt.")
+
+    monkeypatch.setattr(libvirt, "connect", connect)
+    seen = look(needs("/boot/vmlinuz"))
+    assert (seen["reachable"], seen["reason"]) == (False, "This host's Python has no libvirt.")

@@ -118,6 +118,16 @@ def test_a_new_guest_runs_and_a_second_call_changes_nothing(connection: FakeConn
     assert again["warnings"] == []
 
 
+def test_no_boot_order_is_the_usual_one(connection: FakeConnection) -> None:
+    """libvirt has no guest boot from nothing, and would say something else than what is wanted."""
+    wanted = {**WEB, "boot": []}
+    bring(wanted)
+    assert domain.parse(t.cast("t.Any", connection.domains["web"].stored))["boot"] == ["disk", "cdrom"]
+    for same in (wanted, WEB):
+        again = bring(same)
+        assert (again["changed"], again["guests"][0]["restart_required"]) == (False, False)
+
+
 def test_check_mode_changes_nothing(connection: FakeConnection, place: Path) -> None:
     result = bring(WEB, check_mode=True)
     assert result["changed"]
