@@ -240,18 +240,26 @@ class Fleet:
         finally:
             run([*SUDO, "tc", "qdisc", "del", *queue], check=False)
 
-    def cut(self, host: Host) -> None:
-        """Packets from and to the host vanish; nobody is told."""
+    @contextlib.contextmanager
+    def cut(self, host: Host) -> t.Iterator[None]:
+        """Packets from and to the host vanish for a while; nobody is told."""
+        self._unplug(host)
+        try:
+            yield
+        finally:
+            self.mend(host)
+
+    def _unplug(self, host: Host) -> None:
         run([*SUDO, "ip", "link", "set", "dev", self.device(host), "nomaster"])
 
     def mend(self, host: Host) -> None:
-        """Undo ``cut``."""
+        """The host has its link, if it is on."""
         run([*SUDO, "ip", "link", "set", "dev", self.device(host), "master", bridge_name(SET)], check=False)
 
     def power_cut(self, host: Host) -> None:
         """The host is off, from now on for the others. First its link: to end its processes takes a while, in which
         they would go on, and the kernel would close their connections."""
-        self.cut(host)
+        self._unplug(host)
         self.change(**{host.name: {"state": "powered_off"}})
         host.hang_up()
 

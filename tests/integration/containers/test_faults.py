@@ -221,15 +221,12 @@ def test_link_cut_while_held(app: App) -> None:
     """Packets vanish, and nobody is told. The source goes on without the target's word: it had not committed."""
     source = app.source()
     move = held(app)
-    app.fleet.cut(move.target)
-    try:
+    with app.fleet.cut(move.target):
         result = move.result()
         assert result["outcome"] == "source", result
         assert app.client
         app.client.check()
-    finally:
-        app.fleet.mend(move.target)
-        kill(move.target, SERVE, CONT)
+    kill(move.target, SERVE, CONT)
     stays_at(app, source, result)
 
 
@@ -239,14 +236,11 @@ def test_link_cut_while_draining(app: App) -> None:
     target = app.fleet.other(source)
     with app.fleet.slow(target):
         move = draining(app, source)
-        app.fleet.cut(target)
-        try:
+        with app.fleet.cut(target):
             result = move.result()
             assert result["outcome"] == "waiting", result
             seen = source.look(app.name)
             assert seen["frozen"], seen
-        finally:
-            app.fleet.mend(target)
         app.check(target, moves=1)
     app.move()
 

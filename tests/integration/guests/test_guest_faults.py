@@ -78,12 +78,9 @@ def test_mover_killed_early(bare: Guest, phase: str) -> None:
 def test_link_cut_early(bare: Guest, phase: str) -> None:
     """The move is given up before the link is back."""
     move = bare.stopped_in(phase)
-    bare.fleet.cut(move.target)
-    try:
+    with bare.fleet.cut(move.target):
         kill(move.source, MOVER, CONT)
         result = move.result()
-    finally:
-        bare.fleet.mend(move.target)
     bare.stays_at(move.source, result)
 
 
@@ -203,14 +200,11 @@ def test_mover_killed_in_the_drain(lazy: Guest) -> None:
 def test_link_cut_in_the_drain(lazy: Guest) -> None:
     """The guest waits for what it needs, and loses nothing. When the link is mended it comes to its end by itself."""
     move = lazy.lazily()
-    lazy.fleet.cut(move.target)
-    try:
+    with lazy.fleet.cut(move.target):
         kill(move.source, emulator(lazy), CONT)
         result = move.result()
         assert result["outcome"] == "waiting", result
         assert lazy.look(move.source)["state"] == "paused"
-    finally:
-        lazy.fleet.mend(move.target)
     lazy.check(move.target, [move.source, move.target])
 
 
@@ -247,26 +241,20 @@ def test_mover_killed_at_the_switch(lazy: Guest, state: str) -> None:
 def test_link_cut(guest: Guest) -> None:
     """Packets vanish, and nobody is told. The guest goes on at the source before the link is back."""
     move = guest.slowly()
-    guest.fleet.cut(move.target)
-    try:
+    with guest.fleet.cut(move.target):
         result = move.result()
         assert result["outcome"] == "source", result
         guest.counts_on(move.source)
-    finally:
-        guest.fleet.mend(move.target)
     guest.stays_at(move.source, result)
 
 
 def test_link_cut_and_mover_killed(guest: Guest) -> None:
     """Nobody leads the move any more, and nobody answers. The guest goes on before the link is back all the same."""
     move = guest.slowly()
-    guest.fleet.cut(move.target)
-    try:
+    with guest.fleet.cut(move.target):
         kill(move.source, MOVER)
         eventually("the move has ended", lambda: not guest.look(move.source)["journal"])
         guest.counts_on(move.source)
-    finally:
-        guest.fleet.mend(move.target)
     guest.check(move.source, [move.source])
     guest.check(guest.move(), [move.source, move.target])
 
@@ -274,14 +262,11 @@ def test_link_cut_and_mover_killed(guest: Guest) -> None:
 def test_link_cut_at_the_handover(guest: Guest) -> None:
     """After the decision nobody lets the source go on. When the link is mended it goes on at the target."""
     move = stopped_at(guest, "committed")
-    guest.fleet.cut(move.target)
-    try:
+    with guest.fleet.cut(move.target):
         kill(move.source, MOVER, CONT)
         result = move.result()
         assert result["outcome"] == "waiting", result
         assert guest.look(move.source)["state"] == "paused"
-    finally:
-        guest.fleet.mend(move.target)
     playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
     guest.check(move.target, [move.source, move.target])
 
@@ -289,13 +274,10 @@ def test_link_cut_at_the_handover(guest: Guest) -> None:
 def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
     """It runs at the target, where the rest of the move goes when the link is back. Nobody has to be told to do so."""
     move = stopped_at(guest, "leaving")
-    guest.fleet.cut(move.target)
-    try:
+    with guest.fleet.cut(move.target):
         kill(move.source, MOVER, CONT)
         result = move.result()
         assert result["outcome"] == "target", result
-    finally:
-        guest.fleet.mend(move.target)
     guest.check(move.target, [move.source, move.target])
 
 
@@ -343,13 +325,10 @@ def test_mover_killed_while_disks_are_copied(off: Guest) -> None:
 def test_link_cut_while_disks_are_copied(off: Guest) -> None:
     """The move is given up before the link is back."""
     move = off.stopped_in("disks")
-    off.fleet.cut(move.target)
-    try:
+    with off.fleet.cut(move.target):
         kill(move.source, MOVER, CONT)
         result = move.result()
         assert result["outcome"] == "source", result
-    finally:
-        off.fleet.mend(move.target)
     off.settle(move.source, running=False)
 
 
