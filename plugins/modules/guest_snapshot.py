@@ -16,6 +16,8 @@ description:
   - Snapshots of a guest make a tree. Going back to one throws away what was written since, unless a later snapshot has
     kept it.
   - A guest with snapshots cannot be moved to another host. Merge them first.
+  - Memory that libvirt keeps of a guest (C(virsh managedsave)) fits its disks as they are. With such memory no snapshot
+    is made or merged away, and going back to one gives it up.
 options:
   guests:
     description: Names of the guests.

@@ -39,9 +39,21 @@ class Known:
         return domain.parse(self.xml)
 
     @property
+    def saved(self) -> bool:
+        """Whether libvirt keeps its memory (managedsave), with which it goes on at its next start: on disks as they
+        are now, and on no others."""
+        with libvirt.doing(f"tell whether the guest {self.domain.name()!r} was saved"):
+            return bool(self.domain.hasManagedSaveImage())
+
+    @property
     def live_model(self) -> t.Optional[Model]:
         """What runs, as plain data."""
         return None if self.live is None else domain.parse(self.live)
+
+
+def unsave(name: str) -> str:
+    """What to do with memory that libvirt keeps of a guest, where it is in the way."""
+    return f"Start it first, or give that up ('virsh managedsave-remove {name}')."
 
 
 def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = None) -> dict[str, Known]:

@@ -169,7 +169,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         with libvirt.doing(f"look at what the guest {name!r} does"):
             if seen.live is not None and int(seen.domain.jobInfo()[0]):
                 found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
-            found += _kept_by_libvirt(name, seen.domain)
+            found += _kept_by_libvirt(name, seen)
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     found += migration.refused(name, seen.live, seen.xml, seen.state, snapshot_records.names(name), needs)
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
@@ -191,15 +191,12 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})
 
 
-def _kept_by_libvirt(name: str, domain: libvirt.Domain) -> list[str]:
+def _kept_by_libvirt(name: str, seen: domains.Known) -> list[str]:
     """What libvirt itself keeps of the guest on this host, and would forget."""
     found = []
-    if domain.hasManagedSaveImage():
-        found.append(
-            f"memory: {name} was saved with its memory, which would be lost. Start it first, or give that up ('virsh"
-            f" managedsave-remove {name}')."
-        )
-    if not snapshot_records.names(name) and (domain.snapshotNum() or domain.listAllCheckpoints()):
+    if seen.saved:
+        found.append(f"memory: {name} was saved with its memory, which would be lost. {domains.unsave(name)}")
+    if not snapshot_records.names(name) and (seen.domain.snapshotNum() or seen.domain.listAllCheckpoints()):
         found.append(f"snapshots: libvirt has snapshots or checkpoints of {name}. Delete them first (virsh).")
     return found
 

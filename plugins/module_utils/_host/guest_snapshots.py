@@ -22,7 +22,7 @@ from .._libvirt import domain, guest_plan, snapshots, xml
 from .._libvirt.snapshots import Merge, Record
 from . import disks, files, guest_disks, libvirt, ownership, snapshot_records
 from .disks import Attributes
-from .domains import Known, read
+from .domains import Known, read, unsave
 from .system import Host
 
 STATES = ("present", "absent", "reverted")
@@ -147,6 +147,10 @@ class Work:
         if self.live:
             with libvirt.doing(f"turn the guest {self.name!r} off"):
                 self.known.domain.destroy()
+        elif self.known.saved:
+            # It is of what was written since.
+            with libvirt.doing(f"give up the saved memory of the guest {self.name!r}"):
+                self.known.domain.managedSaveRemove(0)
         made = snapshots.overlays(self.record, self.home, kept["disks"])
         for disk, path in made.items():
             files.remove_file(path)
@@ -292,18 +296,19 @@ def _check(
     if os.path.exists(paths.journal_file(name)):
         raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
     there = snapshot in snapshot_records.names(name)
-    if state == "absent":
-        if there:
-            # Refused, where it cannot be, before it is done for another guest.
-            snapshots.removal(snapshot_records.settled(snapshot_records.load(name), known.model), snapshot)
-        return "remove" if there else ""
     if state == "reverted":
         if not there:
             known_names = ", ".join(snapshot_records.names(name)) or "none"
             raise InputError(f"name: guest {name!r} has no snapshot {snapshot!r}.", hint=f"It has: {known_names}.")
         return "revert"
-    if there:
+    if there == (state == "present"):
         return ""
+    if known.saved:
+        raise Refused(f"Guest {name!r} was saved with its memory, which fits its disks as they are.", hint=unsave(name))
+    if state == "absent":
+        # Refused, where it cannot be, before it is done for another guest.
+        snapshots.removal(snapshot_records.settled(snapshot_records.load(name), known.model), snapshot)
+        return "remove"
     if not snapshots.empty(known.model)["tops"]:
         raise InputError(f"guests: {name!r} has no disk that it writes to.", hint="There is nothing to snapshot.")
     running = known.live_model

@@ -81,6 +81,7 @@ class FakeDomain:
         self.releases = True
         self.refuses: dict[str, FakeError] = {}
         self.sizes: dict[str, int] = {}
+        self.saved = False
 
     def _did(self, what: str, *details: t.Any) -> None:
         self.connection.calls.append(" ".join([what, self.name(), *(str(each) for each in details)]))
@@ -131,6 +132,13 @@ class FakeDomain:
     def resume(self) -> None:
         self._did("resume")
         self.number = RUNNING
+
+    def hasManagedSaveImage(self) -> int:
+        return int(self.saved)
+
+    def managedSaveRemove(self, flags: int) -> None:
+        self._did("unsave")
+        self.saved = False
 
     def setAutostart(self, wanted: int) -> None:
         self._did("autostart", wanted)

@@ -986,6 +986,21 @@ def test_going_back_starts_a_running_guest_again(connection: FakeConnection) -> 
     assert [call.split()[0] for call in connection.calls] == ["destroy", "define", "start"]
 
 
+def test_saved_memory_fits_no_other_disks(connection: FakeConnection) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    connection.domains["web"].saved = True
+    for name, state in (("two", "present"), ("one", "absent")):
+        with pytest.raises(Refused, match="saved with its memory") as refused:
+            snap(name, state, check_mode=True)
+        assert "virsh managedsave-remove web" in refused.value.hint
+    assert not snap("one")["changed"]
+    assert not snap("two", "absent")["changed"]
+    connection.calls.clear()
+    snap("one", "reverted")
+    assert connection.calls == ["unsave web", "define web"]
+
+
 def test_what_a_run_that_was_cut_off_has_left_is_settled(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
