@@ -116,7 +116,11 @@ options:
         type: str
         choices: [bios, uefi]
       secure_boot:
-        description: Whether UEFI starts only what is signed. Default is V(false).
+        description:
+          - Whether UEFI starts only what is signed. Default is V(false).
+          - The keys are in the file with the guest's UEFI variables (NVRAM), beside its boot entries. So a change is
+            refused as long as there is such a file from before. With the guest stopped, move it away; libvirt makes a
+            new one at the next start.
         type: bool
       kernel:
         description: Kernel on the host that is booted instead of what is on the disks; an absolute path.

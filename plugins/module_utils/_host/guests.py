@@ -320,6 +320,7 @@ class Batch:
                     hint="Create it first.",
                 )
         self._check_machine(job, model, stored)
+        self._check_variables(job, model, stored)
         address = wanted.definition["address"]
         if address and address != before.get("address"):
             if self.registry.overlay is None:
@@ -356,6 +357,21 @@ class Batch:
                 option = "machine" if machine else "cpu"
                 raise InputError(f"{where}: {option}: {error.message}", hint="Leave it out, or correct it.") from None
         self._machines.add(asked)
+
+    def _check_variables(self, job: Job, model: Model, stored: Model) -> None:
+        """Refused where UEFI would go on with variables that say otherwise: libvirt makes them once, with the keys of
+        secure boot or without, and what the guest has added since (what it boots) is not ours to throw away."""
+        before = stored if job.known is not None else job.seen.definition or stored
+        if model["firmware"] != "uefi" or model["secure_boot"] == before["secure_boot"]:
+            return
+        own = xml.text_of(job.known.xml, "os/nvram") if job.known is not None else ""
+        for path in (own, *paths.guest_nvram(job.name)):
+            if path and os.path.exists(path):
+                raise Refused(
+                    f"guests: {job.name}: secure_boot: {path} has the guest's UEFI variables from before.",
+                    hint="Stop the guest, move that file away (its boot entries are in it), and run it again: libvirt "
+                    "makes a new one.",
+                )
 
     def _check_networks(self, job: Job, model: Model) -> None:
         for card in model["networks"].values():

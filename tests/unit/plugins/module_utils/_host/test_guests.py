@@ -37,7 +37,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors, xml
 
 from . import fake_domains
 from .fake_domains import FakeConnection, FakeError
@@ -49,7 +49,7 @@ WEB = {"name": "web", "memory_mib": 256, "disks": [{"size_mib": 1}], "networks":
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host of its own below a directory."""
-    for name in ("WORKLOADS", "KEPT_DISKS", "LOGS", "RUN", "TEMPLATES"):
+    for name in ("WORKLOADS", "KEPT_DISKS", "LOGS", "RUN", "TEMPLATES", "NVRAM"):
         monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
     monkeypatch.setattr(guest_disks, "_OURS", (str(tmp_path / "templates"), str(tmp_path / "workloads")))
     monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
@@ -253,6 +253,34 @@ def test_nor_is_what_was_written_to_it_since_a_snapshot(place: Path) -> None:
     assert result["kept_disks"] == [f"{place}/kept_disks/web/vda-1.qcow2"]
     assert os.listdir(place / "kept_disks/web") == ["vda-1.qcow2"]
     assert mine.exists()
+
+
+def test_secure_boot_needs_variables_of_its_own(connection: FakeConnection, place: Path) -> None:
+    """Those that there are have no keys, or have them; and the guest's boot entries, which are not ours to lose."""
+    off: dict[str, t.Any] = {**WEB, "state": "stopped", "firmware": "uefi"}
+    bring(off)
+    variables = place / "nvram/web_VARS.fd"
+    variables.parent.mkdir()
+    variables.touch()
+    with pytest.raises(Refused, match=f"secure_boot: {variables}") as refused:
+        bring({**off, "secure_boot": True}, check_mode=True)
+    assert "move that file away" in refused.value.hint
+    variables.unlink()
+    bring({**off, "secure_boot": True})
+    variables.touch()
+    assert not bring({**off, "secure_boot": True})["changed"]
+    connection.domains.clear()
+    bring({**off, "secure_boot": True})
+    with pytest.raises(Refused, match="from before"):
+        bring(off)
+    own = place / "own.fd"
+    own.touch()
+    variables.unlink()
+    text = xml.document(t.cast("t.Any", connection.domains["web"].stored))
+    connection.defineXML(text.replace("</os>", f"<nvram>{own}</nvram></os>"))
+    with pytest.raises(Refused, match=f"secure_boot: {own}"):
+        bring(off)
+    assert bring({**off, "firmware": "bios"})["changed"]
 
 
 # -- Changes
