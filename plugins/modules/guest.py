@@ -368,7 +368,11 @@ options:
   adopt:
     description:
       - Whether a domain of the same name that this module has not made is taken over. It keeps its UUID and, in their
-        order, the MACs of its cards; all else becomes what is described. Look at it in check and diff mode first.
+        order, the MACs of its cards; all else that has an option becomes what is described. Look at it in check and
+        diff mode first.
+      - What has no option (limits of disks, pinned CPUs, other devices) stays as it is, unless it contradicts what is
+        described. So the topology of the CPU goes with another number of them, and with a SPICE screen goes what only
+        that serves (its channels, USB redirection, 3D acceleration).
     type: bool
     default: false
   restart_on_change:

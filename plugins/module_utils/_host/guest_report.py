@@ -114,7 +114,7 @@ def _report_one(
         "group": tags.get("group"),
         "template": tags.get("template") or _template(seen.definition or {}),
         **{key: shown[key] for key in ("memory_mib", "max_memory_mib", "vcpus", "max_vcpus")},
-        "cpu_model": (changes.live_model(shown)["cpu"]["model"]) or None,
+        "cpu_model": (changes.live_model(shown, model)["cpu"]["model"]) or None,
         "arch": shown["arch"],
         "machine": shown["machine"],
         "firmware": shown["firmware"],

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .domain import CDROM, SEED, Model, alike
+from .domain import CDROM, MODES, SEED, Model, alike
 
 # What a running QEMU cannot change, with what is to be said of it.
 _FIXED = {
@@ -142,11 +142,25 @@ def _graphics(wanted: t.Mapping[str, t.Any], actual: t.Mapping[str, t.Any]) -> l
 # --------------------------------------------------------------------------------------------------------------------
 # The running machine
 # --------------------------------------------------------------------------------------------------------------------
-def live_model(live: Model) -> Model:
+def live_model(live: Model, stored: Model) -> Model:
     """A running domain's model, with the CPU that was asked for when it was started: its XML names the features that
-    came of it, of which each host makes others."""
+    came of it, of which each host makes others. Of one that was not started by us that is what is stored, if it can be.
+    """
     asked = live["marks"].get("cpu")
+    if not asked and _came_of(stored["cpu"], live["cpu"]):
+        asked = stored["cpu"]
     return {**live, "cpu": asked} if asked else live
+
+
+def _came_of(asked: t.Mapping[str, t.Any], actual: t.Mapping[str, t.Any]) -> bool:
+    """Whether the CPU of a running domain can be what libvirt made of ``asked``: a model, and more features."""
+    if asked["model"] == "host-model":
+        named = actual["model"] not in MODES
+    else:
+        named = asked["model"] in ("", actual["model"])
+    return named and all(
+        policy == "optional" or actual["features"].get(name) == policy for name, policy in asked["features"].items()
+    )
 
 
 def compare(wanted: Model, stored: Model, live: t.Optional[Model] = None) -> Changes:
@@ -154,13 +168,13 @@ def compare(wanted: Model, stored: Model, live: t.Optional[Model] = None) -> Cha
     stored_differences = tuple(differences(wanted, stored))
     if live is None:
         return Changes(stored=stored_differences)
-    steps, reasons = running(wanted, live_model(live), stored)
+    steps, reasons = running(wanted, live_model(live, stored), stored)
     return Changes(stored=stored_differences, steps=tuple(steps), reasons=reasons)
 
 
 def pending(stored: Model, live: Model) -> dict[str, str]:
     """What of its stored XML a running guest does not have, whatever the cause."""
-    steps, reasons = running(stored, live_model(live), stored)
+    steps, reasons = running(stored, live_model(live, stored), stored)
     for step in steps:
         if step.kind not in ("marks", "description"):
             reasons.setdefault(step.key, "the running guest has not taken it over")
@@ -214,9 +228,8 @@ def _describe(wanted: Model, live: Model, steps: list[Step]) -> None:
     if wanted["description"] != live["description"]:
         steps.append(Step("description", "description", value=wanted["description"]))
     # These are of this run, and change when the guest is started again.
-    ours = live["marks"] or wanted["marks"]
-    kept = {**wanted["marks"], **{key: ours[key] for key in ("cpu", "seed") if key in ours}}
-    if kept != live["marks"]:
+    kept = {**wanted["marks"], "cpu": live["cpu"], "seed": live["marks"].get("seed", "")}
+    if wanted["marks"] and kept != live["marks"]:
         key = "tags" if kept.get("tags") != live["marks"].get("tags") else "marks"
         steps.append(Step("marks", key, value=kept))
 

@@ -15,6 +15,7 @@ their target, networks by their MAC, shared folders by their tag.
 from __future__ import annotations
 
 import copy
+import math
 import typing as t
 
 from .xml import GUEST_NAMESPACE, Element, Node, all_at, attribute, number, text_of
@@ -398,10 +399,20 @@ def _write_memory(root: Element, model: Model) -> None:
 
 
 def _write_vcpus(root: Element, model: Model) -> None:
-    fewer = model["vcpus"] if model["vcpus"] != model["max_vcpus"] else None
-    _put(root, ("vcpu", {"placement": "static", "current": fewer}, model["max_vcpus"]))
-    # Which of them are online, one by one: libvirt refuses a count that contradicts it.
+    old, most = root.find("vcpu"), model["max_vcpus"]
+    placed = {"placement": "static", **({} if old is None else old.attrib)}
+    _put(root, ("vcpu", {**placed, "current": model["vcpus"] if model["vcpus"] != most else None}, most))
+    # Which of them are online, one by one, and how they make sockets: libvirt refuses a count that contradicts it.
     _drop(root, "vcpus")
+    cpu = root.find("cpu")
+    if cpu is not None and _in_topology(cpu) not in (0, most):
+        _drop(cpu, "topology")
+
+
+def _in_topology(cpu: Element) -> int:
+    """How many virtual CPUs the topology of a CPU makes; 0 where it has none."""
+    parts = [number(value, 1) for each in cpu.findall("topology") for value in each.attrib.values()]
+    return math.prod(parts) if parts else 0
 
 
 def _write_cpu(root: Element, model: Model) -> None:
@@ -418,10 +429,8 @@ def _write_cpu(root: Element, model: Model) -> None:
         check = "partial" if model["type"] == "kvm" else "none"
         named = ("model", {"fallback": "forbid"}, cpu["model"])
         made = ("cpu", {"mode": "custom", "match": "exact", "check": check}, named, features)
-    topology = root.find("cpu/topology")
-    kept = _put(root, made)
-    if topology is not None:
-        kept.append(topology)
+    layout = [*all_at(root, "cpu/topology"), *all_at(root, "cpu/numa")]
+    _put(root, made).extend(layout)
 
 
 def _write_type(root: Element, model: Model) -> None:
@@ -507,10 +516,41 @@ def _replace(
             devices.insert(last, node(make(name, one)))
         elif actual[name] != one:
             made = node(make(name, one))
-            address = element.find("address")
-            if address is not None and _place(element) == _place(made):
-                made.append(address)
+            _keep(element, made)
             devices[list(devices).index(element)] = made
+
+
+# What a model tells of a device, by tag: its parts; and the attributes of its driver.
+_TOLD = {
+    "disk": ("driver", "source", "backingStore", "target", "readonly", "serial"),
+    "interface": ("driver", "mac", "source", "model", "mtu"),
+    "filesystem": ("driver", "source", "target", "readonly"),
+}
+_TOLD_OF_DRIVER = {"disk": ("name", "type", "cache", "discard"), "interface": (), "filesystem": ("type",)}
+# What a device of another kind would not have; what another source would not.
+_OF_KIND = ("address", "binary")
+_OF_SOURCE = ("virtualport", "vlan", "auth", "encryption")
+
+
+def _keep(old: Element, made: Element) -> None:
+    """Let a device that is made anew keep what its model does not tell: limits, queues, where it is plugged in."""
+    same_kind = _place(old) == _place(made)
+    sources = [(each.get("type"), [one.attrib for one in each.findall("source")]) for each in (old, made)]
+    gone = {*_TOLD[old.tag], *(() if same_kind else _OF_KIND), *(() if sources[0] == sources[1] else _OF_SOURCE)}
+    made.extend([part for part in old if part.tag not in gone])
+    if not same_kind:
+        return
+    for name, value in old.attrib.items():
+        made.attrib.setdefault(name, value)
+    before = old.find("driver")
+    if before is None:
+        return
+    driver = _under(made, "driver")
+    for name, value in before.attrib.items():
+        # Native asynchronous I/O is not there with every cache.
+        if name not in _TOLD_OF_DRIVER[old.tag] and (name != "io" or before.get("cache") == driver.get("cache")):
+            driver.set(name, value)
+    driver.extend(before)
 
 
 def _place(element: Element) -> tuple[str, ...]:
@@ -610,16 +650,33 @@ def network_node(mac: str, network: t.Mapping[str, t.Any]) -> Node:
 
 def _write_graphics(root: Element, model: Model) -> None:
     devices = _under(root, "devices")
+    old = devices.find("graphics")
     _drop(devices, "graphics")
+    _forget_spice(devices)
     if model["graphics"]["type"] == "none":
         _drop(devices, "video", "input[@type='tablet']")
         return
-    devices.append(node(graphics_node(model["graphics"])))
+    made = node(graphics_node(model["graphics"]))
+    if old is not None and old.get("type") == made.get("type"):
+        for name in ("keymap", "sharePolicy", "websocket"):
+            if name in old.attrib:
+                made.set(name, old.get(name, ""))
+    devices.append(made)
     if devices.find("video") is None:
         devices.append(node(("video", ("model", {"type": "vga"}))))
     if devices.find("input[@type='tablet']") is None:
         # Without it the pointer on the screen is not where the mouse is.
         devices.append(node(("input", {"type": "tablet", "bus": "virtio"})))
+
+
+def _forget_spice(devices: Element) -> None:
+    """Take away what only a SPICE screen can serve. The sound card stays, and is heard nowhere."""
+    _drop(devices, *(f"{tag}[@type='spicevmc']" for tag in ("channel", "redirdev", "smartcard")))
+    _drop(devices, "channel[@type='spiceport']")
+    for audio in devices.findall("audio[@type='spice']"):
+        audio.set("type", "none")
+    for card in devices.findall("video/model"):
+        _drop(card, "acceleration")
 
 
 def graphics_node(graphics: t.Mapping[str, t.Any]) -> Node:

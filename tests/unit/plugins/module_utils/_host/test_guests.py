@@ -586,6 +586,119 @@ def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     assert again["guests"][0]["managed"]
 
 
+# As virt-install 5 and libvirt 11 make one with a SPICE screen, and its user then limits and pins it; shortened.
+VIRT_INSTALL = """
+<domain type='kvm'>
+  <name>desk</name>
+  <uuid>5c0c1d6e-2f0b-4f55-9a52-1d2c3b4a5f60</uuid>
+  <metadata>
+    <libosinfo:libosinfo xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'>
+      <libosinfo:os id='http://debian.org/debian/13'/>
+    </libosinfo:libosinfo>
+  </metadata>
+  <memory unit='KiB'>2097152</memory>
+  <currentMemory unit='KiB'>2097152</currentMemory>
+  <vcpu placement='static' cpuset='0-3'>4</vcpu>
+  <iothreads>1</iothreads>
+  <cputune><vcpupin vcpu='0' cpuset='0'/></cputune>
+  <os firmware='efi'>
+    <type arch='x86_64' machine='pc-q35-10.0'>hvm</type>
+    <firmware><feature enabled='no' name='enrolled-keys'/><feature enabled='no' name='secure-boot'/></firmware>
+    <loader readonly='yes' type='pflash' format='raw'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+    <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd' format='raw'>/var/lib/libvirt/qemu/nvram/desk_VARS.fd</nvram>
+  </os>
+  <features><acpi/><apic/><vmport state='off'/></features>
+  <cpu mode='host-passthrough' check='none' migratable='on'>
+    <topology sockets='1' dies='1' clusters='1' cores='2' threads='2'/>
+  </cpu>
+  <clock offset='utc'><timer name='rtc' tickpolicy='catchup'/><timer name='hpet' present='no'/></clock>
+  <pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' discard='unmap' iothread='1' queues='2'/>
+      <source file='{disk}'/>
+      <target dev='vda' bus='virtio'/>
+      <iotune><total_iops_sec>500</total_iops_sec></iotune>
+      <boot order='1'/>
+      <address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/>
+    </disk>
+    <disk type='file' device='cdrom'>
+      <driver name='qemu' type='raw'/>
+      <target dev='sda' bus='sata'/>
+      <readonly/>
+      <address type='drive' controller='0' bus='0' target='0' unit='0'/>
+    </disk>
+    <controller type='usb' index='0' model='qemu-xhci' ports='15'/>
+    <controller type='pci' index='0' model='pcie-root'/>
+    <controller type='virtio-serial' index='0'/>
+    <interface type='network'>
+      <mac address='52:54:00:f4:bf:15'/>
+      <source network='default'/>
+      <bandwidth><inbound average='1000'/></bandwidth>
+      <model type='virtio'/>
+      <driver name='vhost' queues='4'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    </interface>
+    <serial type='pty'><target type='isa-serial' port='0'><model name='isa-serial'/></target></serial>
+    <console type='pty'><target type='serial' port='0'/></console>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>
+    <channel type='spiceport'>
+      <source channel='org.spice-space.webdav.0'/><target type='virtio' name='org.spice-space.webdav.0'/>
+    </channel>
+    <input type='tablet' bus='usb'/>
+    <input type='keyboard' bus='ps2'/>
+    <smartcard mode='passthrough' type='spicevmc'/>
+    <graphics type='spice' autoport='yes'>
+      <listen type='none'/><image compression='off'/><gl enable='yes'/>
+    </graphics>
+    <sound model='ich9'><audio id='1'/></sound>
+    <audio id='1' type='spice'/>
+    <video><model type='virtio' heads='1' primary='yes'><acceleration accel3d='yes'/></model></video>
+    <redirdev bus='usb' type='spicevmc'/>
+    <redirdev bus='usb' type='spicevmc'/>
+    <memballoon model='virtio'/>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>
+</domain>
+"""
+
+
+@pytest.mark.parametrize("screen", ["none", "vnc"])
+def test_what_virt_install_has_made_is_taken_over_once(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, screen: str
+) -> None:
+    """It keeps what has no option, loses what only a SPICE screen serves, and says until its restart what waits."""
+    monkeypatch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
+    fake_domains.qcow2(place / "desk.qcow2", 2**20)
+    each = connection.defineXML(VIRT_INSTALL.replace("{disk}", str(place / "desk.qcow2")))
+    each.createWithFlags(0)
+    wanted = {
+        "name": "desk", "memory_mib": 2048, "vcpus": 4, "firmware": "uefi", "graphics": {"type": screen},
+        "disks": [{"path": str(place / "desk.qcow2"), "cache": "none"}], "networks": [{}],
+    }  # fmt: skip
+    taken = one(wanted, adopt=True)
+    waits = ["boot", "cdrom", "cpu", "disks.vda.cache", "graphics"]
+    assert [reason["option"] for reason in taken["restart_reasons"]] == waits
+    stored = xml.document(t.cast("t.Any", each.stored))
+    gone = ["spice", "redirdev", "smartcard", "accel3d"]
+    kept = [
+        "<total_iops_sec>500<", 'iothread="1"', 'queues="2"', 'bus="0x04"', 'cache="none"', "<inbound", 'queues="4"',
+        'cores="2"', 'cpuset="0-3"', "debian/13", "<sound", 'id="1" type="none"', "guest_agent.0", "desk_VARS.fd",
+        'host-model"',
+    ]  # fmt: skip
+    assert [word for word in gone if word in stored] == []
+    assert [word for word in kept if word not in stored] == []
+    again = bring(wanted)
+    assert not again["changed"]
+    assert again["guests"][0]["restart_reasons"] == taken["restart_reasons"]
+    assert one(wanted, restart_on_change=True)["restarted"]
+    last = bring(wanted)
+    assert not last["changed"]
+    assert not last["guests"][0]["restart_required"]
+
+
 @pytest.mark.parametrize(
     ("text", "given", "said"),
     [

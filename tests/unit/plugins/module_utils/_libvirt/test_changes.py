@@ -211,6 +211,32 @@ def test_the_cpu_that_runs_is_the_one_that_was_asked_for() -> None:
     assert marks.value["cpu"]["model"] == "host-model", "the marks of this run keep the CPU of this run"
 
 
+@pytest.mark.parametrize(
+    ("stored", "live", "same"),
+    [
+        ({"model": "host-model", "features": {}}, {"model": "EPYC-Rome", "features": {"x2apic": "require"}}, True),
+        ({"model": "host-model", "features": {}}, {"model": "host-passthrough", "features": {}}, False),
+        ({"model": "EPYC", "features": {"svm": "disable"}}, {"model": "EPYC", "features": {"svm": "disable"}}, True),
+        ({"model": "EPYC", "features": {"svm": "disable"}}, {"model": "EPYC", "features": {"aes": "require"}}, False),
+        ({"model": "EPYC", "features": {"aes": "optional"}}, {"model": "EPYC", "features": {}}, True),
+        ({"model": "", "features": {}}, {"model": "qemu64", "features": {}}, True),
+    ],
+)
+def test_a_running_domain_that_is_not_ours_may_have_the_cpu_that_is_stored(
+    stored: dict[str, t.Any], live: dict[str, t.Any], same: bool
+) -> None:
+    """When it was started with something else it has to be restarted; and that is told until it is."""
+    before, after = ({**model(), "cpu": cpu, "marks": {}} for cpu in (stored, live))
+    assert ("cpu" not in pending(before, after)) is same
+    wanted = model(cpu="Opteron_G5")
+    first = compare(wanted, before, after)
+    marks = next(step.value for step in first.steps if step.kind == "marks")
+    assert marks["cpu"] == (stored if same else live)
+    again = compare(wanted, wanted, {**after, "marks": marks})
+    assert (again.steps, again.reasons) == ((), first.reasons)
+    assert "cpu" in again.reasons
+
+
 def test_a_seed_is_read_at_the_next_start() -> None:
     before, after = model(), model()
     after["marks"] = {**after["marks"], "seed": "new"}

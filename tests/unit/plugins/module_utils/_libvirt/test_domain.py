@@ -124,6 +124,56 @@ def test_patch_gives_a_card_of_another_model_a_new_address() -> None:
     assert xml.document(patch(stored, wanted)).count("<address") == 2
 
 
+CARD = """
+<domain type='kvm'><devices>
+  <interface type='bridge' trustGuestRxFilters='yes'>
+    <mac address='52:54:00:00:00:01'/><source bridge='ovs0'/><virtualport type='openvswitch'/>
+    <bandwidth><inbound average='1000'/></bandwidth><target dev='lan0'/><model type='virtio'/>
+    <driver name='vhost' queues='4'><host tso4='off'/></driver><filterref filter='clean-traffic'/>
+  </interface>
+</devices></domain>
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "gone"),
+    [
+        ({"mtu": 9000}, []),
+        ({"source": "br0"}, ["virtualport"]),
+        ({"model": "e1000"}, ["trustGuestRxFilters", "vhost", "queues", "tso4"]),
+    ],
+)
+def test_patch_keeps_of_a_card_what_still_fits(part: dict[str, object], gone: list[str]) -> None:
+    stored = xml.parse(CARD)
+    wanted = parse(stored)
+    wanted["networks"] = {mac: {**card, **part} for mac, card in wanted["networks"].items()}
+    text = xml.document(patch(stored, wanted))
+    kept = ["trustGuestRxFilters", "virtualport", "inbound", "lan0", "vhost", "queues", "tso4", "clean-traffic"]
+    assert [word for word in kept if word not in text and word not in gone] == []
+    assert [word for word in gone if word in text] == []
+    assert parse(xml.parse(text)) == wanted
+
+
+@pytest.mark.parametrize(("cache", "io"), [("none", True), ("writeback", False)])
+def test_patch_keeps_native_io_only_with_its_cache(cache: str, io: bool) -> None:
+    stored = xml.parse(STORED.replace("cache='none'", "cache='none' io='native'", 1))
+    wanted = parse(stored)
+    wanted["disks"]["vda"] = {**wanted["disks"]["vda"], "cache": cache, "serial": "x"}
+    assert ('io="native"' in xml.document(patch(stored, wanted))) is io
+
+
+@pytest.mark.parametrize(("vcpus", "kept"), [(4, True), (2, False)])
+def test_patch_drops_a_topology_that_contradicts(vcpus: int, kept: bool) -> None:
+    """libvirt would refuse it: 2 sockets of 2 cores are 4."""
+    layout = "<topology sockets='2' cores='2' threads='1'/><numa><cell id='0' cpus='0-1' memory='524288'/></numa>"
+    stored = xml.parse(STORED.replace("</cpu>", f"{layout}</cpu>").replace("'static'>1<", "'static' cpuset='0-7'>4<"))
+    wanted = {**parse(stored), "vcpus": 1, "max_vcpus": vcpus, "cpu": {"model": "EPYC", "features": {}}}
+    text = xml.document(patch(stored, wanted))
+    assert ("<topology" in text) is kept
+    assert "<numa>" in text
+    assert f'<vcpu placement="static" cpuset="0-7" current="1">{vcpus}<' in text
+
+
 def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     stored = xml.parse(STORED)
     text = xml.document(patch(stored, {**parse(stored), "machine": "pc"}))
