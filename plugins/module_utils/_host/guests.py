@@ -619,7 +619,8 @@ class Batch:
         elif step.kind == "update_network":
             each.updateDeviceFlags(_device(root, "interface", step.value, step.name), live)
         elif step.kind == "attach_disk":
-            if step.value["bus"] == "scsi" and not domain.has_scsi(root):
+            # Looked at again: a disk before this one may have brought it.
+            if step.value["bus"] == "scsi" and not domain.has_scsi(xml_of(each)):
                 each.attachDeviceFlags(xml.document(domain.SCSI_CONTROLLER), live)
             each.attachDeviceFlags(xml.document(domain.disk_node(step.name, step.value)), live)
         elif step.kind == "attach_network":

@@ -183,6 +183,9 @@ class FakeDomain:
 
     def attachDeviceFlags(self, text: str, flags: int) -> None:
         if "<controller" in text:
+            if domain.has_scsi(t.cast(xml.Element, self.live)):
+                raise FakeError(errors.OPERATION_FAILED, "operation failed: target scsi:0 already exists")
+            t.cast(xml.Element, t.cast(xml.Element, self.live).find("devices")).append(xml.parse(text))
             return
         kind, found = self._devices(text)
         self._change("attach", **{kind: {**domain.parse(t.cast(xml.Element, self.live))[kind], **found}})

@@ -318,6 +318,16 @@ def test_what_it_cannot_take_over_is_stored_and_told_until_it_was_restarted(conn
     assert not bring(wanted)["changed"]
 
 
+def test_two_disks_at_once_share_a_new_controller(connection: FakeConnection) -> None:
+    bring(WEB)
+    scsi = {"size_mib": 1, "bus": "scsi"}
+    found = one({**WEB, "disks": [{"size_mib": 1}, scsi, scsi]})
+    assert found["restart_reasons"] == []
+    live = t.cast("t.Any", connection.domains["web"].live)
+    assert sorted(domain.parse(live)["disks"]) == ["sdc", "sdd", "vda"]
+    assert len(live.findall("devices/controller[@type='scsi']")) == 1
+
+
 def test_a_refusal_of_libvirt_becomes_a_reason(connection: FakeConnection) -> None:
     bring(WEB)
     connection.domains["web"].refuses["attach"] = FakeError(errors.OPERATION_FAILED, "No more available PCI slots")
