@@ -31,6 +31,7 @@ if t.TYPE_CHECKING:
     from .mover import Move
 
 survey = guest_preflight.survey
+answers = libvirt.answers
 
 # libvirt's daemon may have died and be started again by its socket.
 _PATIENCE_S = 60.0

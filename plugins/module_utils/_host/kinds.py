@@ -87,6 +87,9 @@ class Leaving:
 class Source(t.Protocol):
     """A module: what a host does with a workload that it gives away."""
 
+    def answers(self) -> bool:
+        """Whether the daemon that the steps wait for says anything. It may wait for long for it."""
+
     def is_enabled(self, name: str) -> bool:
         """Whether it starts with the host."""
 

@@ -31,6 +31,8 @@ Connection = t.Any
 Domain = t.Any
 Network = t.Any
 Pool = t.Any
+# How long the daemon may take for what takes it no time. It starts when it is asked for the first time.
+_ANSWER_S = 60.0
 
 
 class LibvirtError(HostError):
@@ -126,14 +128,53 @@ class _Mine(threading.local):
         """Whether there is one that is still good; the daemon may have been started anew meanwhile."""
         if self.connection is None:
             return False
+        connection, self.connection = self.connection, None
         try:
-            self.connection.getLibVersion()
+            _in_time(connection.getLibVersion, "say its version")
         except library().libvirtError:
             return False
+        self.connection = connection
         return True
 
 
 _mine = _Mine()
+
+
+def _in_time(work: t.Callable[[], t.Any], what: str) -> t.Any:
+    """What ``work`` returns. LibvirtError when nothing comes for long: to a daemon that hangs one can still connect.
+
+    It is left to its thread, then, with the connection: to close that would hang, too.
+    """
+    found: list[tuple[t.Any, t.Optional[BaseException]]] = []
+
+    def wait() -> None:
+        try:
+            found.append((work(), None))
+        except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+            found.append((None, error))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    if not found:
+        raise LibvirtError(
+            f"libvirt's daemon on this host did not {what} within {_ANSWER_S:.0f} s.",
+            hint="Start it anew, guests go on meanwhile: 'systemctl restart libvirtd' (or virtqemud).",
+            code=errors.OPERATION_TIMEOUT,
+        )
+    value, error = found[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def answers() -> bool:
+    """Whether this host's daemon says anything, be it that it has ended."""
+    try:
+        with connect():
+            return True
+    except HostError as error:
+        return error.details.get("code") != errors.OPERATION_TIMEOUT
 
 
 @contextlib.contextmanager
@@ -149,7 +190,7 @@ def connect(uri: str = URI) -> t.Iterator[Connection]:
         connection = _mine.connection
     else:
         with doing(f"be reached at {uri}"):
-            connection = found.open(uri)
+            connection = _in_time(lambda: found.open(uri), "open a connection")
     if uri == URI:
         _mine.connection = connection
     try:

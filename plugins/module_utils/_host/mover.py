@@ -26,7 +26,7 @@ from . import cli, files, freezer, handover, kinds, movedir, ownership, peers, p
 from .system import Host
 
 _FROZEN_LIMIT_S = 30.0
-# One that was stopped as a whole is killed, and what it has begun is recovered.
+# One that was stopped as a whole, or waits for what hangs, is killed, and what it has begun is recovered.
 _WATCHDOG_S = 60
 
 
@@ -302,7 +302,7 @@ def _run(args: t.Sequence[str], host: Host) -> int:
     if request is None:
         raise InputError(f"There is no move {move_id} on this host.")
     move = Move(host, request, move_id, lambda status: _write_status(move_id, status))
-    watchdog.begin()
+    watchdog.begin(kinds.source(move.kind).answers)
     try:
         result = move.run()
     except CnvmError as error:

@@ -95,6 +95,23 @@ def test_libvirt_killed(guest: Guest, side: str) -> None:
     guest.stays_at(move.source, move.result())
 
 
+def test_libvirt_hangs(guest: Guest) -> None:
+    """The daemon on the source: nobody waits for it for ever, and when it is started anew the guest goes on there."""
+    move = guest.slowly()
+    move.source.run("systemctl", "kill", "--kill-whom=main", "-s", "STOP", "libvirtd.service")
+    try:
+        eventually(
+            "the mover is killed",
+            lambda: move.source.run("pgrep", "-f", f"[{MOVER[0]}]{MOVER[1:]}", check=False).returncode == 1,
+            2 * PATIENCE_S,
+        )
+    finally:
+        move.source.run("systemctl", "restart", "libvirtd.service", seconds=PATIENCE_S)
+    guest.check(move.source, [move.source])
+    assert move.status().get("died")
+    guest.check(guest.move(), [move.source, move.target])
+
+
 def test_copy_killed(guest: Guest) -> None:
     """The QEMU on the target."""
     move = guest.slowly()

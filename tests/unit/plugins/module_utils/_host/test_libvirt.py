@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import threading
 import types
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -184,6 +185,45 @@ def test_the_connection_to_this_hosts_daemon_stays_open(binding: types.ModuleTyp
         assert pool.submit(used).result() == 2
     assert used() == 1
     assert [each.closed for each in made] == [0] * 3
+
+
+def test_a_daemon_that_hangs_is_not_waited_for_for_ever(
+    binding: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To one that was stopped by a signal one can connect; nothing comes of it. Nor on a connection that was good."""
+    monkeypatch.setattr(libvirt, "_ANSWER_S", 0.05)
+    good, goes_on = FakeConnection(), threading.Event()
+
+    def hang(*args: str) -> FakeConnection:
+        goes_on.wait(60)
+        return good
+
+    def used() -> FakeConnection:
+        with libvirt.connect() as found:
+            return t.cast("FakeConnection", found)
+
+    with ThreadPoolExecutor(1) as pool:
+        binding.__dict__["open"] = hang
+        assert not pool.submit(libvirt.answers).result()
+        opened(binding, good)
+        assert pool.submit(libvirt.answers).result()
+        monkeypatch.setattr(good, "getLibVersion", hang)
+        with pytest.raises(libvirt.LibvirtError, match="did not say its version within") as error:
+            pool.submit(used).result()
+        assert "systemctl restart libvirtd" in error.value.hint
+        assert error.value.code == errors.OPERATION_TIMEOUT
+        opened(binding, FakeConnection())
+        assert pool.submit(used).result() is not good
+    goes_on.set()
+
+
+def test_a_daemon_that_has_ended_is_an_answer(binding: types.ModuleType) -> None:
+    def refuse(uri: str) -> t.NoReturn:
+        raise FakeError(errors.SYSTEM_ERROR, "Failed to connect socket")
+
+    binding.__dict__["open"] = refuse
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(libvirt.answers).result()
 
 
 def test_no_daemon(binding: types.ModuleType) -> None:

@@ -51,7 +51,7 @@ def test_signs_of_life(pauses: list[float], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + where[1:] if abstract else where)
-        watchdog.begin()
+        watchdog.begin(lambda: True)
         assert [systemd.recv(99) for _one in pauses] == [b"WATCHDOG=1"] * 3
     assert pauses == [15.0] * 3
     assert "NOTIFY_SOCKET" not in os.environ
@@ -60,7 +60,7 @@ def test_signs_of_life(pauses: list[float], monkeypatch: pytest.MonkeyPatch, tmp
 def test_nobody_listens_for_a_while(pauses: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
-    watchdog.begin()
+    watchdog.begin(lambda: True)
     assert len(pauses) == 3
 
 
@@ -69,5 +69,18 @@ def test_nobody_asks(pauses: list[float], monkeypatch: pytest.MonkeyPatch, missi
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     monkeypatch.delenv(missing)
-    watchdog.begin()
+    watchdog.begin(lambda: True)
     assert pauses == []
+
+
+def test_none_while_nobody_answers(pauses: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    said = iter((True, False, True))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        watchdog.begin(lambda: next(said))
+        assert [systemd.recv(99) for _one in range(2)] == [b"WATCHDOG=1"] * 2
+        with pytest.raises(BlockingIOError):
+            systemd.recv(99)
