@@ -142,7 +142,7 @@ lost:
   description: That the container was started anew with its files, since its processes had died.
   returned: when that was so
   type: str
-  sample: web had died here; it was started anew with its files.
+  sample: The memory of web is lost; it was started anew here with its files.
 frozen_ms:
   description: From the freeze on the source to the copy on the target running, in milliseconds.
   returned: when the container was frozen

@@ -155,8 +155,8 @@ reason:
   type: str
   sample: 3 rounds over its memory, with 300 ms to stand still, left no less to copy
 lost:
-  description: That the guest was started anew with its disks, since it had died, or the rest of its memory could not
-    come.
+  description: That the guest was started anew with its disks, since it had died, the rest of its memory could not come,
+    or its disks on shared storage were newer.
   returned: when that was so
   type: str
   sample: The rest of the memory of web was lost on its way; it was started anew with its disks.

@@ -249,6 +249,18 @@ class Guest:
         self.check(self.move(), [source, self.fleet.other(source)], client=client)
 
 
+def stopped_at(guest: Guest, state: str, **more: t.Any) -> Move:
+    """A move whose mover stands still since its journal says so; of one that is committed, since its owner record does:
+    a moment after the journal the target has it, too."""
+    source = guest.source()
+    home, target = f"/var/lib/cnvm/workloads/{guest.name}", guest.fleet.other(source)
+    file, text = ("owner.json", target.name) if state == "committed" else ("move.json", state)
+    trap = Trap(source, file=f"{home}/{file}", text=f'"{text}"', signal=signal.SIGSTOP, victim=MOVER)
+    move = guest.start(source, **more)
+    trap.sprung()
+    return move
+
+
 @contextlib.contextmanager
 def userfaultfd(guest: Guest, value: str) -> t.Iterator[None]:
     """Let QEMU have pages fetched that a guest touches, or not. (All hosts have one kernel: it is put back.)"""

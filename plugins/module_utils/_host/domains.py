@@ -93,6 +93,11 @@ def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
     return xml.parse(text, f"the XML of {each.name()}", "domain")
 
 
+def model_of(each: libvirt.Domain) -> Model:
+    """A domain as plain data: what runs, where it does."""
+    return domain.parse(xml_of(each))
+
+
 def image_directories() -> list[str]:
     """Where images lie that libvirt's guests use: the directories of its pools, and those of the disks of all domains.
     None where there is no libvirt."""

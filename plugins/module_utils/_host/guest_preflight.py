@@ -97,6 +97,7 @@ def needs_of(
         "log": model["serial"]["log"] or following["serial"]["log"],
         "screen": _screen(model, live=found.live is not None),
         "definition": xml.document(found.stored) if found.live is None and found.stored is not None else "",
+        "mark": "",
     }
 
 
@@ -147,10 +148,24 @@ def _stamp(path: str) -> dict[str, t.Any]:
 
 def on_shared_storage(path: str) -> bool:
     """Whether a file is on a file system that other hosts have, too."""
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = info.parse_mounts(file.read())
-    inside = [(point, kind) for point, kind in mounts if path.startswith(point.rstrip("/") + "/")]
-    return bool(inside) and max(inside, key=lambda one: len(one[0]))[1] in _SHARED
+    device = os.stat(path).st_dev
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        kinds_of = info.file_systems(file.read())
+    return kinds_of.get(f"{os.major(device)}:{os.minor(device)}") in _SHARED
+
+
+def mark_of(path: str, mark: str) -> str:
+    """A file beside one on shared storage. By it a host sees that it has the storage that the other one writes to: path
+    and inode of a file may be the same on the storage of two servers."""
+    return f"{os.path.dirname(os.path.realpath(path))}/{mark}"
+
+
+def _is_same(disk: Record, mark: str) -> bool:
+    """Whether this host has the same file at the path of a disk on shared storage. ``mark``: '' before the move."""
+    with contextlib.suppress(OSError):
+        same = os.stat(disk["path"]).st_ino == disk["inode"] and on_shared_storage(disk["path"])
+        return same and (not mark or os.path.exists(mark_of(disk["path"], mark)))
+    return False
 
 
 def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record, request: Record) -> kinds.Survey:
@@ -179,6 +194,9 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     moved = [disk for disk in needs["disks"] if not disk["shared"]]
     if moved:
         reasons.append(f"{', '.join(disk['name'] for disk in moved)} is copied")
+    shared = [disk["name"] for disk in needs["disks"] if disk["shared"]]
+    if shared:
+        reasons.append(f"{', '.join(shared)} is on storage that both hosts have, and is not copied")
     if needs["post_copy"]:
         needs["post_copy"], reason = migration.post_copy(there["identity"]["name"], answer["post_copy"])
         reasons.append(reason)
@@ -304,7 +322,7 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
             take(paths.STATE, disk["bytes"] if home else 0)
             continue
         if disk["shared"]:
-            if not os.path.exists(path) or os.stat(path).st_ino != disk["inode"] or not on_shared_storage(path):
+            if not _is_same(disk, needs["mark"]):
                 places.append(f"does not have {path}, which is on shared storage")
             continue
         if not home and not os.path.isdir(directory):

@@ -23,7 +23,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
 from .._migrate import plan, records
-from . import files, freezer, guest_preflight, kinds, libvirt, peers, sparse
+from . import domains, files, freezer, guest_preflight, kinds, libvirt, peers, sparse
 from .libvirt_tunnel import Tunnel
 from .system import Host
 
@@ -77,10 +77,29 @@ class Leaving(kinds.Leaving):
         # For ``let_go``: they go with it. And for ``roll_back``.
         move.journal["moved"] = [disk["path"] for disk in self._moved]
         move.journal["cut_first"] = move.request["connections"] == 1
+        self._mark([disk["path"] for disk in survey.needs["disks"] if disk["shared"]])
+
+    def _mark(self, shared: t.Sequence[str]) -> None:
+        """Show the target which storage it is that has these disks (see ``guest_preflight.mark_of``)."""
+        mark = f".cnvm-{self.move.move_id}"
+        marks = sorted({guest_preflight.mark_of(path, mark) for path in shared})
+        self.survey.needs["mark"] = mark
+        self.move.journal.update(shared=bool(shared), marks=marks)
+        try:
+            for path in marks:
+                with open(path, "xb"):
+                    pass
+        except OSError as error:
+            _unmark(self.move.journal)
+            raise HostError(
+                f"{error.filename} cannot be made: {error.strerror}.",
+                hint="By it the target sees that the disks there are on the storage that it has.",
+            ) from error
 
     def bring(self) -> None:
         """Templates that the target lacks, then empty disks that rest on them, and files that belong to the guest."""
         move = self.move
+        _unmark(move.journal)
         for digest in self.survey.learnt["templates"]:
             move.phase("template")
             move.channel.call("template", timeout_s=move.left(86_400), digest=digest)
@@ -262,6 +281,8 @@ class Leaving(kinds.Leaving):
 
     def abandon(self) -> None:
         """End libvirt's job, if it has one still: it lets the guest go on here."""
+        if _is_stale(self.move.journal):
+            patiently(lambda connection: _end_stale(connection, self.move.journal))
         if self._tunnel is not None:
             self._tunnel.close()
         if self._thread is None:
@@ -340,16 +361,17 @@ def end_job(each: libvirt.Domain, *, cut_first: bool) -> None:
 def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
     """End a move on the source with the guest going on here; whether QEMU had died, and it was started anew."""
     name, anew = journal["name"], []
+    _unmark(journal)
 
     def work(connection: libvirt.Connection) -> None:
         each = guest_preflight.known(connection, name).domain
+        if _is_stale(journal):
+            _end_stale(connection, journal)
         with libvirt.doing(f"let the guest {name!r} go on"):
             if each.isActive():
                 end_job(each, cut_first=journal.get("cut_first", True))
             if each.isActive() and fetched_from(each):
-                # Noted first: one that is found turned off stays off.
-                files.write_json(paths.journal_file(name), {**journal, "anew": True})
-                each.destroy()
+                _end(each, journal)
         noted = files.read_json(paths.journal_file(name)) or dict(journal)
         number, reason = libvirt.state_of(each) or (0, 0)
         state = guest_plan.state_of(number)
@@ -367,6 +389,31 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
     files.remove_tree(paths.move_dir(journal["move_id"]))
     files.remove_file(paths.journal_file(name), durable=True)
     return bool(anew)
+
+
+def _unmark(journal: t.Mapping[str, t.Any]) -> None:
+    for path in journal.get("marks", ()):
+        files.remove_file(path)
+
+
+def _is_stale(journal: t.Mapping[str, t.Any]) -> bool:
+    """Whether what stands still here is older than its disks: the target's copy may have written to them."""
+    return bool(journal.get("ran")) and not keeps(journal)
+
+
+def _end_stale(connection: libvirt.Connection, journal: t.Mapping[str, t.Any]) -> None:
+    """End what stands still here, before anybody lets it go on: libvirt does as soon as its job ends."""
+    each = guest_preflight.known(connection, journal["name"]).domain
+    state, _reason = libvirt.state_of(each) or (0, 0)
+    if guest_plan.state_of(state) == guest_plan.PAUSED:
+        with libvirt.doing(f"end the guest {journal['name']!r}"):
+            _end(each, journal)
+
+
+def _end(each: libvirt.Domain, journal: t.Mapping[str, t.Any]) -> None:
+    """End a guest that is to be started anew. Noted first: one that is found turned off stays off."""
+    files.write_json(paths.journal_file(journal["name"]), {**journal, "anew": True})
+    each.destroy()
 
 
 def fetched_from(each: libvirt.Domain) -> bool:
@@ -432,7 +479,11 @@ def remove_domain(each: libvirt.Domain) -> None:
     library = libvirt.library()
     with libvirt.doing(f"remove the guest {each.name()!r}"):
         if each.isActive():
+            owners = _shared_owners(each)
             each.destroy()
+            # libvirt has given the disks back to root. The other host may have them in use, or take them up next.
+            for path, owner in owners.items():
+                os.chown(path, *owner)
         if each.isPersistent():
             each.undefineFlags(
                 library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -440,6 +491,17 @@ def remove_domain(each: libvirt.Domain) -> None:
                 | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
                 | library.VIR_DOMAIN_UNDEFINE_NVRAM
             )
+
+
+def _shared_owners(each: libvirt.Domain) -> dict[str, tuple[int, int]]:
+    """Who the disks of a guest belong to that are on shared storage: {path: (user, group)}."""
+    found = {}
+    for disk in domains.model_of(each)["disks"].values():
+        with contextlib.suppress(OSError):
+            if not disk["read_only"] and guest_preflight.on_shared_storage(disk["path"]):
+                status = os.stat(disk["path"])
+                found[disk["path"]] = (status.st_uid, status.st_gid)
+    return found
 
 
 def remove_files(name: str) -> None:
@@ -460,5 +522,6 @@ def serves(journal: t.Mapping[str, t.Any]) -> bool:
 
 
 def keeps(journal: t.Mapping[str, t.Any]) -> bool:
-    """Not with post-copy: QEMU lets nothing go on that has stopped for it, and its disks are the target's now."""
-    return bool(journal["mode"] != plan.POST_COPY)
+    """Not with post-copy: QEMU lets nothing go on that has stopped for it, and its disks are the target's now. Nor with
+    disks that both hosts have: what it knows of them is old."""
+    return bool(journal["mode"] != plan.POST_COPY and not journal.get("shared"))

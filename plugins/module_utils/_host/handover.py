@@ -27,13 +27,20 @@ def commit(name: str, owner: Record, target_id: str, target_name: str) -> dict[s
     return made
 
 
-def reclaim(journal: Record, generation: int) -> None:
-    """The target has given the workload back: it is this host's again. It may run when that is on the disk."""
+def reclaim(journal: Record, generation: int, *, ran: bool) -> dict[str, t.Any]:
+    """The target has given the workload back: it is this host's again. It may run when that is on the disk.
+
+    ``ran``: whether the target's copy may have run. That is noted first, in the journal (which is returned): what stood
+    still here may be too old to go on.
+    """
     name, me = journal["name"], ownership.host_identity()
+    noted = {**journal, "ran": ran}
+    files.write_json(paths.journal_file(name), noted)
     files.write_json(
         paths.owner_file(name),
         records.owner_record(name, journal["uuid"], me["host_id"], me["name"], generation, journal["kind"]),
     )
+    return noted
 
 
 # --- on the target ---
@@ -70,10 +77,10 @@ def give_back(host: Host, name: str, journal: Record) -> dict[str, t.Any]:
     """After the commit: promise never to run this copy again, make sure that it is gone, and say so.
 
     The owner record goes first: what would start it anew must find that it is not ours. ``generation``: of the record
-    by which the source has it back.
+    by which the source has it back; ``ran``: whether this copy may have run.
     """
     owner = files.read_json(paths.owner_file(name)) or {"generation": journal["generation"]}
-    generation = journal["generation"] + 2
+    generation, ran = journal["generation"] + 2, int(owner["generation"]) > journal["generation"]
     if int(owner["generation"]) < generation:
         files.write_json(
             paths.owner_file(name),
@@ -82,4 +89,4 @@ def give_back(host: Host, name: str, journal: Record) -> dict[str, t.Any]:
             ),
         )
     kinds.target_of(journal).give_up(host, name, journal)
-    return {"generation": generation}
+    return {"generation": generation, "ran": ran}

@@ -225,7 +225,7 @@ class Move:
                 "Run the playbook cnvm.platform.recover."
             )
             return "waiting"
-        handover.reclaim(self.journal, int(back["generation"]))
+        self.journal = handover.reclaim(self.journal, int(back["generation"]), ran=bool(back["ran"]))
         here = self._roll_back(" as it was when it was frozen; what it did since then is lost")
         self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
         undone.append(f"the copy on {self.channel.peer} is gone for good")
@@ -237,7 +237,7 @@ class Move:
         self.steps.abandon()
         anew = self._source.roll_back(self.host, self.journal)
         if anew:
-            self.result["lost"] = f"{self.name} had died here; it was started anew with its files."
+            self.result["lost"] = f"The memory of {self.name} is lost; it was started anew here with its files."
         return kinds.going_on(self.name, anew, how)
 
 

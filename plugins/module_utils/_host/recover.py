@@ -175,8 +175,8 @@ def _settle(
     # The promise alone is not enough: a target that was interrupted may still have a copy that runs.
     given_back = records.given_back(record, journal["generation"])
     if theirs is None and given_back:
-        _take_back(host, journal, generation)
-        return _outcome(name, "source", f"{peer} had given {name} back; it goes on here.")
+        here = _take_back(host, journal, generation)
+        return _outcome(name, "source", f"{peer} had given {name} back; {here}.")
     if theirs is None and record.get("owner") == there["identity"]["host_id"]:
         return _leave(host, journal)
     if theirs is None:
@@ -199,7 +199,7 @@ def _settle(
         lost, alive = str(channel.call("anew", timeout_s=90).get("lost", "")), True
     if not alive:
         back = channel.call("give_back", timeout_s=90)
-        here = _take_back(host, journal, int(back["generation"]))
+        here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
     channel.call("finish", timeout_s=60)
@@ -215,11 +215,11 @@ def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     return _outcome(name, "target", f"{name} had arrived at {peer}; what was left here is removed.")
 
 
-def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int, how: str = "") -> str:
+def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int, how: str = "", *, ran: bool = True) -> str:
     """The target has given it back, or never will run it: it is this host's again, and goes on as it stood still.
-    Words for that."""
-    handover.reclaim(journal, generation)
-    return kinds.going_on(journal["name"], kinds.source_of(journal).roll_back(host, journal), how)
+    Words for that. ``ran``: whether the target's copy may have run."""
+    noted = handover.reclaim(journal, generation, ran=ran)
+    return kinds.going_on(journal["name"], kinds.source_of(journal).roll_back(host, noted), how)
 
 
 def _drain(channel: peers.Channel, journal: t.Mapping[str, t.Any]) -> bool:

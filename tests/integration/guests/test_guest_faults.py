@@ -15,15 +15,21 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import LAZY, MOVER, SLOW, Guest, sound, userfaultfd
+from ansible_collections.cnvm.platform.tests.integration.guest import (
+    LAZY,
+    MOVER,
+    SLOW,
+    Guest,
+    sound,
+    stopped_at,
+    userfaultfd,
+)
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     CONT,
     KILL,
     PATIENCE_S,
     SSH,
-    STOP,
     Host,
-    Move,
     Trap,
     environment,
     eventually,
@@ -41,18 +47,6 @@ def emulator(guest: Guest) -> str:
 def kill_libvirt(host: Host) -> None:
     """libvirt's daemon; its socket starts it again when somebody asks."""
     host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "libvirtd.service")
-
-
-def stopped_at(guest: Guest, state: str, **more: t.Any) -> Move:
-    """A move whose mover stands still since its journal says so; of one that is committed, since its owner record does:
-    a moment after the journal the target has it, too."""
-    source = guest.source()
-    home, target = f"/var/lib/cnvm/workloads/{guest.name}", guest.fleet.other(source)
-    file, text = ("owner.json", target.name) if state == "committed" else ("move.json", state)
-    trap = Trap(source, file=f"{home}/{file}", text=f'"{text}"', signal=STOP, victim=MOVER)
-    move = guest.start(source, **more)
-    trap.sprung()
-    return move
 
 
 # --- before anything of the guest is copied ---
@@ -125,7 +119,7 @@ def test_guest_killed(guest: Guest) -> None:
     kill(move.source, f"guest={guest.name},")
     result = move.result()
     assert result["outcome"] == "source", result
-    assert f"{guest.name} had died here" in result["lost"], result
+    assert f"The memory of {guest.name} is lost" in result["lost"], result
     guest.connect()
     guest.check(move.source, [move.source], memory=False)
 

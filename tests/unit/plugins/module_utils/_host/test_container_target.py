@@ -107,11 +107,21 @@ def test_give_back_promises_before_it_kills(monkeypatch: pytest.MonkeyPatch) -> 
     assert files.read_json(paths.journal_file("web")) == JOURNAL
 
 
+@pytest.mark.parametrize(("record", "ran"), [({**OWNER, "owner": "T", "generation": 4}, True), (OWNER, False)])
+def test_what_has_run_here_is_told_when_it_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, record: dict[str, t.Any], ran: bool
+) -> None:
+    monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    files.write_json(paths.owner_file("web"), record)
+    assert handover.give_back(HOST, "web", JOURNAL)["ran"] is ran
+
+
 @pytest.mark.usefixtures("state")
 def test_give_back_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container_target, "_kill", lambda *args: None)
-    for _time in range(2):
-        assert handover.give_back(HOST, "web", JOURNAL) == {"generation": 5}
+    # Whether its copy has run is not known the second time.
+    for ran in (False, True):
+        assert handover.give_back(HOST, "web", JOURNAL) == {"generation": 5, "ran": ran}
     assert os.listdir(paths.workload_dir("web")) == ["owner.json"]
 
 

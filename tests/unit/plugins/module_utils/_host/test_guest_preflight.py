@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 import types
 import typing as t
 from pathlib import Path
@@ -19,6 +20,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     domains,
     guest_preflight,
+    info,
     libvirt,
     snapshot_records,
 )
@@ -71,6 +73,55 @@ def test_a_screen_needs_its_address_and_a_port_of_its_own() -> None:
     own = {"graphics": {"type": "vnc", "listen": "", "port": 5901}}
     assert guest_preflight._screen(own, live=True) == ["127.0.0.1", 5901]
     assert guest_preflight._screen(own, live=False) == ["127.0.0.1", 0]
+
+
+# As with systemd's automount: something else is mounted at the same point, below.
+MOUNTINFO = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 22 0:35 / /srv/nfs rw,relatime shared:2 - autofs systemd-1 rw,fd=60
+55 40 {device} / /srv/nfs rw,relatime shared:3 master:7 - nfs4 192.0.2.1:/srv rw,vers=4.2
+"""
+
+
+def on_nfs(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """What the file system is that has ``path``."""
+    device = os.stat(path).st_dev
+    text = MOUNTINFO.format(device=f"{os.major(device)}:{os.minor(device)}")
+    read = info.file_systems
+    monkeypatch.setattr(info, "file_systems", lambda _text: read(text))
+
+
+def test_where_a_file_lies_counts_and_not_what_its_path_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A link may lead to shared storage, or from there to a disk that only this host has."""
+    shared = tempfile.NamedTemporaryFile(dir="/dev/shm")  # noqa: SIM115 - it is closed at the end of the test
+    request.addfinalizer(shared.close)
+    on_nfs(monkeypatch, shared.name)
+    (tmp_path / "disk.raw").write_text("x")
+    (tmp_path / "link.raw").symlink_to(shared.name)
+    assert guest_preflight.on_shared_storage(shared.name)
+    assert guest_preflight.on_shared_storage(str(tmp_path / "link.raw"))
+    assert not guest_preflight.on_shared_storage(str(tmp_path / "disk.raw"))
+
+
+def test_the_same_storage_is_known_by_what_the_other_host_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Path and inode may be the same on the storage of two servers."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = str(tmp_path / "link/disk.raw")
+    Path(path).write_text("x")
+    disk = {"path": path, "inode": os.stat(path).st_ino}
+    assert not guest_preflight._is_same(disk, "")
+    on_nfs(monkeypatch, path)
+    assert guest_preflight._is_same(disk, "")
+    assert not guest_preflight._is_same({**disk, "inode": 1}, "")
+    assert not guest_preflight._is_same({**disk, "path": str(tmp_path / "none.raw")}, "")
+    assert not guest_preflight._is_same(disk, ".cnvm-m1")
+    Path(guest_preflight.mark_of(path, ".cnvm-m1")).touch()
+    assert guest_preflight._is_same(disk, ".cnvm-m1")
+    assert (tmp_path / ".cnvm-m1").exists()
 
 
 def test_a_port_that_is_taken_is_told() -> None:

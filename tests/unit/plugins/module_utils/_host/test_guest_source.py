@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import types
 import typing as t
@@ -16,7 +17,13 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import files, guest_preflight, guest_source, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    domains,
+    files,
+    guest_preflight,
+    guest_source,
+    libvirt,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
@@ -152,8 +159,8 @@ class Stopped:
 
 
 @pytest.fixture
-def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Stopped], bool]:
-    """Roll a move of this guest back, as its journal has it."""
+def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., bool]:
+    """Roll a move of this guest back, as its journal has it, with ``more``."""
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
     monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
     monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
@@ -161,11 +168,11 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[St
     monkeypatch.setattr(guest_source, "announce", lambda each: None)
     files.write_json(paths.journal_file("web"), JOURNAL)
 
-    def back(each: Stopped) -> bool:
+    def back(each: Stopped, **more: t.Any) -> bool:
         known = types.SimpleNamespace(domain=each)
         monkeypatch.setattr(guest_preflight, "known", lambda connection, name: known)
         host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
-        return guest_source.roll_back(host, files.read_json(paths.journal_file("web")) or {})
+        return guest_source.roll_back(host, {**(files.read_json(paths.journal_file("web")) or {}), **more})
 
     return back
 
@@ -204,6 +211,104 @@ def test_what_stood_still_goes_on_and_what_was_turned_off_stays_off(
 
 
 @pytest.mark.parametrize(
+    ("state", "more", "calls"),
+    [
+        (PAUSED, {"ran": True, "shared": True}, ["destroy frozen anew", "create begun anew"]),
+        # By who was cut off after that.
+        (RUNNING, {"ran": True, "shared": True}, []),
+        (PAUSED, {"ran": False, "shared": True}, ["resume frozen"]),
+        (PAUSED, {"ran": True, "shared": False}, ["resume frozen"]),
+    ],
+)
+def test_what_is_older_than_its_disks_does_not_go_on(
+    roll_back: t.Callable[..., bool], state: int, more: dict[str, bool], calls: list[str]
+) -> None:
+    """Its copy may have written to the disks that both hosts have: what it had in mind of them would ruin them."""
+    each = Stopped(state, 2)
+    assert roll_back(each, mode="live", **more) == ("create begun anew" in calls)
+    assert each.calls == calls
+
+
+def test_nor_does_libvirt_let_it_go_on(roll_back: t.Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does when its client hears no answer any more."""
+    each = Stopped(PAUSED, 2)
+    leaving = object.__new__(guest_source.Leaving)
+    journal = {**JOURNAL, "mode": "live", "ran": True, "shared": True}
+    leaving.move = t.cast("t.Any", types.SimpleNamespace(journal=journal))
+    leaving._tunnel = t.cast("t.Any", types.SimpleNamespace(close=lambda: each.calls.append("close")))
+    leaving._thread = None
+    monkeypatch.setattr(guest_preflight, "known", lambda connection, name: types.SimpleNamespace(domain=each))
+    leaving.abandon()
+    assert each.calls == ["destroy frozen anew", "close"]
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> t.Callable[[str], guest_source.Leaving]:
+    """A move of a guest with disks on shared storage, in the test's directory and in this one below it."""
+
+    def make(other: str) -> guest_source.Leaving:
+        disks = [{"name": name, "path": str(tmp_path / name), "shared": True} for name in ("vda", "vdb", f"{other}/c")]
+        disks.append({"name": "vdd", "path": str(tmp_path / "local/vdd"), "shared": False})
+        move = types.SimpleNamespace(
+            host=None, name="web", definition={}, mode="live", move_id="m1", journal={}, request={"connections": 1},
+            phase=lambda name: None, left=lambda most: most,
+            channel=types.SimpleNamespace(call=lambda op, **args: {}),
+        )  # fmt: skip
+        needs = {"disks": disks, "post_copy": False, "mark": "", "brought": []}
+        survey = types.SimpleNamespace(needs=needs, learnt={"templates": []})
+        return guest_source.Leaving(t.cast("t.Any", move), t.cast("t.Any", survey))
+
+    return make
+
+
+def test_shared_storage_is_marked_until_the_target_has_seen_it(
+    tmp_path: Path, marked: t.Callable[[str], guest_source.Leaving]
+) -> None:
+    (tmp_path / "other").mkdir()
+    leaving = marked("other")
+    assert leaving.survey.needs["mark"] == ".cnvm-m1"
+    assert sorted(tmp_path.rglob(".cnvm-*")) == [tmp_path / ".cnvm-m1", tmp_path / "other/.cnvm-m1"]
+    assert leaving.move.journal["shared"]
+    leaving.bring()
+    assert list(tmp_path.rglob(".cnvm-*")) == []
+
+
+def test_no_mark_stays(
+    tmp_path: Path, marked: t.Callable[[str], guest_source.Leaving], roll_back: t.Callable[..., bool]
+) -> None:
+    """Of a move that fails before, nor of one that cannot begin."""
+    (tmp_path / "other").mkdir()
+    journal = marked("other").move.journal
+    roll_back(Stopped(RUNNING, 1), **journal, mode="live")
+    assert list(tmp_path.rglob(".cnvm-*")) == []
+    with pytest.raises(HostError, match=r"none/\.cnvm-m1 cannot be made: No such file"):
+        marked("none")
+    assert list(tmp_path.rglob(".cnvm-*")) == []
+
+
+def test_a_disk_that_the_other_host_has_too_is_not_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt gives the disks of a guest back to root when it ends one."""
+    done: list[t.Any] = []
+    for name in ("shared", "local", "fixed"):
+        (tmp_path / name).write_text("x")
+    disks = {
+        name: {"path": str(tmp_path / name), "read_only": name == "fixed"} for name in ("shared", "local", "fixed", "-")
+    }
+    monkeypatch.setattr(domains, "model_of", lambda each: {"disks": disks})
+    monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: os.stat(path) and "local" not in path)
+    monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
+    monkeypatch.setattr(os, "chown", lambda *args: done.append(args))
+    each = types.SimpleNamespace(
+        name=lambda: "web", isActive=lambda: True, isPersistent=lambda: False, destroy=lambda: done.append("destroy")
+    )
+    guest_source.remove_domain(t.cast("t.Any", each))
+    status = os.stat(tmp_path / "shared")
+    assert done == ["destroy", (str(tmp_path / "shared"), status.st_uid, status.st_gid)]
+
+
+@pytest.mark.parametrize(
     ("state", "reason", "answer", "serves"),
     [
         (PAUSED, 11, {"status": "postcopy-active"}, True),
@@ -224,6 +329,7 @@ def test_who_still_sends(monkeypatch: pytest.MonkeyPatch, state: int, reason: in
     assert guest_source.serves(JOURNAL) is serves
     assert guest_source.keeps({"mode": "live"})
     assert not guest_source.keeps({"mode": "post_copy"})
+    assert not guest_source.keeps({"mode": "live", "shared": True})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, kinds, movedir, peers, recover
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -153,6 +153,7 @@ class Kind:
 
     def roll_back(self, host: Host, journal: dict[str, t.Any]) -> bool:
         self.did.append("roll back")
+        self.ran = journal.get("ran")
         return False
 
     def let_go(self, host: Host, journal: dict[str, t.Any]) -> None:
@@ -269,7 +270,7 @@ def test_what_was_not_fetched(
             if op == "drained":
                 value = next(given)
                 return {"ended": value is not None, "drained": bool(value)}
-            return {"generation": 5} if op == "give_back" else {"lost": "started anew"}
+            return {"generation": 5, "ran": True} if op == "give_back" else {"lost": "started anew"}
 
     monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
     monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
@@ -282,6 +283,40 @@ def test_what_was_not_fetched(
     assert (calls, kind.did) == (asked, [did])
     assert result["outcome"] == ("target" if did == "let go" else "source")
     assert ("started anew" in result["message"]) is ("anew" in asked)
+
+
+@pytest.mark.parametrize(
+    ("journal", "record", "fenced", "ran"),
+    [
+        # It is given back now, by a target that knows whether its copy has run.
+        ({**JOURNAL, "state": records.TARGET_PREPARED}, {"generation": 3}, "", False),
+        # It was before, or the target has forgotten it, or is declared dead.
+        (None, {"generation": 5}, "", True),
+        (None, None, "", True),
+        (None, None, "host2", True),
+    ],
+)
+def test_what_is_taken_back_may_be_old(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, journal: t.Any, record: t.Any, fenced: str, ran: bool
+) -> None:
+    """Whether the copy on the target may have run is in the journal before anything goes on here."""
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            if op == "resume":
+                return {"journal": journal, "owner": record, "identity": {"host_id": "T"}, "alive": False}
+            if op == "activate":
+                raise HostError("It is gone.")
+            return {"generation": 5, "ran": False}
+
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
+    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+    begun("now", records.SOURCE_COMMITTED)
+    more = {"kind": "guest", **(files.read_json(paths.journal_file("web")) or {})}
+    files.write_json(paths.journal_file("web"), more)
+    assert recover.recover_one(host, "web", fenced)["outcome"] == "source"
+    assert (booted.did, booted.ran) == (["roll back"], ran)
+    assert (files.read_json(paths.journal_file("web")) or {})["ran"] is ran
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *given: t.Any) -> list[float]:
