@@ -119,8 +119,9 @@ def hurry(on: bool = True) -> None:
 
 
 def all_run(cgroup: str) -> bool:
-    """Whether there are processes and none of them is stopped, traced or frozen."""
+    """Whether there are processes and none of them is frozen, or held by a tracer (CRIU, until it lets them run).
+
+    One that the workload itself has stopped (Ctrl-Z in a shell, SIGSTOP) was so before, and CRIU restores it so.
+    """
     pids = processes(cgroup)
-    return (
-        bool(pids) and not is_frozen(cgroup) and not any(status_field(pid, "State")[:1] in ("t", "T") for pid in pids)
-    )
+    return bool(pids) and not is_frozen(cgroup) and not any(status_field(pid, "State")[:1] == "t" for pid in pids)

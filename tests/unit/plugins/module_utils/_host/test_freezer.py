@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -86,3 +88,22 @@ def test_all_run(group: Path) -> None:
     assert freezer.all_run("/x")
     (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
     assert not freezer.all_run("/x")
+
+
+@pytest.mark.parametrize(("traced", "letter"), [(False, "T"), (True, "t")], ids=["stopped", "traced"])
+def test_what_a_workload_has_stopped_itself_runs_but_not_what_is_traced(group: Path, traced: bool, letter: str) -> None:
+    libc = ctypes.CDLL(None)
+    child = os.fork()
+    if child == 0:
+        if traced:
+            libc.ptrace(0, 0, 0, 0)  # PTRACE_TRACEME
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        os.waitpid(child, os.WUNTRACED)
+        (group / "cgroup.procs").write_text(f"{child}\n")
+        assert freezer.status_field(child, "State")[:1] == letter
+        assert freezer.all_run("/x") is not traced
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
