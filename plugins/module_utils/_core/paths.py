@@ -64,6 +64,11 @@ def run_dir(name: str) -> str:
     return f"{RUN}/containers/{name}"
 
 
+def turned_away_file(name: str) -> str:
+    """Says during which move the container's unit was started and turned away."""
+    return f"{RUN}/turned-away/{name}"
+
+
 def lock_file(name: str) -> str:
     """Held with flock by whoever changes the container."""
     return f"{RUN}/locks/{name}.lock"

@@ -23,6 +23,7 @@ from .._criu import commands as criu_commands
 from .._migrate import checkpoint as manifests
 from .._migrate import plan, records
 from .._oci.members import Policy
+from .._oci.plan import starts_with_host
 from . import (
     archive,
     container_parts,
@@ -311,7 +312,7 @@ def _restore(
     journal = records.journal(
         "restore", records.TARGET_RECEIVING, move_id, was, me["name"], me["host_id"], "restore", movedir.boot_id()
     )
-    journal["enabled"] = True
+    journal.update(running=True, enabled=starts_with_host(definition))
     files.write_json(paths.journal_file(name), journal)
     try:
         container_parts.unmount_layers(host, name)
@@ -363,5 +364,4 @@ def recover(host: Host, journal: t.Mapping[str, t.Any]) -> str:
         give_up(host, journal)
         return f"The restore of {name} was interrupted; it is stopped, as it was before."
     _finish(host, journal)
-    host.run(["systemctl", "start", paths.unit_name(name)], check=False, timeout_s=30)
     return f"{name} was restored here."

@@ -14,7 +14,19 @@ import typing as t
 from .._core import paths
 from .._criu import obstacles
 from .._migrate import plan
-from . import archive, container_parts, freezer, images, info, kinds, movedir, ownership, peers, preflight
+from . import (
+    archive,
+    container_parts,
+    container_units,
+    freezer,
+    images,
+    info,
+    kinds,
+    movedir,
+    ownership,
+    peers,
+    preflight,
+)
 from .system import Host
 
 _CAP_SYS_RESOURCE = 24
@@ -132,7 +144,10 @@ def survey(
     Reads only, on both hosts.
     """
     wishes = plan.Wishes(request["mode"], request["allow_post_copy"], request["max_downtime_ms"], request["cpu_check"])
+    name = definition["name"]
     running = container_parts.init_pid(definition) > 0
+    # Also one that is between two tries: it is to run wherever it ends up.
+    up = container_units.is_active(container_units.states(host, [name])[name])
     there = preflight.ask(channel, "container")
     work = workload(definition, running)
     me = ownership.host_identity()
@@ -148,7 +163,7 @@ def survey(
     here = plan.memory_problems(me["name"], movedir.available_memory(), written)
     made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]))
     return kinds.Survey(
-        made, work.running, there["identity"], {**sizes, "expected": expected},
+        made, up, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},
     )  # fmt: skip
 

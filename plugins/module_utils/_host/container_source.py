@@ -210,6 +210,8 @@ class Leaving(kinds.Leaving):
         self.host.run(["criu", "check"], check=False, timeout_s=20)
         parent = self._pre_copy_or_fall_back() if move.mode == plan.PRE_COPY else ""
         lazy = move.mode == plan.POST_COPY
+        if not freezer.populated(paths.payload_cgroup(self.name)):
+            raise HostError(f"{self.name} has ended by itself meanwhile.", hint="Start it first, or move it as it is.")
         move.freeze("freeze")
         freezer.hurry()
         freeze(self.host, self.definition, 10.0)
@@ -237,13 +239,16 @@ class Leaving(kinds.Leaving):
 
     def _hold_cold(self) -> None:
         move = self.move
+        # It may have ended by itself since it was looked at: then it is not started again.
+        anew = self.survey.running and container_units.is_wanted(self.host, move.journal)
+        move.journal.update(running=anew, anew=anew)
         move.freeze("stop")
-        if self.work.running:
+        if anew:
             self.host.run(["systemctl", "stop", paths.unit_name(self.name)], timeout_s=move.left())
         move.phase("layer_rest")
         self._sync_layer()
         # From here on the target asks before it gives up what it has.
-        move.channel.call("arrived", timeout_s=move.left(60))
+        move.channel.call("arrived", timeout_s=move.left(60), running=anew)
 
     def check_still(self) -> None:
         """Its frozen processes must be there. Those that died in the meantime may be about to be started anew."""
@@ -364,25 +369,24 @@ def _free_port(address: str) -> int:
 # --------------------------------------------------------------------------------------------------------------------
 # The end
 # --------------------------------------------------------------------------------------------------------------------
-def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
-    """End a move on the source with the container running here; whether its processes had died, and it was started
-    anew."""
+def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
+    """End a move on the source with the container as it was before; whether it was started anew since its processes had
+    died, None when it does not run: it had ended by itself, or did not run before."""
     name = journal["name"]
     definition = ownership.read_definition(name)
-    if freezer.populated(paths.payload_cgroup(name)):
+    there = freezer.populated(paths.payload_cgroup(name))
+    if there:
         thaw(host, definition, journal["move_id"])
     else:
         criu.kill_for(journal["move_id"])
         freezer.thaw(paths.hold_cgroup(name))
     movedir.remove(host, journal["move_id"])
     container_parts.remove_criu_config(name)
-    anew = bool(journal.get("running")) and not freezer.populated(paths.payload_cgroup(name))
-    if anew:
-        # Its unit does not start it while a move has it frozen or stopped (see ``supervise``).
-        files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
-        host.run(["systemctl", "start", paths.unit_name(name)], check=False, timeout_s=30)
+    # Its unit does not start it while a move has it frozen or stopped (see ``supervise``).
+    files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
+    anew = container_units.start_again(host, journal)
     files.remove_file(paths.journal_file(name), durable=True)
-    return anew
+    return anew if anew or there else None
 
 
 def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:

@@ -195,9 +195,12 @@ def restore(
     arrived(name, move_id)
 
 
-def arrived(name: str, move_id: str) -> dict[str, t.Any]:
-    """All is here that the container needs to go on. From now on only the source's word gives it up; the journal."""
-    journal = {**_journal(name, move_id), "state": records.TARGET_PREPARED}
+def arrived(name: str, move_id: str, **learnt: t.Any) -> dict[str, t.Any]:
+    """All is here that the container needs to go on. From now on only the source's word gives it up; the journal.
+
+    ``learnt``: what else is to be noted.
+    """
+    journal = {**_journal(name, move_id), **learnt, "state": records.TARGET_PREPARED}
     files.write_json(paths.journal_file(name), journal)
     return journal
 
@@ -247,12 +250,15 @@ def _activate_cold(host: Host, name: str, journal: t.Mapping[str, t.Any], timeou
     """The container came without memory: own it, and start it if it ran on the source."""
     start = time.monotonic()
     handover.own(name, journal)
-    if container_units.write_policy(ownership.read_definition(name)):
+    definition = ownership.read_definition(name)
+    if container_units.write_policy(definition):
         container_units.reload(host)
     if journal.get("running"):
         host.run(["systemctl", "start", paths.unit_name(name)], timeout_s=timeout_s)
         end = start + timeout_s
         while not freezer.populated(paths.payload_cgroup(name)):
+            if container_units.has_done_its_work(definition, container_units.states(host, [name])[name]):
+                break
             if time.monotonic() > end:
                 raise HostError(f"{name} does not start.", hint=f"See 'journalctl -u {paths.unit_name(name)}'.")
             time.sleep(0.01)
@@ -290,23 +296,22 @@ def statistics(journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 
 def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
-    """The source has let go: start at boot from now on, remove the checkpoint and the journal."""
+    """The source has let go: start with the host if it did there, remove the checkpoint and the journal. It may have
+    ended meanwhile, and its unit had to wait for this moment to start it anew."""
+    noted = files.read_json(paths.journal_file(name)) or {}
     container_parts.remove_criu_config(name)
-    container_units.enable(name, bool(journal.get("enabled", True)))
+    container_units.enable(name, bool(journal.get("enabled")))
     movedir.remove(host, journal["move_id"])
     files.remove_file(paths.journal_file(name), durable=True)
-    if journal.get("running", True) and not freezer.populated(paths.unit_cgroup(name)):
-        # It ended by itself meanwhile, and its unit had to wait for this moment to start it anew.
-        host.run(["systemctl", "start", "--no-block", paths.unit_name(name)], check=False, timeout_s=20)
-
-
-def start(host: Host, name: str) -> None:
-    """Start its unit."""
-    host.run(["systemctl", "start", paths.unit_name(name)], check=False, timeout_s=30)
+    container_units.start_again(host, {**journal, "anew": noted.get("anew")})
 
 
 def end_copy(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
-    """Kill a copy that can never be whole; its writable layer stays, the container may be started anew."""
+    """Kill a copy that can never be whole. Its writable layer stays: ``finish`` starts it anew, if it had not ended by
+    itself."""
+    ran = journal["state"] == records.TARGET_ACTIVE
+    if not ran or (journal["boot_id"] == movedir.boot_id() and container_units.is_wanted(host, journal)):
+        files.write_json(paths.journal_file(name), {**journal, "anew": True})
     _kill(host, name, journal["move_id"])
 
 
@@ -443,8 +448,8 @@ def _op_prepare(call: Call) -> dict[str, t.Any]:
 
 
 def _op_arrived(call: Call) -> dict[str, t.Any]:
-    """All that a stopped container has is here."""
-    arrived(call.name, call.move_id)
+    """All that a stopped container has is here. ``running``: whether it was stopped for the move."""
+    arrived(call.name, call.move_id, running=bool(call.args["running"]))
     return {}
 
 

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import os
+import time
 import typing as t
 
 from .._core import paths
-from . import files
+from . import files, freezer, movedir
 from .system import Host
 
 _UNITS = "/etc/systemd/system"
@@ -19,6 +20,8 @@ _UNIT_FILE = f"{_UNITS}/cnvm-container@.service"
 _SHOW = "Id,ActiveState,SubState,Result,MainPID,NRestarts,ActiveEnterTimestamp,ExecMainStatus"
 # The unit's own TimeoutStopSec covers a stop up to here.
 _STOP_COVERED_S = 30
+# How long the end of a container may take until systemd has decided what follows (TimeoutStopSec is 40 s).
+_DECIDED_S = 45
 _RESTART = {"always": "always", "on_failure": "on-failure", "never": "no"}
 
 
@@ -38,6 +41,47 @@ def states(host: Host, names: t.Sequence[str]) -> dict[str, dict[str, str]]:
 
 def is_active(unit: t.Mapping[str, str]) -> bool:
     return unit.get("ActiveState") in ("active", "activating", "reloading")
+
+
+def has_done_its_work(definition: t.Mapping[str, t.Any], unit: t.Mapping[str, str]) -> bool:
+    """Whether a container that was started has ended well, and is not started anew for that."""
+    return definition["restart"] != "always" and unit.get("SubState") == "dead" and unit.get("Result") == "success"
+
+
+def is_wanted(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
+    """Whether systemd, by the restart policy, has a container run in whose move we are: it is up, is about to be
+    started anew, or was to be and was turned away. Waits while one that ends just now is cleared away."""
+    name = journal["name"]
+    end = time.monotonic() + _DECIDED_S
+    while time.monotonic() < end:
+        unit = states(host, [name])[name]
+        if unit.get("ActiveState") == "active" and freezer.populated(paths.payload_cgroup(name)):
+            return True
+        if unit.get("ActiveState") not in ("active", "deactivating"):
+            # systemd forgets how a unit ended that nothing refers to.
+            turned_away = files.read_json(paths.turned_away_file(name)) or {}
+            return is_active(unit) or turned_away.get("move_id") == journal["move_id"]
+        time.sleep(0.05)
+    return True
+
+
+def start_again(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
+    """At the end of a move: start its container where it is to run and does not; whether that was done.
+
+    It is to run when the move had ended it (``anew`` in the journal). What ended by itself is left to its restart
+    policy, as without a move; so is what a boot has ended: it runs if it starts with the host. From now on the journal
+    must not turn it away any more (see ``supervise``).
+    """
+    name = journal["name"]
+    if not journal.get("running") or freezer.populated(paths.payload_cgroup(name)):
+        return False
+    # Asked in any case: a unit that is about to be turned away would take no notice of a start.
+    wanted = is_wanted(host, journal)
+    booted = journal["boot_id"] != movedir.boot_id()
+    if not (wanted or journal.get("anew") or (booted and is_enabled(name))):
+        return False
+    host.run(["systemctl", "start", paths.unit_name(name)], check=False, timeout_s=30)
+    return True
 
 
 def is_enabled(name: str) -> bool:

@@ -395,7 +395,7 @@ class Batch:
         if container_parts.init_pid(definition):
             return True
         unit = container_units.states(self.host, [definition["name"]])[definition["name"]]
-        if definition["restart"] != "always" and unit.get("SubState") == "dead" and unit.get("Result") == "success":
+        if container_units.has_done_its_work(definition, unit):
             return True
         if unit.get("ActiveState") in ("failed", "inactive") or unit.get("SubState", "").startswith("auto-restart"):
             raise self.not_up(definition["name"], "it ended at once")

@@ -101,8 +101,9 @@ class Source(t.Protocol):
     def leaving(self, move: Move, survey: Survey) -> Leaving:
         """The steps of one move."""
 
-    def roll_back(self, host: Host, journal: Record) -> bool:
-        """End a move with the workload going on here; whether it had died, and was started anew."""
+    def roll_back(self, host: Host, journal: Record) -> t.Optional[bool]:
+        """End a move with the workload as it was before; whether it had died, and was started anew, None when it does
+        not run."""
 
     def let_go(self, host: Host, journal: Record) -> None:
         """End a move with the workload at the target: nothing stays but the owner record."""
@@ -114,8 +115,10 @@ class Source(t.Protocol):
         """Whether what stands still here could go on here, after the copy on the target has run."""
 
 
-def going_on(name: str, anew: bool, how: str = "") -> str:
+def going_on(name: str, anew: t.Optional[bool], how: str = "") -> str:
     """Words for what ``roll_back`` has done."""
+    if anew is None:
+        return f"{name} stays here and does not run"
     return f"{name} was started anew here" if anew else f"{name} goes on here{how}"
 
 
@@ -175,10 +178,7 @@ class Target(t.Protocol):
         """For the result."""
 
     def finish(self, host: Host, name: str, journal: Record) -> None:
-        """The source has let go: the move is over."""
-
-    def start(self, host: Host, name: str) -> None:
-        """Start it if it is to run and does not."""
+        """The source has let go: the move is over. Started again if it is to run and does not."""
 
     def end_copy(self, host: Host, name: str, journal: Record) -> None:
         """End a copy that can never be whole; its files stay, it may be started anew."""

@@ -259,17 +259,10 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
         return _go(host, journal)
     if following == "done" and decided == records.DECIDED_COMMIT and ended:
         kinds.target_of(journal).finish(host, name, journal)
-        _start(host, journal)
         return _outcome(name, "target", f"{name} is here; {peer} had let it go.")
     if following == "done":
         return _outcome(name, "waiting", f"{name} is here; {peer} must end the move. Recover on {peer} ({why}).")
     return _outcome(name, "waiting", f"{name} is restored here and stands still; {peer} must decide ({why}).")
-
-
-def _start(host: Host, journal: dict[str, t.Any]) -> None:
-    """Start it where it ended meanwhile; one that did not run before the move does not run after it."""
-    if journal.get("running", True):
-        kinds.target_of(journal).start(host, journal["name"])
 
 
 def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -304,7 +297,6 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
         target.end_copy(host, name, journal)
         handover.own(name, journal)
     target.finish(host, name, journal)
-    _start(host, journal)
     how = "runs here" if whole else f"was started anew here; the memory that only {peer} had is lost"
     return _outcome(name, "target", f"{peer} was declared dead; {name} {how}.")
 

@@ -118,20 +118,22 @@ def prepare(host: Host, definition: t.Mapping[str, t.Any], *, network: bool = Tr
         container_parts.network_up(host, definition)
 
 
-def _handing_over(name: str) -> bool:
-    """Whether a move that is not finished had the container frozen or stopped. Another host may run it by now, or at
-    any moment, also when this one was off meanwhile: started anew here it would be a second one. ``recover`` starts it
-    once that cannot be.
+def _handing_over(name: str) -> str:
+    """The move that is not finished and had the container frozen or stopped, or ''. Another host may run it by now, or
+    at any moment, also when this one was off meanwhile: started anew here it would be a second one. ``start_again``
+    does it once that cannot be.
 
     A restored copy that ends before its move has ended is not started anew either: the source may go on with the
     memory and the connections that such a start would lose.
     """
     journal = files.read_json(paths.journal_file(name)) or {}
     if journal.get("role") == "target":
-        return journal.get("mode") != "cold"
-    if journal.get("role") != "source" or journal.get("state") == records.SOURCE_BEGUN:
-        return False
-    return journal.get("mode") != records.CHECKPOINT or files.lock_holder(paths.lock_file(name)) != 0
+        standing = journal.get("mode") != "cold"
+    elif journal.get("role") != "source" or journal.get("state") == records.SOURCE_BEGUN:
+        standing = False
+    else:
+        standing = journal.get("mode") != records.CHECKPOINT or files.lock_holder(paths.lock_file(name)) != 0
+    return str(journal["move_id"]) if standing else ""
 
 
 def _run(name: str, host: Host) -> int:
@@ -141,8 +143,10 @@ def _run(name: str, host: Host) -> int:
         owner = files.read_json(paths.owner_file(name)) or {}
         _say(host, f"Container {name} is not started: it is at {owner.get('owner_name') or 'an unknown host'}.")
         return NOT_HERE
-    if not waits and _handing_over(name):
-        _say(host, f"Container {name} is not started: a move of it is not finished. That starts it when it fails.")
+    move_id = "" if waits else _handing_over(name)
+    if move_id:
+        files.write_json(paths.turned_away_file(name), {"move_id": move_id}, durable=False)
+        _say(host, f"Container {name} is not started: a move of it is not finished. Its end starts it.")
         return NOT_HERE
     enter_cgroups(name)
     if waits:

@@ -73,6 +73,11 @@ class Plan:
         return words
 
 
+def starts_with_host(definition: t.Mapping[str, t.Any]) -> bool:
+    """Whether a container that runs starts with its host too."""
+    return bool(definition.get("restart", "always") != "never")
+
+
 def plan(
     item: t.Mapping[str, t.Any],
     seen: Seen,
@@ -97,7 +102,7 @@ def plan(
         )
     if state == "absent":
         return Plan(name=name, remove=seen.definition is not None or seen.owner is not None, stop=seen.active)
-    at_boot = state == "running" and item["restart"] != "never"
+    at_boot = state == "running" and starts_with_host(item)
     if seen.definition is None:
         definition = definition_of(item, new_uuid, digest, image_name)
         start = state == "running"

@@ -208,7 +208,10 @@ def test_an_existing_checkpoint_is_left_alone(made: Path) -> None:
     assert made.read_bytes() == before
 
 
-def test_a_restore_that_fails_puts_the_layer_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("restart", ["on_failure", "never"])
+def test_a_restore_that_fails_puts_the_layer_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: str
+) -> None:
     upper = Path(paths.upper_dir("web"))
     upper.mkdir(parents=True)
     (upper / "mine").write_text("kept")
@@ -222,12 +225,13 @@ def test_a_restore_that_fails_puts_the_layer_back(tmp_path: Path, monkeypatch: p
 
     def prepare(*args: t.Any) -> None:
         assert os.listdir(upper) == ["theirs"]
+        assert (files.read_json(paths.journal_file("web")) or {})["enabled"] is (restart != "never")
         raise HostError("no")
 
     monkeypatch.setattr(container_target, "prepare", prepare)
     monkeypatch.setattr(container_target, "end_copy", lambda *args: None)
     with pytest.raises(HostError, match="no"):
-        checkpoint._restore(HOST, "/x", {}, dict(DEFINITION), OWNER, "m1", [], 5)
+        checkpoint._restore(HOST, "/x", {}, {**DEFINITION, "restart": restart}, OWNER, "m1", [], 5)
     assert (upper / "mine").read_text() == "kept"
     assert os.listdir(paths.workload_dir("web")) == ["upper"]
 

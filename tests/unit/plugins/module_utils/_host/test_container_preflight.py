@@ -13,7 +13,9 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
     container_preflight,
+    container_units,
     info,
+    kinds,
     movedir,
     ownership,
     preflight,
@@ -43,12 +45,13 @@ def test_directories_of_the_host_tie_a_container_to_it() -> None:
 
 
 @pytest.fixture
-def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., tuple[str, ...]]:
-    """The blockers of a move of 100 MiB, with so many MiB of memory available on the source."""
+def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., kinds.Survey]:
+    """What is seen of a move of 100 MiB, with so many MiB of memory available on the source."""
 
-    def blockers(mode: str, available: int, running: bool = True) -> tuple[str, ...]:
+    def made(mode: str, available: int, running: bool = True, unit: str = "active") -> kinds.Survey:
         work = plan.Workload("web", "runc", running, 100 * MIB, 0, 0)
         monkeypatch.setattr(container_parts, "init_pid", lambda definition: int(running))
+        monkeypatch.setattr(container_units, "states", lambda host, names: {"web": {"ActiveState": unit}})
         monkeypatch.setattr(container_preflight, "workload", lambda definition, running: work)
         monkeypatch.setattr(preflight, "ask", lambda channel, kind: {"info": FACTS, "identity": {}})
         monkeypatch.setattr(preflight, "rate", lambda channel: 125e6)
@@ -58,23 +61,31 @@ def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., tuple[str, ...]]:
         request = {"mode": mode, "allow_post_copy": True, "max_downtime_ms": 0, "cpu_check": "flags"}
         answer = {"image": True, "problems": ["space: host2 is full."]}
         channel = types.SimpleNamespace(peer="host2", call=lambda word, **args: answer)
-        return container_preflight.survey(HOST, t.cast("t.Any", channel), {"name": "web"}, {}, request).plan.blockers
+        return container_preflight.survey(HOST, t.cast("t.Any", channel), {"name": "web"}, {}, request)
 
-    return blockers
+    return made
 
 
 @pytest.mark.parametrize(("mode", "written"), [(plan.STOP_COPY, 100), (plan.PRE_COPY, 200), ("auto", 200)])
 def test_the_source_must_have_memory_for_the_checkpoint(
-    survey: t.Callable[..., tuple[str, ...]], mode: str, written: int
+    survey: t.Callable[..., kinds.Survey], mode: str, written: int
 ) -> None:
     enough = written * 6 // 5
-    assert survey(mode, enough) == ("space: host2 is full.",)
-    assert survey(mode, enough - 1) == (
+    assert survey(mode, enough).plan.blockers == ("space: host2 is full.",)
+    assert survey(mode, enough - 1).plan.blockers == (
         f"memory: host1 has {enough - 1} MiB available; {written} MiB and a fifth more are needed.",
         "space: host2 is full.",
     )
 
 
 @pytest.mark.parametrize(("mode", "running"), [(plan.COLD, True), (plan.POST_COPY, True), (plan.PRE_COPY, False)])
-def test_what_writes_no_memory_needs_none(survey: t.Callable[..., tuple[str, ...]], mode: str, running: bool) -> None:
-    assert survey(mode, 0, running) == ("space: host2 is full.",)
+def test_what_writes_no_memory_needs_none(survey: t.Callable[..., kinds.Survey], mode: str, running: bool) -> None:
+    assert survey(mode, 0, running).plan.blockers == ("space: host2 is full.",)
+
+
+@pytest.mark.parametrize(("unit", "running"), [("activating", True), ("inactive", False)])
+def test_what_is_between_two_tries_is_to_run_after_the_move(
+    survey: t.Callable[..., kinds.Survey], unit: str, running: bool
+) -> None:
+    seen = survey("auto", 1000, running=False, unit=unit)
+    assert (seen.plan.mode, seen.running) == (plan.COLD, running)

@@ -23,11 +23,14 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
     container_source,
+    container_units,
     criu,
+    files,
+    freezer,
     kinds,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan, records
 
 WORK = plan.Workload("web", "runc", True, 2**30, 0, 0)
 MADE = plan.Plan(plan.PRE_COPY, ("both hosts track dirty memory",), (), (), 1159)
@@ -183,3 +186,56 @@ def test_a_store_into_a_mapped_file_is_not_lost(monkeypatch: pytest.MonkeyPatch)
             leaving._sync_layer(running=number < 3)
             time.sleep(0.02)  # longer than the clock of files ticks
     assert bytes([0, 1, 2, 3]) in sent[-1]
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["runs", "has ended by itself"])
+def test_a_cold_move_starts_only_what_it_has_stopped(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[t.Sequence[str]] = []
+    arrived: list[bool] = []
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        # What has stopped it is noted before: this process may end at any time.
+        assert (move.journal["anew"], move.phases) == (True, ["stop"])
+        ran.append(argv)
+        return CommandResult(tuple(argv), 0)
+
+    move = types.SimpleNamespace(
+        host=Host(run=run), name="web", definition={"name": "web"}, mode=plan.COLD, journal={"running": True},
+        phases=[], left=lambda most=3600.0: most, phase=lambda name: None,
+        channel=types.SimpleNamespace(call=lambda word, running, timeout_s: arrived.append(running)),
+    )  # fmt: skip
+    move.freeze = move.phases.append
+    monkeypatch.setattr(container_units, "is_wanted", lambda host, journal: wanted)
+    leaving = container_source.Leaving(
+        t.cast("t.Any", move), kinds.Survey(MADE, True, {}, {}, {"work": WORK, "image": True, "rate": RATE})
+    )
+    monkeypatch.setattr(leaving, "_sync_layer", lambda: None)
+    leaving.hold()
+    assert (move.journal["running"], arrived) == (wanted, [wanted])
+    assert [argv[:2] for argv in ran] == [["systemctl", "stop"]][: int(wanted)]
+
+
+@pytest.mark.parametrize(
+    ("running", "populated", "again", "anew"),
+    [(True, True, False, False), (True, False, True, True), (True, False, False, None), (False, False, False, None)],
+    ids=["stands still", "had died", "had ended by itself", "did not run"],
+)
+def test_what_is_rolled_back_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: bool, populated: bool, again: bool, anew: bool | None
+) -> None:
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
+    owner = records.owner_record("web", "u", "S", "host1", 3)
+    journal = records.journal("source", records.SOURCE_FROZEN, "m1", owner, "host2", "T", plan.STOP_COPY, "b")
+    files.write_json(paths.definition_file("web"), {"name": "web"})
+
+    def start_again(host: Host, journal: dict[str, t.Any]) -> bool:
+        # Its unit must not be turned away any more.
+        assert (files.read_json(paths.journal_file("web")) or {})["state"] == records.SOURCE_BEGUN
+        return again
+
+    monkeypatch.setattr(container_units, "start_again", start_again)
+    monkeypatch.setattr(freezer, "populated", lambda cgroup: populated)
+    monkeypatch.setattr(container_source, "thaw", lambda *args: None)
+    host = Host(run=lambda argv, **more: CommandResult(tuple(argv), 0))
+    assert container_source.roll_back(host, {**journal, "running": running}) is anew
+    assert not os.path.exists(paths.journal_file("web"))

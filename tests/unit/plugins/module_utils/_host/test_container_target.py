@@ -22,6 +22,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_units,
     files,
     handover,
+    movedir,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
@@ -185,3 +186,60 @@ def test_a_cold_move_brings_the_restart_policy(state: Path, monkeypatch: pytest.
     assert (state / "units/cnvm-container@web.service.d/policy.conf").read_text()
     assert [argv[:2] for argv in ran] == [["systemctl", "daemon-reload"]]
     assert owner()["owner"] == "T"
+
+
+def test_a_job_that_is_done_at_once_is_not_run_again(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a cold move: it has ended well before anybody saw it run, also when the move ends."""
+    monkeypatch.setattr(container_units, "_UNITS", str(state / "units"))
+    monkeypatch.setattr(container_units, "_WANTS", str(state / "wants"))
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
+    definition = {"name": "web", "image": "a" * 64, "restart": "on_failure", "stop_timeout_s": 10}
+    files.write_json(paths.definition_file("web"), definition)
+    started: list[t.Sequence[str]] = []
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        if argv[1] == "start":
+            started.append(argv)
+        shown = f"Id={paths.unit_name('web')}\nActiveState=inactive\nSubState=dead\nResult=success\n"
+        return CommandResult(tuple(argv), 0, shown if argv[1] == "show" else "")
+
+    host, journal = Host(run=run), {**JOURNAL, "mode": "cold", "running": True, "enabled": True}
+    container_target.activate(host, "web", journal, 0.2)
+    container_target.finish(host, "web", journal)
+    assert started == [["systemctl", "start", paths.unit_name("web")]]
+    assert container_units.is_enabled("web")
+
+
+def test_what_has_ended_before_it_was_stopped_for_the_move_is_noted() -> None:
+    call = t.cast("t.Any", types.SimpleNamespace(name="web", move_id="m1", args={"running": False}))
+    container_target.OPERATIONS["arrived"](call)
+    assert (files.read_json(paths.journal_file("web")) or {})["running"] is False
+
+
+@pytest.mark.parametrize(
+    ("journal_state", "wanted", "anew"),
+    [
+        (records.TARGET_PREPARED, False, True),
+        (records.TARGET_ACTIVE, True, True),
+        (records.TARGET_ACTIVE, False, False),
+    ],
+)
+def test_a_copy_that_was_not_whole_is_started_anew_unless_it_had_ended(
+    monkeypatch: pytest.MonkeyPatch, state: Path, journal_state: str, wanted: bool, anew: bool
+) -> None:
+    """Its source is dead. It has been killed by the time the move ends, so that must be noted before."""
+    monkeypatch.setattr(container_units, "_WANTS", str(state / "wants"))
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
+    monkeypatch.setattr(container_units, "is_wanted", lambda host, journal: wanted)
+    monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    started: list[t.Sequence[str]] = []
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        started.append(argv)
+        return CommandResult(tuple(argv), 0)
+
+    journal = {**JOURNAL, "state": journal_state, "running": True}
+    container_target.end_copy(HOST, "web", journal)
+    monkeypatch.setattr(container_units, "is_wanted", lambda host, journal: False)
+    container_target.finish(Host(run=run), "web", journal)
+    assert bool(started) is anew

@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import time
-import types
 import typing as t
 from pathlib import Path
 
@@ -130,31 +129,18 @@ def test_a_source_that_cannot_be_asked_is_said(host: Host, monkeypatch: pytest.M
         assert process.poll() is None
 
 
-@pytest.mark.parametrize("running", [True, False])
-def test_what_did_not_run_is_not_started(host: Host, monkeypatch: pytest.MonkeyPatch, running: bool) -> None:
-    did: list[str] = []
-    kind = types.SimpleNamespace(
-        finish=lambda host, name, journal: did.append("finish"), start=lambda host, name: did.append("start")
-    )
-    monkeypatch.setattr(kinds, "target_of", lambda journal: kind)
-    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
-    active = {**JOURNAL, "role": "target", "state": records.TARGET_ACTIVE, "running": running}
-    files.write_json(paths.journal_file("web"), active)
-    peer_says(monkeypatch, {"decision": records.DECIDED_COMMIT, "ended": True, "host_id": "S"})
-    assert recover.recover_one(host, "web")["outcome"] == "target"
-    assert did == ["finish", "start"][: 1 + running]
-
-
 class Kind:
     """What a host does with a workload that it had begun to give away: it notes it."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
 
-    def roll_back(self, host: Host, journal: dict[str, t.Any]) -> bool:
+    anew: bool | None = False
+
+    def roll_back(self, host: Host, journal: dict[str, t.Any]) -> bool | None:
         self.did.append("roll back")
         self.ran = journal.get("ran")
-        return False
+        return self.anew
 
     def let_go(self, host: Host, journal: dict[str, t.Any]) -> None:
         self.did.append("let go")
@@ -223,6 +209,15 @@ def test_nobody_is_asked_who_can_have_nothing(
     nobody_answers(monkeypatch)
     assert recover.recover_one(host, "web")["outcome"] == "source"
     assert booted.did == ["roll back"]
+
+
+@pytest.mark.parametrize(
+    ("anew", "said"), [(False, "goes on here"), (True, "was started anew here"), (None, "stays here and does not run")]
+)
+def test_what_became_of_it_is_said(host: Host, booted: Kind, anew: bool | None, said: str) -> None:
+    begun("now", records.SOURCE_FROZEN)
+    booted.anew = anew
+    assert recover.recover_one(host, "web")["message"] == f"The move was not committed; web {said}."
 
 
 class Lazy(Kind):

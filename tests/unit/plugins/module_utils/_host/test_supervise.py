@@ -78,3 +78,5 @@ def test_what_stood_still_in_a_move_is_started_by_its_recovery(
             start(host)
     else:
         assert start(host) == supervise.NOT_HERE
+    # So its end knows that systemd wanted to have it run.
+    assert (files.read_json(paths.turned_away_file("web")) or {}).get("move_id") == (None if may else "m1")
