@@ -37,7 +37,15 @@ class Process:
     files: tuple[OpenFile, ...] = ()
 
 
-def obstacles(name: str, processes: t.Sequence[Process], raw_sockets: int, packet_sockets: int) -> tuple[str, ...]:
+def mptcp_sockets(text: str) -> int:
+    """How many MPTCP sockets are in use, by /proc/net/protocols. Kernels before 6.2 do not count them there."""
+    lines = [line.split() for line in text.splitlines()]
+    return sum(int(words[2]) for words in lines if words[:1] in (["MPTCP"], ["MPTCPv6"]))
+
+
+def obstacles(
+    name: str, processes: t.Sequence[Process], raw_sockets: int, packet_sockets: int, mptcp: int
+) -> tuple[str, ...]:
     """Why the container cannot be dumped, one sentence each. Sockets are counted in its network namespace."""
     found: list[str] = []
     for process in processes:
@@ -69,4 +77,8 @@ def obstacles(name: str, processes: t.Sequence[Process], raw_sockets: int, packe
         found.append(f"{name} has {raw_sockets} raw socket(s) open, which CRIU cannot dump.")
     if packet_sockets:
         found.append(f"{name} has {packet_sockets} packet socket(s) open, which CRIU cannot dump.")
+    if mptcp:
+        found.append(
+            f"{name} has {mptcp} MPTCP socket(s) open, which CRIU cannot dump. Stop and start it: it gets TCP instead."
+        )
     return tuple(dict.fromkeys(found))

@@ -243,10 +243,8 @@ def network_up(host: Host, definition: t.Mapping[str, t.Any]) -> None:
         netns.attach(host, spec)
         if spec.ports:
             netns.forwards_up(host, spec)
-    elif not os.path.ismount(paths.netns_path(name)):
-        # Without an address it is alone with its loopback.
-        host.run(["ip", "netns", "add", paths.netns_name(name)])
-        host.run(["ip", "-n", paths.netns_name(name), "link", "set", "lo", "up"])
+    else:
+        netns.create_alone(host, name)
 
 
 def network_down(host: Host, definition: t.Mapping[str, t.Any]) -> None:

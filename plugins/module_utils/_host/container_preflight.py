@@ -71,13 +71,16 @@ def _namespace(pid: int) -> str:
         return ""
 
 
-def _lines(pid: int, file: str) -> int:
-    """Sockets in /proc/PID/net/``file`` (its first line is a heading)."""
-    try:
-        with open(f"/proc/{pid}/net/{file}", encoding="ascii", errors="replace") as lines:
-            return max(0, sum(1 for _line in lines) - 1)
-    except OSError:
-        return 0
+def _net(pid: int, file: str) -> str:
+    """/proc/PID/net/``file``, '' where there is none."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{file}", encoding="ascii", errors="replace") as text:
+        return text.read()
+    return ""
+
+
+def _sockets(pid: int, *files: str) -> int:
+    """Sockets in files of /proc/PID/net; the first line of each is a heading."""
+    return sum(len(_net(pid, file).splitlines()[1:]) for file in files)
 
 
 def in_the_way(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
@@ -98,8 +101,8 @@ def in_the_way(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
         )
         for pid in freezer.processes(paths.payload_cgroup(name))
     ]
-    raw = _lines(init, "raw") + _lines(init, "raw6")
-    return obstacles.obstacles(name, seen, raw, _lines(init, "packet"))
+    raw, packet = _sockets(init, "raw", "raw6"), _sockets(init, "packet")
+    return obstacles.obstacles(name, seen, raw, packet, obstacles.mptcp_sockets(_net(init, "protocols")))
 
 
 def ties(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:

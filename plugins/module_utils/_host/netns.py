@@ -32,6 +32,7 @@ _CLONE_NEWNET = 0x40000000
 _FORWARDING = 3  # of a bridge port: BR_STATE_FORWARDING
 _TCP_LISTEN = "0A"
 _UDP_UNCONNECTED = "07"
+_MPTCP = "/proc/sys/net/mptcp/enabled"
 _Result = t.TypeVar("_Result")
 
 
@@ -65,6 +66,7 @@ def create(host: Host, spec: Endpoint) -> bool:
         outside += _no_link_local(spec.host_link)
     if outside:
         _batch(host, outside)
+    refuse_mptcp(spec.name)
     stale = (
         []
         if not paired
@@ -89,6 +91,29 @@ def create(host: Host, spec: Endpoint) -> bool:
     )
     host.run(["nft", "-f", "-"], stdin=nft.guard_rules(spec))
     return True
+
+
+def create_alone(host: Host, name: str) -> bool:
+    """Make the namespace of a container without an address, which has its loopback alone. Whether it changed."""
+    if os.path.ismount(paths.netns_path(name)):
+        return False
+    host.run(["ip", "netns", "add", paths.netns_name(name)])
+    refuse_mptcp(name)
+    host.run(["ip", "-n", paths.netns_name(name), "link", "set", "lo", "up"])
+    return True
+
+
+def refuse_mptcp(name: str) -> None:
+    """Nobody gets a socket of Multipath TCP in the namespace, as CRIU cannot dump it: programs that ask for one (each
+    listener of Go does) take plain TCP then."""
+
+    def write() -> None:
+        # A kernel may be without it, a host that is a container itself may not be let; a plan of a move sees to these.
+        with contextlib.suppress(OSError), open(_MPTCP, "w", encoding="ascii") as file:
+            file.write("0")
+
+    if os.path.exists(_MPTCP):
+        _in_namespace(name, write)
 
 
 def remove(host: Host, spec: Endpoint) -> bool:

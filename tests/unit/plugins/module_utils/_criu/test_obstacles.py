@@ -11,12 +11,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._criu.obstacles impo
     GHOST_LIMIT,
     OpenFile,
     Process,
+    mptcp_sockets,
     obstacles,
 )
 
 
 def of(*files: OpenFile, **more: bool) -> tuple[str, ...]:
-    return obstacles("web", [Process(7, "app", files=files, **more)], 0, 0)
+    return obstacles("web", [Process(7, "app", files=files, **more)], 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,25 @@ def test_processes() -> None:
     assert "being traced" in of(traced=True)[0]
     assert "nested container" in of(foreign_pid_namespace=True)[0]
     assert "CAP_SYS_RESOURCE" in of(out_of_reach=True)[0]
-    assert obstacles("web", [Process(1, "systemd")], 0, 0) == ()
-    assert "small init" in obstacles("web", [Process(1, "systemd", is_init=True)], 0, 0)[0]
+    assert obstacles("web", [Process(1, "systemd")], 0, 0, 0) == ()
+    assert "small init" in obstacles("web", [Process(1, "systemd", is_init=True)], 0, 0, 0)[0]
 
 
 def test_sockets_and_everything_at_once() -> None:
-    found = obstacles("web", [Process(1, "systemd", is_init=True, traced=True)], 2, 1)
-    assert len(found) == 4
+    found = obstacles("web", [Process(1, "systemd", is_init=True, traced=True)], 2, 1, 3)
+    assert len(found) == 5
     assert found[2] == "web has 2 raw socket(s) open, which CRIU cannot dump."
     assert found[3] == "web has 1 packet socket(s) open, which CRIU cannot dump."
+    assert found[4].startswith("web has 3 MPTCP socket(s) open, which CRIU cannot dump.")
+
+
+def test_mptcp_is_counted_by_the_kernel() -> None:
+    text = (
+        "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re bi br ha uh\n"
+        "PACKET    1600      2      -1   NI       0   no   kernel      n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n\n"
+        "MPTCPv6   2064      1     229   no       0   yes  kernel      y  y  y  n  y  y  y  y  y  y  y  y  n  n  y  y\n"
+        "MPTCP     1936      2     229   no       0   yes  kernel      y  y  y  n  y  y  y  y  y  y  y  y  n  n  y  y\n"
+        "TCP       2560      9     229   no     320   yes  kernel      y  y  y  y  y  y  y  y  y  y  y  y  y  n  y  y\n"
+    )
+    assert mptcp_sockets(text) == 3
+    assert mptcp_sockets("") == 0

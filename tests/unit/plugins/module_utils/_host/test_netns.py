@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 import typing as t
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
+from ansible_collections.cnvm.platform.plugins.module_utils._criu import obstacles
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, netns
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._net.endpoint import Endpoint, Forward
@@ -58,6 +63,13 @@ class Recorder:
         if not looks:
             self.calls.append((" ".join(argv), stdin or ""))
         return CommandResult(tuple(argv), 0, self.inside if looks else "")
+
+
+@pytest.fixture(autouse=True)
+def _without_mptcp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No namespace is entered that is not there."""
+    if "real_namespace" not in request.fixturenames:
+        monkeypatch.setattr(netns, "_MPTCP", "/proc/sys/net/none")
 
 
 @pytest.fixture
@@ -205,3 +217,41 @@ def test_a_port_of_another_container_is_refused(tmp_path: t.Any, monkeypatch: py
     files.write_json(paths.definition_file("mail"), {"name": "mail", "ports": ["8080:25"]})
     with pytest.raises(Refused, match="tcp port 8080 of the host already leads to the container mail"):
         netns.check_forwards(spec)
+
+
+@pytest.fixture
+def real_namespace(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[int]:
+    """A process in a network namespace of its own, which is the one of each container."""
+    if os.geteuid() != 0 or not os.path.exists(netns._MPTCP):
+        pytest.skip("needs root and a kernel with MPTCP")
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        monkeypatch.setattr(paths, "netns_path", lambda name: f"/proc/{process.pid}/ns/net")
+        yield process.pid
+        process.kill()
+
+
+ASK = """
+import socket
+try:
+    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    server.listen()
+    print(open("/proc/self/net/protocols").read())
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("create", [netns.create, netns.create_alone], ids=["with an address", "without"])
+def test_nobody_gets_an_mptcp_socket(real_namespace: int, create: t.Callable[..., bool], place: t.Any) -> None:
+    def ask() -> str:
+        inside = ["nsenter", f"--net=/proc/{real_namespace}/ns/net", sys.executable, "-c", ASK]
+        return subprocess.run(inside, capture_output=True, text=True, check=True).stdout
+
+    # Before, one is had, and a plan of a move sees it.
+    assert obstacles.mptcp_sockets(ask()) == 1
+    place(True, None)
+    host = Host(run=Recorder(json.dumps([LOOPBACK]) + "\n[]\n"))
+    assert create(host, SPEC if create is netns.create else "web")
+    assert ask().strip() == str(errno.ENOPROTOOPT)
