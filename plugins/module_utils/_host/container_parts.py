@@ -274,6 +274,25 @@ def controllers() -> list[str]:
         return []
 
 
+def without_limits(definition: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The same container without its limits, which would hold for CRIU too: it works in its cgroup."""
+    return {**definition, "memory_mib": None, "cpus": None, "pids_limit": None}
+
+
+def apply_limits(definition: t.Mapping[str, t.Any]) -> None:
+    """Write the limits of a running container into its cgroup."""
+    group = paths.payload_cgroup(definition["name"])
+    there = os.listdir(CGROUP_ROOT + group)
+    cpus = definition.get("cpus")
+    for file, value in (
+        ("memory.max", str(definition["memory_mib"] * 2**20) if definition.get("memory_mib") else "max"),
+        ("cpu.max", f"{int(cpus * 100000)} 100000" if cpus else "max 100000"),
+        ("pids.max", str(definition["pids_limit"]) if definition.get("pids_limit") else "max"),
+    ):
+        if file in there:
+            write_cgroup(group, file, value)
+
+
 def frozen(name: str) -> bool:
     """Whether the container is frozen, at its own cgroup or above it."""
     try:

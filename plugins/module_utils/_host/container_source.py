@@ -58,11 +58,13 @@ def answers() -> bool:
 
 def freeze(host: Host, definition: t.Mapping[str, t.Any], timeout_s: float) -> None:
     """Unplug the network, then stop the processes. In this order: the kernel of a frozen container would go on
-    acknowledging data that nobody reads."""
+    acknowledging data that nobody reads. A limit of its computing would make CRIU slow, which works in its processes.
+    """
     spec = container_parts.endpoint(definition)
     if spec is not None:
         netns.detach(host, spec)
     freezer.freeze(paths.payload_cgroup(definition["name"]), timeout_s)
+    container_parts.apply_limits({**definition, "cpus": None})
 
 
 def hold(name: str, timeout_s: float) -> None:
@@ -79,6 +81,7 @@ def thaw(host: Host, definition: t.Mapping[str, t.Any], move_id: str) -> None:
     if spec is not None and os.path.exists(paths.netns_path(name)):
         netns.attach(host, spec)
     criu.leave_repair(paths.payload_cgroup(name))
+    container_parts.apply_limits(definition)
     freezer.thaw(paths.payload_cgroup(name))
     freezer.thaw(paths.hold_cgroup(name))
 

@@ -132,12 +132,13 @@ def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str]) -> i
 
 
 def prepare(host: Host, definition: t.Mapping[str, t.Any], move_id: str) -> None:
-    """All that a restore needs but the checkpoint: layers, config.json (ours), network unplugged, a waiting unit."""
+    """All that a restore needs but the checkpoint: layers, config.json (ours, with the limits of ``activate``), network
+    unplugged, a waiting unit."""
     name = definition["name"]
     container_parts.forget_runtime(host, definition)
     container_parts.make_run_dir(name)
     container_parts.mount_layers(host, definition)
-    container_parts.write_config(definition)
+    container_parts.write_config(container_parts.without_limits(definition))
     spec = container_parts.endpoint(definition)
     if spec is None:
         container_parts.network_up(host, definition)
@@ -241,6 +242,7 @@ def activate(host: Host, name: str, journal: t.Mapping[str, t.Any], timeout_s: f
         _tell(f"{directory}/answer", "go")
     _wait_for(lambda: _alive(definition, directory), definition, move_id, timeout_s, f"{name} did not come alive")
     running_ms = round((time.monotonic() - start) * 1000, 1)
+    container_parts.apply_limits(definition)
     files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
     files.remove_file(container_parts.incoming_fifo(name))
     return {"running_ms": running_ms, "generation": journal["generation"] + 1}

@@ -325,7 +325,7 @@ class Batch:
                 container_parts.unmount_layers(self.host, name)
         if running:
             if {"memory_mib", "cpus", "pids_limit"} & set(one.changes):
-                apply_limits(name, definition)
+                container_parts.apply_limits(definition)
             if "ports" in one.changes:
                 spec = container_parts.endpoint(definition)
                 if spec is not None and spec.ports:
@@ -452,20 +452,6 @@ def _listens(item: t.Mapping[str, t.Any]) -> bool:
                 if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                     return True
     return False
-
-
-def apply_limits(name: str, definition: t.Mapping[str, t.Any]) -> None:
-    """Write the limits of a running container into its cgroup."""
-    group = paths.payload_cgroup(name)
-    there = os.listdir(container_parts.CGROUP_ROOT + group)
-    cpus = definition.get("cpus")
-    for file, value in (
-        ("memory.max", str(definition["memory_mib"] * 2**20) if definition.get("memory_mib") else "max"),
-        ("cpu.max", f"{int(cpus * 100000)} 100000" if cpus else "max 100000"),
-        ("pids.max", str(definition["pids_limit"]) if definition.get("pids_limit") else "max"),
-    ):
-        if file in there:
-            container_parts.write_cgroup(group, file, value)
 
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

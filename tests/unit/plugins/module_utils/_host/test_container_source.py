@@ -239,3 +239,27 @@ def test_what_is_rolled_back_is_as_it_was(
     host = Host(run=lambda argv, **more: CommandResult(tuple(argv), 0))
     assert container_source.roll_back(host, {**journal, "running": running}) is anew
     assert not os.path.exists(paths.journal_file("web"))
+
+
+def test_cpu_quotas_do_not_slow_down_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works in the container's own processes while they stand still. They have their quota when they go on."""
+    monkeypatch.setattr(container_parts, "CGROUP_ROOT", str(tmp_path))
+    group = tmp_path / paths.payload_cgroup("web").lstrip("/")
+    group.mkdir(parents=True)
+    definition = {"name": "web", "cpus": 0.1, "pids_limit": 20, "memory_mib": None}
+    for file in ("cpu.max", "pids.max", "cgroup.procs"):
+        (group / file).write_text("")
+    quotas: list[str] = []
+
+    def note(*args: t.Any) -> None:
+        quotas.append((group / "cpu.max").read_text())
+
+    container_parts.apply_limits(definition)
+    monkeypatch.setattr(freezer, "freeze", note)
+    monkeypatch.setattr(freezer, "thaw", note)
+    for name in ("kill_for", "unlock_network", "leave_repair"):
+        monkeypatch.setattr(criu, name, lambda *args: None)
+    container_source.freeze(Host(run=t.cast("t.Any", None)), definition, 1)
+    assert [(group / file).read_text() for file in ("cpu.max", "pids.max")] == ["max 100000", "20"]
+    container_source.thaw(Host(run=t.cast("t.Any", None)), definition, "m1")
+    assert quotas == ["10000 100000"] * 3

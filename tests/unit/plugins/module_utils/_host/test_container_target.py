@@ -18,6 +18,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    container_parts,
     container_target,
     container_units,
     files,
@@ -26,6 +27,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.users import Account
 
 OWNER = records.owner_record("web", "u", "S", "host1", 3)
 JOURNAL = records.journal("target", records.TARGET_PREPARED, "m1", OWNER, "host1", "S", "stop_copy", "b")
@@ -243,3 +245,39 @@ def test_a_copy_that_was_not_whole_is_started_anew_unless_it_had_ended(
     monkeypatch.setattr(container_units, "is_wanted", lambda host, journal: False)
     container_target.finish(Host(run=run), "web", journal)
     assert bool(started) is anew
+
+
+def test_limits_hold_once_it_runs_and_not_while_criu_works_in_its_cgroup(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = {"name": "web", "image": "a" * 64, "cpus": 0.1, "pids_limit": 5, "memory_mib": 64}
+    monkeypatch.setattr(container_units, "_UNITS", str(state / "units"))
+    monkeypatch.setattr(container_target, "HOLD_HOOK", str(state / "hold"))
+    monkeypatch.setattr(container_parts, "CGROUP_ROOT", str(state))
+    monkeypatch.setattr(container_parts, "image_record", lambda digest: {"process": {"args": ["/app"]}})
+    monkeypatch.setattr(container_parts, "account_of", lambda root, user: Account(0, 0, (), "/root"))
+    for name in ("forget_runtime", "mount_layers", "network_up"):
+        monkeypatch.setattr(container_parts, name, lambda *args: None)
+    directory = Path(paths.move_dir("m1"))
+    directory.mkdir(parents=True)
+    container_target.prepare(Host(run=lambda argv, **more: CommandResult(tuple(argv), 0)), definition, "m1")
+    config = files.read_json(f"{paths.bundle_dir('web')}/config.json") or {}
+    assert set(config["linux"]["resources"]) == {"devices"}
+
+    group = state / paths.payload_cgroup("web").lstrip("/")
+    group.mkdir(parents=True)
+    for file in ("cpu.max", "pids.max", "memory.max"):
+        (group / file).write_text("max")
+    for file in ("prepared", "verdict"):
+        (directory / file).touch()
+    files.write_json(paths.definition_file("web"), definition)
+    monkeypatch.setattr(container_target, "is_alive", lambda name, journal: True)
+
+    def alive(definition: dict[str, t.Any], directory: str) -> bool:
+        assert (group / "pids.max").read_text() == "max"
+        return True
+
+    monkeypatch.setattr(container_target, "_alive", alive)
+    container_target.activate(HOST, "web", JOURNAL, 1)
+    found = [(group / file).read_text() for file in ("cpu.max", "pids.max", "memory.max")]
+    assert found == ["10000 100000", "5", str(64 << 20)]
