@@ -22,6 +22,7 @@ _ADVICE = (
     ("Can't find tty", "A terminal from outside is open in the container; close sessions made with 'runc exec -t'."),
     ("in-flight connection", "A TCP connection was just being opened; try again."),
     ("io_uring", "A process uses io_uring, which CRIU cannot dump."),
+    ("Unsupported proto 262", "A process has an MPTCP socket. Stop and start the container: it gets TCP instead."),
     ("Unsupported", "The container uses something that CRIU cannot dump."),
     ("is ghost", "A deleted file that is still open is larger than CRIU copies."),
     ("Can't dump ghost file", "A deleted file that is still open is larger than CRIU copies."),

@@ -50,6 +50,11 @@ IN_A_PROCESS = "(00.123456)      1: Error (criu/files-reg.c:2216): File usr/bin/
             "tty: Found slave peer index 0 without correspond master peer (criu/tty.c:410)",
             "A terminal from outside",
         ),
+        (
+            "(00.026522) Error (criu/sk-inet.c:130): inet: Unsupported proto 262 for socket 2f9bc5\n",
+            "inet: Unsupported proto 262 for socket 2f9bc5 (criu/sk-inet.c:130)",
+            "MPTCP",
+        ),
         (NOTHING_THERE, "Unexpected EOF on (empty-image) (criu/protobuf.c:72)", ""),
         (IN_A_PROCESS, "File usr/bin/x has bad size 4 (expect 5) (criu/files-reg.c:2216)", "differs from the source"),
         (WELL, "", ""),
