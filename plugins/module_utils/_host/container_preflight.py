@@ -150,7 +150,7 @@ def survey(
     name = definition["name"]
     running = container_parts.init_pid(definition) > 0
     # Also one that is between two tries: it is to run wherever it ends up.
-    up = container_units.is_active(container_units.states(host, [name])[name])
+    up = running or container_units.is_active(container_units.states(host, [name])[name])
     there = preflight.ask(channel, "container")
     work = workload(definition, running)
     me = ownership.host_identity()
