@@ -177,6 +177,11 @@ def _extents(fd: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
+def _has_holes(status: os.stat_result) -> bool:
+    """Whether a file is worth asking for its holes."""
+    return status.st_size > BUFFER and status.st_blocks * 512 < status.st_size
+
+
 def _copy_out(fd: int, offset: int, length: int, buffer: memoryview, write: t.Callable[[t.Any], t.Any]) -> None:
     """``length`` bytes of ``fd`` from ``offset``; zeros for what a writer has cut off in the meantime."""
     while length:
@@ -303,7 +308,7 @@ def _pack_file(
         records = attributes_of(full, policy)
         size = status.st_size
         parts = [(0, size)] if size else []
-        if size > BUFFER and status.st_blocks * 512 < size:
+        if _has_holes(status):
             parts = _extents(fd, size)
             # GNU's pax format 0.1: the map stands in the header, the holes are not sent.
             numbers = ",".join(f"{at},{length}" for at, length in [*parts, (size, 0)]).encode()
@@ -326,6 +331,32 @@ def _pack_file(
         tally.bytes += stored
         if progress is not None:
             progress(stored)
+    finally:
+        os.close(fd)
+
+
+def content_bytes(root: str, paths: t.Optional[t.Iterable[str]] = None) -> int:
+    """The bytes of files that ``pack`` would write: no holes, and a file once however many links it has."""
+    total = 0
+    linked: set[tuple[int, int]] = set()
+    for path, status in walk(root) if paths is None else _named(root, paths):
+        key = (status.st_dev, status.st_ino)
+        if not stat.S_ISREG(status.st_mode) or key in linked:
+            continue
+        if status.st_nlink > 1:
+            linked.add(key)
+        total += _data_bytes(os.path.join(root, path), status.st_size) if _has_holes(status) else status.st_size
+    return total
+
+
+def _data_bytes(path: str, size: int) -> int:
+    """What of a sparse file is data; all of it where that cannot be asked."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return size
+    try:
+        return sum(length for _at, length in _extents(fd, size))
     finally:
         os.close(fd)
 

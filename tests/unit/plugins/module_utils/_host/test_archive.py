@@ -161,6 +161,12 @@ def test_holes_are_neither_sent_nor_written(source: Path, tmp_path: Path) -> Non
     assert os.stat(tmp_path / "out/sparse").st_blocks * 512 < 5 << 20
 
 
+@pytest.mark.parametrize("paths", [None, ["etc/same", "set", "sparse", "etc", "link", "gone"], ["etc/same"], []])
+def test_the_bytes_of_a_tree_are_those_that_are_sent(source: Path, paths: t.Optional[list[str]]) -> None:
+    sent = archive.pack(str(source), io.BytesIO(), paths=paths, layer=True).bytes
+    assert archive.content_bytes(str(source), paths) == sent < 5 << 20
+
+
 def test_attributes_of_overlayfs_only_with_a_layer(source: Path, tmp_path: Path) -> None:
     layer_attributes(source)
     for name, layer, wanted in (("layer", True, ["trusted.overlay.opaque"]), ("image", False, [])):
