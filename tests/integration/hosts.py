@@ -181,7 +181,7 @@ class Client:
         return [json.loads(line) for line in list(self._reader.lines)]
 
     def check(self, seconds: float = PATIENCE_S) -> None:
-        """It goes on now, each answer was one further than the one before, from the same process, memory intact."""
+        """It goes on now, each answer was one further than the one before, from the same process, with all it held."""
         before = len(self._reader.lines)
         eventually(
             "the client gets answers",
@@ -194,6 +194,7 @@ class Client:
         counts = [one["count"] for one in answers]
         assert counts == list(range(counts[0], counts[0] + len(counts)))
         assert len({one["sum"] for one in answers if "sum" in one}) <= 1
+        assert all(one["watch"] for one in answers if "sum" in one)
 
     def broken(self) -> bool:
         """Whether the connection has ended."""

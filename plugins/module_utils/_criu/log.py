@@ -10,9 +10,9 @@ import re
 
 # A log has the time before it, and the process where one is at work; what a check prints has neither.
 _ERROR = re.compile(r"^(?:\([0-9.]+\)\s*)?(?:\d+: )?Error \(([^)]*)\):\s*(.*)$")
-# The first is printed where root lacks CAP_SYS_RESOURCE, and CRIU goes on; the other says that a helper process ended
-# badly, and what it said comes after.
-_HARMLESS = ("rlimit: Can't setup RLIMIT_NOFILE", "exited, status=")
+# The first is printed where root lacks CAP_SYS_RESOURCE, and CRIU goes on; the second says that a helper process ended
+# badly, and what it said comes after; after the third, CRIU copies a deleted file that it cannot link.
+_HARMLESS = ("rlimit: Can't setup RLIMIT_NOFILE", "exited, status=", "trim failed: ")
 
 # What users can do about the errors they meet most.
 _ADVICE = (
@@ -23,6 +23,11 @@ _ADVICE = (
     ("in-flight connection", "A TCP connection was just being opened; try again."),
     ("io_uring", "A process uses io_uring, which CRIU cannot dump."),
     ("Unsupported proto 262", "A process has an MPTCP socket. Stop and start the container: it gets TCP instead."),
+    (
+        "Can't link link_remap",
+        "A deleted file that is still open has another name; restart what uses it, or try again.",
+    ),
+    ("Can't dump that handle", "A file or directory is watched (inotify) whose name CRIU did not find; try again."),
     ("Unsupported", "The container uses something that CRIU cannot dump."),
     ("is ghost", "A deleted file that is still open is larger than CRIU copies."),
     ("Can't dump ghost file", "A deleted file that is still open is larger than CRIU copies."),

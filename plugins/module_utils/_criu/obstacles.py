@@ -6,35 +6,35 @@
 
 from __future__ import annotations
 
-import dataclasses
+import ipaddress
+import re
 import typing as t
 
-GHOST_LIMIT = 2**20  # CRIU's default: a deleted file that is still open is dumped up to this size
+from .commands import GHOST_LIMIT
+from .holdings import Names, Process, linked, watched
+
 _PLAIN_DEVICES = frozenset(
     f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "console")
 )
+# Groups that the kernel is in by itself, and those that it joins for each of its addresses.
+_OWN_GROUPS = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("224.0.0.1", "224.0.0.106", "ff01::1", "ff01::2", "ff02::1", "ff02::2", "ff02::6a", "ff05::2")
+)
+_SOLICITED = ipaddress.IPv6Network("ff02::1:ff00:0/104")
 
 
-@dataclasses.dataclass(frozen=True)
-class OpenFile:
-    """A file descriptor: ``target`` as /proc shows it, ``kind`` of the file (char, block, file, other), its size."""
-
-    target: str
-    kind: str
-    size: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """What matters of a process of the container. ``out_of_reach``: its limits may not be read (prlimit(2))."""
-
-    pid: int
-    command: str
-    is_init: bool = False
-    traced: bool = False
-    foreign_pid_namespace: bool = False
-    out_of_reach: bool = False
-    files: tuple[OpenFile, ...] = ()
+def groups(igmp: str, igmp6: str, byteorder: t.Literal["little", "big"]) -> tuple[str, ...]:
+    """The multicast groups that programs have joined, from /proc/PID/net/igmp (in the machine's order) and igmp6."""
+    found = {
+        ipaddress.ip_address(int(words[0], 16).to_bytes(4, byteorder))
+        for words in map(str.split, igmp.splitlines())
+        if len(words) == 4 and re.fullmatch("[0-9A-F]{8}", words[0])
+    } | {
+        ipaddress.ip_address(bytes.fromhex(words[2])) for words in map(str.split, igmp6.splitlines()) if len(words) > 2
+    }
+    mine = (group for group in found - _OWN_GROUPS if group not in _SOLICITED)
+    return tuple(str(group) for group in sorted(mine, key=lambda group: (group.version, group)))
 
 
 def mptcp_sockets(text: str) -> int:
@@ -44,10 +44,17 @@ def mptcp_sockets(text: str) -> int:
 
 
 def obstacles(
-    name: str, processes: t.Sequence[Process], raw_sockets: int, packet_sockets: int, mptcp: int
-) -> tuple[str, ...]:
-    """Why the container cannot be dumped, one sentence each. Sockets are counted in its network namespace."""
+    name: str, processes: t.Sequence[Process], *, raw: int = 0, packet: int = 0, mptcp: int = 0,
+    joined: t.Sequence[str] = (),
+    device: int = 0, names: t.Optional[Names] = None,
+) -> tuple[str, ...]:  # fmt: skip
+    """Why the container cannot be dumped, one sentence each.
+
+    ``raw``, ``packet``, ``mptcp``: such sockets in its network namespace; ``joined``: multicast groups there.
+    ``names``: those of what is ``nameless`` in its root, ``device``.
+    """
     found: list[str] = []
+    known = names or {}
     for process in processes:
         who = f"{name}: process {process.pid} ({process.command})"
         if process.is_init and process.command == "systemd":
@@ -62,21 +69,37 @@ def obstacles(
                 "its limits."
             )
         for file in process.files:
+            lost = [inode for inode in file.watches if inode[0] == device and not watched(inode, known)]
             if file.target.startswith("anon_inode:[io_uring"):
                 found.append(f"{who} uses io_uring, which CRIU cannot dump.")
             elif file.kind in ("char", "block") and not (
                 file.target in _PLAIN_DEVICES or file.target.startswith("/dev/pts/")
             ):
                 found.append(f"{who} has the device {file.target} open.")
-            elif file.kind == "file" and file.target.endswith(" (deleted)") and file.size > GHOST_LIMIT:
+            elif file.deleted and file.size > GHOST_LIMIT:
                 found.append(
-                    f"{who} holds the deleted file {file.target[:-10]} of {file.size} bytes open;"
-                    f" CRIU takes {GHOST_LIMIT}."
+                    f"{who} uses the deleted file {file.deleted} of {file.size >> 20} MiB; {GHOST_LIMIT >> 20} MiB are"
+                    " the most. Restart it."
                 )
-    if raw_sockets:
-        found.append(f"{name} has {raw_sockets} raw socket(s) open, which CRIU cannot dump.")
-    if packet_sockets:
-        found.append(f"{name} has {packet_sockets} packet socket(s) open, which CRIU cannot dump.")
+            elif linked(file, known):
+                found.append(
+                    f"{who} uses {file.deleted}, which was deleted but is still there as {linked(file, known)}; CRIU"
+                    " cannot restore that. Restart it."
+                )
+            elif lost:
+                found.append(
+                    f"{who} watches {len(lost)} file(s) or directories (inotify) that CRIU cannot find by name: they"
+                    " were deleted, or have unusual characters. Restart it."
+                )
+    if raw:
+        found.append(f"{name} has {raw} raw socket(s) open, which CRIU cannot dump.")
+    if packet:
+        found.append(f"{name} has {packet} packet socket(s) open, which CRIU cannot dump.")
+    if joined:
+        found.append(
+            f"{name} is in the multicast group {', '.join(joined)}, and CRIU does not restore that: its programs would"
+            " hear nothing more. End what has joined."
+        )
     if mptcp:
         found.append(
             f"{name} has {mptcp} MPTCP socket(s) open, which CRIU cannot dump. Stop and start it: it gets TCP instead."

@@ -28,6 +28,7 @@ from . import (
     archive,
     container_parts,
     container_preflight,
+    container_processes,
     container_source,
     container_target,
     container_units,
@@ -128,10 +129,11 @@ def make(
         raise Refused(f"{name} does not run, so there is nothing to save of it.", hint="Start it first.")
     side = container_preflight.side(ownership.host_identity()["name"], info.gather(host))
     runtime = side.runtimes.get(definition.get("runtime", "runc")) or {}
-    found = list(container_preflight.in_the_way(definition))
+    work = container_preflight.workload(definition, running=True)
+    found = list(work.obstacles)
     if not runtime.get("checkpoint"):
         found.insert(0, f"{definition.get('runtime', 'runc')} cannot checkpoint here: {runtime.get('reason')}.")
-    wanted = freezer.memory_bytes(paths.payload_cgroup(name)) + container_preflight.tree_bytes(paths.upper_dir(name))
+    wanted = work.memory + work.shared + work.tmpfs + work.layer
     if movedir.available_memory() < wanted * 6 // 5:
         found.append(f"memory: {wanted >> 20} MiB and a fifth more are needed while the checkpoint is made.")
     if found:
@@ -193,7 +195,6 @@ def _dump(host: Host, definition: dict[str, t.Any], side: plan.Side, move_id: st
     name, directory = definition["name"], paths.move_dir(move_id)
     runtime = str(definition.get("runtime", "runc"))
     flags = criu_commands.runtime_flags(runtime, plan.version(str((side.runtimes.get(runtime) or {}).get("version"))))
-    container_parts.write_criu_config(name)
     argv = criu_commands.dump(
         container_parts.runtime_command(definition),
         name,
@@ -202,6 +203,8 @@ def _dump(host: Host, definition: dict[str, t.Any], side: plan.Side, move_id: st
         flags=flags["dump"],
     )
     container_source.freeze(host, definition, 10.0)
+    # Asked when nothing changes any more: CRIU would also write what nobody could restore.
+    container_parts.write_criu_config(name, container_processes.criu_lines(definition))
     result = host.run(container_parts.with_criu_config(name, argv), check=False, timeout_s=timeout_s)
     if result.rc:
         said = criu.failure(f"{directory}/work/dump.log")

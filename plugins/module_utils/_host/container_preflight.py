@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
 import typing as t
 
 from .._core import paths
-from .._criu import obstacles
+from .._criu.holdings import shared_bytes
 from .._migrate import plan
 from . import (
     archive,
     container_parts,
+    container_processes,
     container_units,
     freezer,
     images,
@@ -29,7 +27,8 @@ from . import (
 )
 from .system import Host
 
-_CAP_SYS_RESOURCE = 24
+# The most rounds in which memory is copied while the container runs.
+PRE_COPY_ROUNDS = 3
 
 
 def side(name: str, facts: t.Mapping[str, t.Any]) -> plan.Side:
@@ -47,64 +46,6 @@ def side(name: str, facts: t.Mapping[str, t.Any]) -> plan.Side:
     )
 
 
-def _open_files(pid: int) -> t.Iterator[obstacles.OpenFile]:
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                status = os.stat(entry.path)
-                kind = (
-                    "char"
-                    if stat.S_ISCHR(status.st_mode)
-                    else "block"
-                    if stat.S_ISBLK(status.st_mode)
-                    else "file"
-                    if stat.S_ISREG(status.st_mode)
-                    else "other"
-                )
-                yield obstacles.OpenFile(os.readlink(entry.path), kind, status.st_size)
-
-
-def _namespace(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return ""
-
-
-def _net(pid: int, file: str) -> str:
-    """/proc/PID/net/``file``, '' where there is none."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{file}", encoding="ascii", errors="replace") as text:
-        return text.read()
-    return ""
-
-
-def _sockets(pid: int, *files: str) -> int:
-    """Sockets in files of /proc/PID/net; the first line of each is a heading."""
-    return sum(len(_net(pid, file).splitlines()[1:]) for file in files)
-
-
-def in_the_way(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
-    """What CRIU could not dump of a running container."""
-    name = definition["name"]
-    init = container_parts.init_pid(definition)
-    home = _namespace(init)
-    mighty = bool(int(freezer.status_field(os.getpid(), "CapEff") or "0", 16) >> _CAP_SYS_RESOURCE & 1)
-    seen = [
-        obstacles.Process(
-            pid=pid,
-            command=freezer.status_field(pid, "Name"),
-            is_init=pid == init,
-            traced=freezer.status_field(pid, "TracerPid") not in ("0", ""),
-            out_of_reach=not mighty and freezer.status_field(pid, "Uid").split()[:1] not in ([], ["0"]),
-            foreign_pid_namespace=_namespace(pid) not in (home, ""),
-            files=tuple(_open_files(pid)),
-        )
-        for pid in freezer.processes(paths.payload_cgroup(name))
-    ]
-    raw, packet = _sockets(init, "raw", "raw6"), _sockets(init, "packet")
-    return obstacles.obstacles(name, seen, raw, packet, obstacles.mptcp_sockets(_net(init, "protocols")))
-
-
 def ties(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
     """What a container would leave behind on its host, also when it is stopped for the move."""
     return tuple(
@@ -115,25 +56,23 @@ def ties(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
     )
 
 
-def tree_bytes(root: str) -> int:
-    """The bytes of a tree's files."""
-    return sum(status.st_size for _path, status in archive.walk(root) if stat.S_ISREG(status.st_mode))
-
-
 def workload(definition: t.Mapping[str, t.Any], running: bool) -> plan.Workload:
     """The container as a plan sees it."""
     name = definition["name"]
     limits = {"memory_mib": "memory", "cpus": "cpu", "pids_limit": "pids"}
     image = images.record(definition["image"]) or {}
+    seen = container_processes.look(definition) if running else container_processes.Seen()
     return plan.Workload(
         name=name,
         runtime=definition.get("runtime", "runc"),
         running=running,
-        memory=freezer.memory_bytes(paths.payload_cgroup(name)),
-        layer=tree_bytes(paths.upper_dir(name)),
+        memory=freezer.private_bytes(paths.payload_cgroup(name)),
+        shared=shared_bytes(seen.processes),
+        tmpfs=container_processes.tmpfs_bytes(container_parts.init_pid(definition)) if running else 0,
+        layer=archive.content_bytes(paths.upper_dir(name)),
         image=int(image.get("size_bytes") or 0),
         controllers=frozenset(limit for key, limit in limits.items() if definition.get(key)),
-        obstacles=in_the_way(definition) if running else (),
+        obstacles=container_processes.in_the_way(definition, seen) if running else (),
         ties=ties(definition),
     )
 
@@ -157,8 +96,10 @@ def survey(
     link = preflight.rate(channel)
     made = plan.make(side(me["name"], info.gather(host)), side(channel.peer, there["info"]), work, wishes, link)
     sizes = checkpoint_sizes(work, made.mode)
-    # A pre-copy has the memory twice: what was copied while it ran, and what changed meanwhile.
-    written = (2 if made.mode == plan.PRE_COPY else 1) * sizes["images"]
+    written = sizes["images"]
+    if made.mode == plan.PRE_COPY:
+        # What was copied while it ran, and what changed meanwhile. CRIU does not know what changed of shared memory.
+        written += work.memory + PRE_COPY_ROUNDS * work.shared
     expected = written + (64 << 20) if made.mode != plan.COLD else 0
     answer = channel.call("check", timeout_s=60, definition=definition, owner=owner, needs=sizes)
     if answer["image"]:
@@ -173,10 +114,9 @@ def survey(
 
 def checkpoint_sizes(work: plan.Workload, mode: str) -> dict[str, int]:
     """Bytes that the target must have room for: ``layer``, ``image`` on disk, ``memory`` and ``images`` in memory."""
-    memory = work.memory if work.running and mode != plan.COLD else 0
-    return {
-        "layer": work.layer,
-        "image": work.image,
-        "memory": memory,
-        "images": 0 if mode == plan.POST_COPY else memory,
-    }
+    if not work.running or mode == plan.COLD:
+        memory = images = 0
+    else:
+        memory = work.memory + work.shared + work.tmpfs
+        images = memory - work.memory if mode == plan.POST_COPY else memory
+    return {"layer": work.layer, "image": work.image, "memory": memory, "images": images}

@@ -27,6 +27,7 @@ from . import (
     archive,
     container_parts,
     container_preflight,
+    container_processes,
     container_units,
     criu,
     files,
@@ -45,7 +46,6 @@ if t.TYPE_CHECKING:
 
 _LAYER_ROUNDS = 3
 _SETTLED_BYTES = 1 << 20
-_PRE_COPY_ROUNDS = 3
 
 is_enabled = container_units.is_enabled
 survey = container_preflight.survey
@@ -96,7 +96,7 @@ def pre_dump(
     argv = criu_commands.pre_dump(
         container_parts.runtime_command(definition), definition["name"], directory, work, flags=flags, parent=parent
     )
-    container_parts.write_criu_config(definition["name"])
+    container_parts.write_criu_config(definition["name"], container_processes.criu_lines(definition))
     result = host.run(container_parts.with_criu_config(definition["name"], argv), check=False, timeout_s=timeout_s)
     if result.rc:
         said = criu.failure(f"{work}/dump.log")
@@ -118,7 +118,6 @@ class Dump:
         self.name = definition["name"]
         self.work = f"{paths.move_dir(move_id)}/work"
         self._ready, ready = (-1, -1) if not page_server else os.pipe()
-        container_parts.write_criu_config(self.name)
         argv = criu_commands.dump(
             container_parts.runtime_command(definition), self.name, f"{paths.move_dir(move_id)}/images", self.work,
             flags=flags, parent=parent, page_server=page_server, lazy=bool(page_server), status_fd=ready,
@@ -212,6 +211,8 @@ class Leaving(kinds.Leaving):
         move.channel.call("prepare", timeout_s=move.left(60))
         self.host.run(["criu", "check"], check=False, timeout_s=20)
         parent = self._pre_copy_or_fall_back() if move.mode == plan.PRE_COPY else ""
+        # Before the freeze: it may look through all files.
+        container_parts.write_criu_config(self.name, container_processes.criu_lines(self.definition))
         lazy = move.mode == plan.POST_COPY
         if not freezer.populated(paths.payload_cgroup(self.name)):
             raise HostError(f"{self.name} has ended by itself meanwhile.", hint="Start it first, or move it as it is.")
@@ -307,7 +308,7 @@ class Leaving(kinds.Leaving):
     def _pre_copy(self) -> str:
         """Copy memory while the container runs, in rounds; the name of the last one."""
         move, parent = self.move, ""
-        for number in range(1, _PRE_COPY_ROUNDS + 1):
+        for number in range(1, container_preflight.PRE_COPY_ROUNDS + 1):
             move.phase(f"pre_copy_{number}")
             part = f"pre{number}"
             pages = pre_dump(self.host, self.definition, move.move_id, part, self.flags["dump"], parent, move.left())

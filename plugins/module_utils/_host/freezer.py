@@ -99,11 +99,11 @@ def status_field(pid: int, field: str) -> str:
     return ""
 
 
-def memory_bytes(cgroup: str) -> int:
-    """The memory that a dump would write: resident and not of a file. Shared pages count for each process."""
+def private_bytes(cgroup: str) -> int:
+    """The memory that processes have for themselves, in swap too. A dump writes it for each of them."""
     total = 0
     for pid in processes(cgroup):
-        for field in ("RssAnon", "RssShmem"):
+        for field in ("RssAnon", "VmSwap"):
             words = status_field(pid, field).split()
             total += int(words[0]) * 1024 if words else 0
     return total

@@ -16,6 +16,8 @@ MODES = ("auto", PRE_COPY, POST_COPY, STOP_COPY, COLD)
 FIXED_MS = 300.0
 LAZY_MS_PER_GIB = 120.0
 DISK_BYTES_PER_S = 400e6
+# CRIU packs what is in a tmpfs with tar and gzip.
+TMPFS_BYTES_PER_S = 40e6
 COLD_FIXED_MS = 1500.0
 
 
@@ -36,6 +38,8 @@ class Side(t.NamedTuple):
 class Workload(t.NamedTuple):
     """What a plan needs to know of the container. Sizes in bytes.
 
+    ``memory``: what each process has for itself. ``shared``: shared memory, and deleted files that are still open;
+    like ``tmpfs``, the files in one, it is sent whole while the container stands still, in every mode but cold.
     ``obstacles``: what CRIU could not dump. ``ties``: what would stay behind on its host, however it moves.
     """
 
@@ -45,6 +49,8 @@ class Workload(t.NamedTuple):
     memory: int
     layer: int
     image: int
+    shared: int = 0
+    tmpfs: int = 0
     controllers: frozenset[str] = frozenset()
     obstacles: tuple[str, ...] = ()
     ties: tuple[str, ...] = ()
@@ -97,15 +103,19 @@ def expected_frozen_ms(mode: str, work: Workload, rate: float) -> int:
     """How long the container will stand still, by the model of docs/benchmarks.md. ``rate``: bytes per second."""
     if not work.running:
         return 0
-    copied = work.memory / rate * 1000
-    if mode == POST_COPY:
-        return round(FIXED_MS + LAZY_MS_PER_GIB * work.memory / 2**30)
-    if mode == PRE_COPY:
-        # Dirty pages of the last round; not known before, a tenth is what a service that works leaves.
-        return round(FIXED_MS + copied / 10)
     if mode == COLD:
         return round(COLD_FIXED_MS)
-    return round(FIXED_MS + copied + 2 * work.memory / DISK_BYTES_PER_S * 1000)
+
+    def whole(size: int) -> float:
+        return size / rate * 1000 + 2 * size / DISK_BYTES_PER_S * 1000
+
+    always = FIXED_MS + whole(work.shared) + work.tmpfs * (1 / TMPFS_BYTES_PER_S + 1 / rate) * 1000
+    if mode == POST_COPY:
+        return round(always + LAZY_MS_PER_GIB * work.memory / 2**30)
+    if mode == PRE_COPY:
+        # Dirty pages of the last round; not known before, a tenth is what a service that works leaves.
+        return round(always + work.memory / rate * 1000 / 10)
+    return round(always + whole(work.memory))
 
 
 def lacks_pre_copy(source: Side, target: Side) -> str:

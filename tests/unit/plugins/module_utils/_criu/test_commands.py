@@ -28,7 +28,7 @@ RUNC = ["/usr/sbin/runc", "--root", "/run/runc"]
         (
             "runc",
             (1, 3, 6),
-            ["--manage-cgroups-mode", "ignore", "--tcp-skip-in-flight"],
+            ["--manage-cgroups-mode", "ignore", "--tcp-skip-in-flight", "--link-remap"],
             ["--manage-cgroups-mode", "ignore"],
         ),
         ("crun", (1, 21), ["--manage-cgroups-mode", "ignore"], ["--manage-cgroups-mode", "ignore"]),
@@ -36,6 +36,10 @@ RUNC = ["/usr/sbin/runc", "--root", "/run/runc"]
 )
 def test_flags_that_not_every_version_has(runtime: str, version: tuple[int, ...], dump: list, restore: list) -> None:
     assert commands.runtime_flags(runtime, version) == {"dump": dump, "restore": restore}
+
+
+def test_what_not_every_runtime_has_a_flag_for_is_an_option_of_criu() -> None:
+    assert commands.OPTIONS == ("network-lock nftables", "skip-in-flight", "link-remap", "ghost-limit 268435456")
 
 
 def test_dump_never_kills() -> None:

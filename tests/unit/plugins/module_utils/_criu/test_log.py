@@ -38,6 +38,14 @@ WELL = """\
 (00.013847) Warn  (criu/cr-restore.c:1050): Set CLONE_PARENT | CLONE_NEWPID but it might cause restore problem
 (00.210551) Restore finished successfully. Tasks resumed.
 """
+DELETED = """\
+(00.184541) Error (criu/files-reg.c:1165): trim failed: @link_remap.17@
+(00.184543) Unable to link-remap /usr/bin/perl on overlayFS, fall back to dump_ghost_remap
+(00.184544) Dumping ghost file for fd 24 id 0x10
+(00.184548) Error (criu/files-reg.c:1031): Can't dump ghost file /usr/bin/perl of 536870912 size, increase limit
+"""
+LINKED = "(00.17)      1: Error (criu/files-reg.c:2258): Can't link link_remap.15 -> a: No such file or directory\n"
+WATCHED = "(00.20) Error (criu/fsnotify.c:286): fsnotify: \tCan't dump that handle\n"
 IN_A_PROCESS = "(00.123456)      1: Error (criu/files-reg.c:2216): File usr/bin/x has bad size 4 (expect 5)\n"
 
 
@@ -55,6 +63,13 @@ IN_A_PROCESS = "(00.123456)      1: Error (criu/files-reg.c:2216): File usr/bin/
             "inet: Unsupported proto 262 for socket 2f9bc5 (criu/sk-inet.c:130)",
             "MPTCP",
         ),
+        (
+            DELETED,
+            "Can't dump ghost file /usr/bin/perl of 536870912 size, increase limit (criu/files-reg.c:1031)",
+            "larger than CRIU copies",
+        ),
+        (LINKED, "Can't link link_remap.15 -> a: No such file or directory (criu/files-reg.c:2258)", "try again"),
+        (WATCHED, "fsnotify: \tCan't dump that handle (criu/fsnotify.c:286)", "try again"),
         (NOTHING_THERE, "Unexpected EOF on (empty-image) (criu/protobuf.c:72)", ""),
         (IN_A_PROCESS, "File usr/bin/x has bad size 4 (expect 5) (criu/files-reg.c:2216)", "differs from the source"),
         (WELL, "", ""),

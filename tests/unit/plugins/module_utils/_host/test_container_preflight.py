@@ -48,8 +48,10 @@ def test_directories_of_the_host_tie_a_container_to_it() -> None:
 def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., kinds.Survey]:
     """What is seen of a move of 100 MiB, with so many MiB of memory available on the source."""
 
-    def made(mode: str, available: int, running: bool = True, unit: str = "active") -> kinds.Survey:
-        work = plan.Workload("web", "runc", running, 100 * MIB, 0, 0)
+    def made(
+        mode: str, available: int, running: bool = True, unit: str = "active", shared: int = 0, tmpfs: int = 0
+    ) -> kinds.Survey:
+        work = plan.Workload("web", "runc", running, 100 * MIB, 0, 0, shared * MIB, tmpfs * MIB)
         monkeypatch.setattr(container_parts, "init_pid", lambda definition: int(running))
         monkeypatch.setattr(container_units, "states", lambda host, names: {"web": {"ActiveState": unit}})
         monkeypatch.setattr(container_preflight, "workload", lambda definition, running: work)
@@ -89,3 +91,29 @@ def test_what_is_between_two_tries_is_to_run_after_the_move(
 ) -> None:
     seen = survey("auto", 1000, running=False, unit=unit)
     assert (seen.plan.mode, seen.running) == (plan.COLD, running)
+
+
+@pytest.mark.parametrize(("mode", "written"), [(plan.STOP_COPY, 160), (plan.PRE_COPY, 410), (plan.POST_COPY, 60)])
+def test_shared_memory_and_tmpfs_are_written_in_each_mode(
+    survey: t.Callable[..., kinds.Survey], mode: str, written: int
+) -> None:
+    """Shared memory anew in each round of a pre-copy."""
+    enough = written * 6 // 5
+    assert survey(mode, enough, shared=50, tmpfs=10).plan.blockers == ("space: host2 is full.",)
+    assert f"{written} MiB and a fifth more" in survey(mode, enough - 1, shared=50, tmpfs=10).plan.blockers[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "running", "memory", "images"),
+    [
+        (plan.STOP_COPY, True, 160, 160),
+        (plan.POST_COPY, True, 160, 60),
+        (plan.COLD, True, 0, 0),
+        (plan.STOP_COPY, False, 0, 0),
+    ],
+)
+def test_what_the_target_needs(mode: str, running: bool, memory: int, images: int) -> None:
+    work = plan.Workload("web", "runc", running, 100, 7, 9, 50, 10)
+    assert container_preflight.checkpoint_sizes(work, mode) == {
+        "layer": 7, "image": 9, "memory": memory, "images": images,
+    }  # fmt: skip

@@ -22,6 +22,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
+    container_processes,
     container_source,
     container_units,
     criu,
@@ -79,6 +80,7 @@ class Sides:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "RUN", str(tmp_path))
     monkeypatch.setattr(container_parts, "runtime_command", lambda definition: ["runc"])
+    monkeypatch.setattr(container_processes, "criu_lines", lambda definition: ('irmap-scan-path "/app"',))
     os.makedirs(f"{paths.move_dir('m1')}/work")
 
 
@@ -113,6 +115,7 @@ def test_each_round_builds_on_the_one_before(leave: Leave, pages: list[int], rou
     leaving = leave(sides)
     assert leaving._pre_copy_or_fall_back() == f"../pre{rounds}"
     assert sides.parents() == ["", "../pre1", "../pre2"][:rounds]
+    assert 'irmap-scan-path "/app"' in Path(container_parts.criu_config_file("web")).read_text().splitlines()
     assert sides.sent == {f"pre{number}": ["pages-1.img"] for number in range(1, rounds + 1)}
     assert leaving.move.result == {"plan": MADE.as_result(), "mode": plan.PRE_COPY}
 

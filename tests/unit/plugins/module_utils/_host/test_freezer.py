@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import time
@@ -77,11 +78,18 @@ def test_status_field() -> None:
     assert freezer.status_field(2**22 + 5, "Pid") == ""
 
 
-def test_memory_is_what_a_dump_would_write(group: Path) -> None:
-    before = freezer.memory_bytes("/x")
+def test_private_memory_is_what_each_process_has_for_itself(group: Path) -> None:
+    before = freezer.private_bytes("/x")
     block = bytearray(os.urandom(64 << 20))
-    assert freezer.memory_bytes("/x") - before > 48 << 20
-    assert block
+    with mmap.mmap(-1, 64 << 20) as shared:
+        shared.write(block)
+        assert 48 << 20 < freezer.private_bytes("/x") - before < 100 << 20
+
+
+def test_swapped_memory_counts(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"RssAnon": "    8 kB", "RssShmem": "  100 kB", "VmSwap": "    3 kB"}
+    monkeypatch.setattr(freezer, "status_field", lambda pid, field: fields.get(field, ""))
+    assert freezer.private_bytes("/x") == 11 * 1024
 
 
 def test_all_run(group: Path) -> None:

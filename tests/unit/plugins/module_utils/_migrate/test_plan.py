@@ -141,5 +141,13 @@ def test_expected_frozen_time(memory: int, rate: float) -> None:
     assert plan.expected_frozen_ms(plan.STOP_COPY, more, rate) > times[plan.STOP_COPY]
 
 
+@pytest.mark.parametrize("mode", [plan.PRE_COPY, plan.POST_COPY, plan.STOP_COPY])
+@pytest.mark.parametrize("what", ["shared", "tmpfs"])
+def test_what_cannot_be_sent_before_or_after_counts_in_every_mode(mode: str, what: str) -> None:
+    more = WORK._replace(shared=125_000_000) if what == "shared" else WORK._replace(tmpfs=125_000_000)
+    assert plan.expected_frozen_ms(mode, more, RATE) - plan.expected_frozen_ms(mode, WORK, RATE) >= 1000
+    assert plan.expected_frozen_ms(plan.COLD, more, RATE) == plan.expected_frozen_ms(plan.COLD, WORK, RATE)
+
+
 def test_as_result_is_plain() -> None:
     assert make().as_result()["reasons"] == list(make().reasons)
