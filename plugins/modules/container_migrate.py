@@ -45,7 +45,10 @@ options:
     type: bool
     default: false
   max_downtime_ms:
-    description: Refuse when the container is expected to stand still for longer, in milliseconds. 0 is no limit.
+    description:
+      - Refuse when the container is expected to stand still for longer, in milliseconds. 0 is no limit.
+      - Also just before the freeze, when files change all the time that are too large to be sent in it. The container
+        goes on then.
     type: raw
     default: 0
   cpu_check:

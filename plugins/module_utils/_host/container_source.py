@@ -182,6 +182,8 @@ class Leaving(kinds.Leaving):
         super().__init__(move, survey)
         self.work: plan.Workload = survey.learnt["work"]
         self.rate = float(survey.learnt["rate"])
+        self._layer = paths.upper_dir(move.name)
+        self._stamps: dict[str, tuple[int, ...]] = {}
         self.live = move.mode != plan.COLD
         if not self.live:
             self.activate_limit_s = 60.0
@@ -211,6 +213,7 @@ class Leaving(kinds.Leaving):
         move.channel.call("prepare", timeout_s=move.left(60))
         self.host.run(["criu", "check"], check=False, timeout_s=20)
         parent = self._pre_copy_or_fall_back() if move.mode == plan.PRE_COPY else ""
+        self._settle_layer()
         # Before the freeze: it may look through all files.
         container_parts.write_criu_config(self.name, container_processes.criu_lines(self.definition))
         lazy = move.mode == plan.POST_COPY
@@ -243,6 +246,8 @@ class Leaving(kinds.Leaving):
 
     def _hold_cold(self) -> None:
         move = self.move
+        if self.survey.running:
+            self._settle_layer()
         # It may have ended by itself since it was looked at: then it is not started again.
         anew = self.survey.running and container_units.is_wanted(self.host, move.journal)
         move.journal.update(running=anew, anew=anew)
@@ -334,21 +339,38 @@ class Leaving(kinds.Leaving):
             stream=lambda out: archive.pack(paths.image_dir(digest), out, progress=self.move.progress("image")),
         )  # fmt: skip
 
-    def _sync_layer_while_running(self) -> None:
-        """Send the writable layer, then what changed meanwhile, until little does."""
-        self._stamps: dict[str, tuple[int, ...]] = {}
+    def _sync_layer_while_running(self) -> list[str]:
+        """Send what has changed in the writable layer, round by round until little does; what has by then."""
         for _round in range(_LAYER_ROUNDS):
-            before = self.move.time.bytes.get("layer", 0)
             self._sync_layer(running=True)
-            if self.move.time.bytes.get("layer", 0) - before < _SETTLED_BYTES:
-                return
+            changed, _removed = difference(self._stamps, archive.snapshot(self._layer, now_ns=time.time_ns()))
+            if archive.content_bytes(self._layer, changed) < _SETTLED_BYTES:
+                break
+        return changed
+
+    def _settle_layer(self) -> None:
+        """The last rounds before it comes to stand still; HostError where it would be too long for what still changes.
+
+        A file is sent whole, however little of it has changed.
+        """
+        changed = self._sync_layer_while_running()
+        size, plan_made = archive.content_bytes(self._layer, changed), self.move.result["plan"]
+        expected = plan_made["expected_frozen_ms"] = plan_made["expected_frozen_ms"] + round(size / self.rate * 1000)
+        limit = self.move.request["max_downtime_ms"]
+        if limit and expected > limit:
+            largest = max(changed, key=lambda path: archive.content_bytes(self._layer, [path]), default="")
+            raise HostError(
+                f"{self.name} would stand still for about {expected} ms, as {size >> 20} MiB of its files change all"
+                f" the time (the largest is /{largest}); max_downtime_ms is {limit}.",
+                hint="Raise max_downtime_ms, or move it when less is written. A file that has changed is sent whole.",
+            )
 
     def _sync_layer(self, *, running: bool = False) -> None:
         """Send what has changed in the writable layer since the last time."""
-        root, now_ns = paths.upper_dir(self.name), time.time_ns()
+        now_ns = time.time_ns()
         if running:
-            self.host.run(["sync", "-f", root])
-        stamps = archive.snapshot(root, now_ns=now_ns)
+            self.host.run(["sync", "-f", self._layer])
+        stamps = archive.snapshot(self._layer, now_ns=now_ns)
         first = not self._stamps
         changed, removed = difference(self._stamps, stamps)
         self._stamps = stamps
@@ -356,7 +378,7 @@ class Leaving(kinds.Leaving):
             self.move.channel.call(
                 "layer", timeout_s=self.move.left(), removals=removed,
                 stream=lambda out: archive.pack(
-                    root, out, paths=None if first else changed, layer=True, progress=self.move.progress("layer")
+                    self._layer, out, paths=None if first else changed, layer=True, progress=self.move.progress("layer")
                 ),
             )  # fmt: skip
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How memory is copied while the container runs, and what is done when that fails."""
+"""How memory and files are copied while the container runs, and what is done when that fails or does not end."""
 
 from __future__ import annotations
 
@@ -156,39 +156,58 @@ def test_without_the_target_nothing_goes_on(leave: Leave, monkeypatch: pytest.Mo
         leave(sides)._pre_copy_or_fall_back()
 
 
-def test_a_store_into_a_mapped_file_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the first store into a clean page touches the time: another one may come between two looks."""
-    folder = tempfile.TemporaryDirectory(dir="/var/tmp")
-    monkeypatch.setattr(paths, "WORKLOADS", folder.name)
-    file = Path(paths.upper_dir("web")) / "file"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(bytes(8192))
-    now_ns, sent = time.time_ns, []
-    # So nothing is sent again because it was changed just now.
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + 10**10)
+class Layer:
+    """A layer on a disk, and what is sent of it."""
 
-    def call(word: str, *, stream: t.Callable[[t.BinaryIO], None], **more: t.Any) -> dict[str, t.Any]:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
+        monkeypatch.setattr(paths, "WORKLOADS", directory)
+        self.root = Path(paths.upper_dir("web"))
+        self.root.mkdir(parents=True)
+        self.sent: list[bytes] = []
+        self.while_sending: t.Callable[[], object] = lambda: None
+        now_ns = time.time_ns
+        # So nothing is sent again because it was changed just now.
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() + 10**10)
+
+    def call(self, word: str, *, stream: t.Callable[[t.BinaryIO], None], **more: t.Any) -> dict[str, t.Any]:
         came = io.BytesIO()
         stream(came)
-        sent.append(came.getvalue())
+        self.sent.append(came.getvalue())
+        self.while_sending()
         return {}
 
-    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
-        assert list(argv) == ["sync", "-f", str(file.parent)]
+    def run(self, argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        assert list(argv) == ["sync", "-f", str(self.root)]
         os.sync()
         return CommandResult(tuple(argv), 0)
 
-    leaving = object.__new__(container_source.Leaving)
-    leaving.name, leaving.host, leaving._stamps = "web", Host(run=run), {}
-    leaving.move = t.cast("t.Any", types.SimpleNamespace(
-        channel=types.SimpleNamespace(call=call), left=lambda: 60, progress=lambda kind: lambda count: None,
-    ))  # fmt: skip
-    with folder, open(file, "r+b") as handle, mmap.mmap(handle.fileno(), 8192) as mapped:
+    def leaving(self, max_downtime_ms: int = 0) -> container_source.Leaving:
+        move = types.SimpleNamespace(
+            host=Host(run=self.run), name="web", definition={"name": "web"}, mode=plan.STOP_COPY, channel=self,
+            left=lambda: 60, progress=lambda kind: lambda count: None, request={"max_downtime_ms": max_downtime_ms},
+            result={"plan": MADE.as_result()},
+        )  # fmt: skip
+        survey = kinds.Survey(MADE, True, {}, {}, {"work": WORK, "image": True, "rate": RATE})
+        return container_source.Leaving(t.cast("t.Any", move), survey)
+
+
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[Layer]:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Layer(monkeypatch, directory)
+
+
+def test_a_store_into_a_mapped_file_is_not_lost(layer: Layer) -> None:
+    """Only the first store into a clean page touches the time: another one may come between two looks."""
+    file = layer.root / "file"
+    file.write_bytes(bytes(8192))
+    leaving = layer.leaving()
+    with open(file, "r+b") as handle, mmap.mmap(handle.fileno(), 8192) as mapped:
         for number in (1, 2, 3):
             mapped[number] = number
             leaving._sync_layer(running=number < 3)
             time.sleep(0.02)  # longer than the clock of files ticks
-    assert bytes([0, 1, 2, 3]) in sent[-1]
+    assert bytes([0, 1, 2, 3]) in layer.sent[-1]
 
 
 @pytest.mark.parametrize("wanted", [True, False], ids=["runs", "has ended by itself"])
@@ -212,7 +231,8 @@ def test_a_cold_move_starts_only_what_it_has_stopped(wanted: bool, monkeypatch: 
     leaving = container_source.Leaving(
         t.cast("t.Any", move), kinds.Survey(MADE, True, {}, {}, {"work": WORK, "image": True, "rate": RATE})
     )
-    monkeypatch.setattr(leaving, "_sync_layer", lambda: None)
+    for name in ("_settle_layer", "_sync_layer"):
+        monkeypatch.setattr(leaving, name, lambda: None)
     leaving.hold()
     assert (move.journal["running"], arrived) == (wanted, [wanted])
     assert [argv[:2] for argv in ran] == [["systemctl", "stop"]][: int(wanted)]
@@ -266,3 +286,38 @@ def test_cpu_quotas_do_not_slow_down_criu(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(group / file).read_text() for file in ("cpu.max", "pids.max")] == ["max 100000", "20"]
     container_source.thaw(Host(run=t.cast("t.Any", None)), definition, "m1")
     assert quotas == ["10000 100000"] * 3
+
+
+@pytest.fixture
+def busy(layer: Layer) -> Layer:
+    """A layer with a file of 50 MB of which a byte changes all the time."""
+    file = layer.root / "db/base"
+    file.parent.mkdir()
+    file.write_bytes(b"x" * 50_000_000)
+
+    def write() -> None:
+        time.sleep(0.02)
+        with open(file, "r+b") as handle:
+            handle.write(str(len(layer.sent)).encode())
+
+    layer.while_sending = write
+    return layer
+
+
+def test_a_file_that_changes_all_the_time_counts_as_sent_while_it_stands_still(busy: Layer) -> None:
+    leaving = busy.leaving()
+    leaving._settle_layer()
+    more = leaving.move.result["plan"]["expected_frozen_ms"] - MADE.expected_frozen_ms
+    assert more == pytest.approx(50_000_000 / RATE * 1000, abs=1)
+
+
+def test_a_file_that_changes_all_the_time_is_refused_where_it_would_take_too_long(busy: Layer) -> None:
+    limit = MADE.expected_frozen_ms + 100
+    with pytest.raises(
+        HostError, match=r"47 MiB of its files change .* \(the largest is /db/base\); max_downtime_ms is"
+    ):
+        busy.leaving(max_downtime_ms=limit)._settle_layer()
+    busy.while_sending = lambda: None
+    leaving = busy.leaving(max_downtime_ms=limit)
+    leaving._settle_layer()
+    assert leaving.move.result["plan"] == MADE.as_result()
