@@ -340,11 +340,17 @@ class Leaving(kinds.Leaving):
         )  # fmt: skip
 
     def _sync_layer_while_running(self) -> list[str]:
-        """Send what has changed in the writable layer, round by round until little does; what has by then."""
+        """Send what has changed in the writable layer, round by round; what has changed after the last one.
+
+        Another round pays while it leaves clearly less than it has sent.
+        """
         for _round in range(_LAYER_ROUNDS):
+            before = self.move.time.bytes.get("layer", 0)
             self._sync_layer(running=True)
+            sent = self.move.time.bytes.get("layer", 0) - before
             changed, _removed = difference(self._stamps, archive.snapshot(self._layer, now_ns=time.time_ns()))
-            if archive.content_bytes(self._layer, changed) < _SETTLED_BYTES:
+            left = archive.content_bytes(self._layer, changed)
+            if left < _SETTLED_BYTES or left > sent // 2:
                 break
         return changed
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import mmap
 import os
@@ -32,6 +33,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan, records
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate.timeline import Timeline
 
 WORK = plan.Workload("web", "runc", True, 2**30, 0, 0)
 MADE = plan.Plan(plan.PRE_COPY, ("both hosts track dirty memory",), (), (), 1159)
@@ -182,10 +184,11 @@ class Layer:
         return CommandResult(tuple(argv), 0)
 
     def leaving(self, max_downtime_ms: int = 0) -> container_source.Leaving:
+        timeline = Timeline(time.monotonic)
         move = types.SimpleNamespace(
             host=Host(run=self.run), name="web", definition={"name": "web"}, mode=plan.STOP_COPY, channel=self,
-            left=lambda: 60, progress=lambda kind: lambda count: None, request={"max_downtime_ms": max_downtime_ms},
-            result={"plan": MADE.as_result()},
+            left=lambda: 60, progress=lambda kind: functools.partial(timeline.add_bytes, kind), time=timeline,
+            request={"max_downtime_ms": max_downtime_ms}, result={"plan": MADE.as_result()},
         )  # fmt: skip
         survey = kinds.Survey(MADE, True, {}, {}, {"work": WORK, "image": True, "rate": RATE})
         return container_source.Leaving(t.cast("t.Any", move), survey)
@@ -309,6 +312,21 @@ def test_a_file_that_changes_all_the_time_counts_as_sent_while_it_stands_still(b
     leaving._settle_layer()
     more = leaving.move.result["plan"]["expected_frozen_ms"] - MADE.expected_frozen_ms
     assert more == pytest.approx(50_000_000 / RATE * 1000, abs=1)
+    assert len(busy.sent) == 1  # another round would leave as much
+
+
+def test_a_round_pays_while_it_leaves_less(layer: Layer) -> None:
+    left = [40, 10, 1, 0]
+    (layer.root / "file").write_bytes(b"x" * (100 << 20))
+
+    def write() -> None:
+        time.sleep(0.02)
+        size = left.pop(0)
+        (layer.root / f"{size}").write_bytes(b"x" * (size << 19))
+
+    layer.while_sending = write
+    assert layer.leaving()._sync_layer_while_running() == ["1"]
+    assert len(layer.sent) == 3
 
 
 def test_a_file_that_changes_all_the_time_is_refused_where_it_would_take_too_long(busy: Layer) -> None:
