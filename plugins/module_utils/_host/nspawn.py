@@ -548,13 +548,16 @@ class LocalHosts:
             for name in list(waiting):
                 if self._answers(records[name], name in thorough):
                     waiting.remove(name)
-                # Twice: while nspawn moves its processes into groups below, a look may find none in either.
-                elif not self.processes(name) and not self.processes(name):
+                elif self._has_ended(name):
                     raise self._silent(name, "ended while it was starting")
                 elif time.monotonic() > end:
                     raise self._silent(name, f"did not answer at {records[name]['address']} in {self.set.timeout_s} s")
             if waiting:
                 time.sleep(0.1)
+
+    def _has_ended(self, name: str) -> bool:
+        """While processes are moved from group to group, a look may find none in any."""
+        return not _wait(lambda: bool(self.processes(name)), 2)
 
     def _answers(self, record: t.Mapping[str, t.Any], thorough: bool) -> bool:
         try:
