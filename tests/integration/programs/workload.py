@@ -6,16 +6,14 @@
 A line of /ticks is ``NUMBER CLOCK NAMESPACE NONCE``. The network namespace tells on which host the line was written,
 the clock (the same on all local hosts) when; nothing in the process is told that it was moved.
 
-It also holds what a move must be told of: a library of the image that an upgrade has replaced, shared memory, a
-semaphore with a name, a directory that it watches.
+It also holds what a move must be told of: a file of the image that an upgrade has replaced, shared memory, a
+semaphore with a name, a directory that is watched.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import mmap
 import os
 import signal
 import socket
@@ -26,40 +24,67 @@ import time
 MEMORY = os.urandom(int(sys.argv[1]) << 20)
 NONCE = os.urandom(4).hex()
 state = {"tick": 0}
-LIBC = ctypes.CDLL(None)
 
 
-def replaced(path: str) -> mmap.mmap:
+def replaced(path: str) -> int:
     """A file that is in use, and another in its place."""
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    fd = os.open(path, os.O_RDONLY)
     with open(f"{path}.new", "wb") as new:
-        new.write(mapped)
+        new.write(os.pread(fd, os.stat(fd).st_size, 0))
     os.chmod(f"{path}.new", 0o755)
     os.replace(f"{path}.new", path)
-    return mapped
+    return fd
 
 
-LIBRARY = replaced("/bin/bash")
-SHARED = mmap.mmap(-1, 1 << 20)
-SHARED.write(os.urandom(1 << 20))
-LIBC.sem_open(b"/workload", os.O_CREAT, 0o600, 1)
+def buffer() -> int:
+    """Memory that has no file."""
+    fd = os.memfd_create("workload")
+    os.write(fd, os.urandom(2 << 20))
+    return fd
+
+
+def semaphore() -> int:
+    """As sem_open(3) makes one: it is opened by a name that it loses, and has another."""
+    path = f"/dev/shm/{NONCE}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.write(fd, NONCE.encode())
+    os.link(path, f"{path}.sem")
+    os.unlink(path)
+    return fd
+
+
+def watcher() -> int:
+    """A process that says when there is a new file in /srv/watched. This Python cannot ask the kernel for that."""
+    init, add = {"x86_64": (294, 254), "aarch64": (26, 27)}[os.uname().machine]
+    read, write = os.pipe()
+    if not os.fork():
+        os.dup2(write, 1)
+        program = """
+            $path = "/srv/watched"; $fd = syscall($ARGV[0] + 0, 0); syscall($ARGV[1] + 0, $fd, $path, 0x100);
+            open(EVENTS, "<&=", $fd); syswrite(STDOUT, "x") while sysread(EVENTS, $event, 4096);
+        """
+        os.execv("/usr/bin/perl", ["perl", "-e", program, str(init), str(add)])
+    return read
+
+
 os.makedirs("/srv/watched", exist_ok=True)
-WATCH = LIBC.inotify_init1(os.O_NONBLOCK)
-LIBC.inotify_add_watch(WATCH, b"/srv/watched", 0x100)  # IN_CREATE
+HELD = (replaced("/bin/bash"), buffer(), semaphore())
+WATCHER = watcher()
 watching = threading.Lock()
 
 
 def watch() -> bool:
     """Whether it is told of a new file."""
     with watching:
-        with open("/srv/watched/file", "w", encoding="utf-8"):
+        with open("/srv/watched/file", "w", encoding="ascii"):
             pass
         os.remove("/srv/watched/file")
-        try:
-            return b"file" in os.read(WATCH, 4096)
-        except BlockingIOError:
-            return False
+        return os.read(WATCHER, 1) == b"x"
+
+
+def held() -> bytes:
+    """All that it has open."""
+    return b"".join(os.pread(fd, os.stat(fd).st_size, 0) for fd in HELD)
 
 
 def tick() -> None:
@@ -76,7 +101,7 @@ def talk(connection: socket.socket) -> None:
         for count, line in enumerate(file, 1):
             answer = {**state, "count": count, "nonce": NONCE}
             if line.strip() == b"sum":
-                answer["sum"] = hashlib.sha256(MEMORY + LIBRARY[:] + SHARED[:]).hexdigest()
+                answer["sum"] = hashlib.sha256(MEMORY + held()).hexdigest()
                 answer["watch"] = watch()
             file.write(json.dumps(answer).encode() + b"\n")
             file.flush()
