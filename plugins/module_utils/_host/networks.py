@@ -14,7 +14,8 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, Refused
 from .._libvirt import network as description
-from .._libvirt.network_plan import Plan, Route, Seen, Update, in_the_way, overlap, parse_routes, plan
+from .._libvirt.network_plan import Plan, Seen, Update, plan
+from .._net.routes import Route, in_the_way, overlap, parse_routes
 from . import libvirt, overlay
 from .files import lock
 from .system import Host
