@@ -263,11 +263,12 @@ def _tunnel_lines(document: Document, live: Live) -> list[str]:
 def _bridge_lines(document: Document, live: Live, ipv6: bool) -> list[str]:
     link = live.links.get(BRIDGE)
     length = ipaddress.IPv4Network(document["subnet"]).prefixlen
+    mac = bridge_mac(document["self"]["name"])
     options = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-    make = [f"link add name {BRIDGE} address {bridge_mac(document)} {options}"]
+    make = [f"link add name {BRIDGE} address {mac} {options}"]
     return [
         *(make if link is None else []),
-        *_common(link, BRIDGE, ipv6, mtu=document["mtu"], mac=bridge_mac(document)),
+        *_common(link, BRIDGE, ipv6, mtu=document["mtu"], mac=mac),
         *_addresses(link, BRIDGE, f"{document['self']['address']}/{length}"),
         *_up(link, BRIDGE),
     ]

@@ -126,7 +126,7 @@ def _overlay_rules(document: Document, mark: str) -> str:
   chain prerouting {{
     type filter hook prerouting priority -300; policy accept;
     iifname {inside} ip daddr 127.0.0.0/8 drop
-    iifname "{document["bridge"]}" ether daddr != {bridge_mac(document)} notrack
+    iifname "{document["bridge"]}" ether daddr != {bridge_mac(document["self"]["name"])} notrack
     udp dport {port} notrack
   }}
   chain raw_output {{

@@ -198,29 +198,58 @@ def _entries(document: t.Optional[Document]) -> list[dict[str, t.Any]]:
     return [document["self"], *document.get("peers", ())] if document else []
 
 
-def known_hosts(members: t.Sequence[Member], removed: t.Collection[str]) -> dict[str, dict[str, t.Any]]:
-    """Hosts that members know and that are neither in the play nor removed: left out by a limit, they stay."""
-    names = {member.name for member in members}
-    found: dict[str, dict[str, t.Any]] = {}
+def _revision(entry: t.Mapping[str, t.Any]) -> int:
+    return int(entry.get("revision", 0))
+
+
+class _Known(t.NamedTuple):
+    """The newest word on each host from all members' documents: its entry, or the revision that removed it.
+
+    A host that was down or left out by a limit comes with old words on others. So each entry has a revision of its own:
+    whoever changes one gives it a higher number than all that are known.
+    """
+
+    entries: dict[str, dict[str, t.Any]]
+    removed: dict[str, int]
+
+    @property
+    def newest(self) -> int:
+        return max([0, *map(_revision, self.entries.values()), *self.removed.values()])
+
+
+def _known(members: t.Sequence[Member]) -> _Known:
+    entries: dict[str, dict[str, t.Any]] = {}
+    removed: dict[str, int] = {}
     for member in members:
         for entry in _entries(member.document):
-            if entry["name"] not in names and entry["name"] not in removed:
-                found.setdefault(entry["name"], entry)
-    return found
+            if entry["name"] not in entries or _revision(entry) > _revision(entries[entry["name"]]):
+                entries[entry["name"]] = entry
+        for name, revision in (member.document or {}).get("removed", {}).items():
+            removed[name] = max(revision, removed.get(name, 0))
+    entries = {name: entry for name, entry in entries.items() if _revision(entry) >= removed.get(name, 0)}
+    return _Known(entries, {name: revision for name, revision in removed.items() if name not in entries})
 
 
-def assign(settings: Settings, members: t.Sequence[Member], removed: t.Collection[str]) -> dict[str, tuple[str, str]]:
+def _former_name(member: Member) -> str:
+    """The name under which the others know the host so far."""
+    return str(member.document["self"]["name"]) if member.document else member.name
+
+
+def _assign(
+    settings: Settings, members: t.Sequence[Member], known: _Known, others: t.Mapping[str, dict[str, t.Any]]
+) -> dict[str, tuple[str, str]]:
     """Tunnel and overlay address of each member.
 
     First what was wished, then what a host has already, then the next free from the start: adding a host moves none.
     """
-    others = known_hosts(members, removed)
     taken = {address for member in members for address in member.taken}
     pools = {
         "tunnel": _Pool(settings.tunnel_subnet, "tunnel_address", ()),
         "address": _Pool(settings.subnet, "address", {settings.gateway, *taken}),
     }
-    had = {member.name: (member.document or {}).get("self", {}) for member in members}
+    had = {
+        member.name: known.entries.get(_former_name(member)) or known.entries.get(member.name, {}) for member in members
+    }
     found: dict[str, dict[str, str]] = {member.name: {} for member in members}
     for key, pool in pools.items():
         for name, entry in others.items():
@@ -282,6 +311,25 @@ def _refuse_renumbering(settings: Settings, members: t.Sequence[Member]) -> None
                 )
 
 
+def _refuse_split(settings: Settings, mtu: int, members: t.Sequence[Member], others: t.Collection[str]) -> None:
+    """What all hosts have to have alike does not change on some of them."""
+    if not others:
+        return
+    wanted = {
+        "encryption": settings.encryption,
+        "vni": settings.vni,
+        "vxlan_port": settings.vxlan_port,
+        "tunnel_subnet": settings.tunnel_subnet,
+        "mtu": mtu,
+    }
+    for key, value in wanted.items():
+        if any(member.document and member.document[key] != value for member in members):
+            raise Refused(
+                f"{key}: it cannot become {value} on some hosts only; {', '.join(sorted(others))} would be left out.",
+                hint="Run the play on all hosts, or name those that are gone in removed.",
+            )
+
+
 def document_for(
     name: str, settings: Settings, members: t.Sequence[Member], removed: t.Collection[str] = ()
 ) -> Document:
@@ -305,17 +353,22 @@ def document_for(
                     f"members: {member.underlay}, at which {member.name} is reached, lies in {subnet} of the overlay.",
                     hint="Choose another subnet, or the host's address outside the overlay.",
                 )
-    others = known_hosts(members, removed)
-    if others and any(member.document and member.document["encryption"] != settings.encryption for member in members):
-        raise Refused(
-            f"encryption: it cannot become {settings.encryption} on some hosts only; {', '.join(sorted(others))} would "
-            "be left out.",
-            hint="Run the play on all hosts, or name those that are gone in removed.",
-        )
-    places = assign(settings, members, removed)
+    known = _known(members)
+    # A member that has another name than before is the same host.
+    leaving = {*removed, *map(_former_name, members)} - set(own)
+    others = {each: entry for each, entry in known.entries.items() if each not in own and each not in leaving}
+    mtu = _mtu(settings, members, others)
+    _refuse_split(settings, mtu, members, others)
+    places = _assign(settings, members, known, others)
+    revision = known.newest + 1
     entries = {
         each.name: _entry(each, *places[each.name], encrypted=settings.encryption == "wireguard") for each in members
     }
+    for each, entry in entries.items():
+        before = known.entries.get(each, {})
+        entry["revision"] = _revision(before)
+        if entry != before:
+            entry["revision"] = revision
     peers = [entry for peer, entry in sorted({**others, **entries}.items()) if peer != name]
     return {
         "schema": SCHEMA,
@@ -323,7 +376,7 @@ def document_for(
         "gateway": settings.gateway,
         "gateway_mac": mac_for(f"gateway {settings.gateway}"),
         "bridge": BRIDGE,
-        "mtu": _mtu(settings, members, others),
+        "mtu": mtu,
         "encryption": settings.encryption,
         "tunnel_subnet": settings.tunnel_subnet,
         "vni": settings.vni,
@@ -331,6 +384,10 @@ def document_for(
         "masquerade": settings.masquerade,
         "self": entries[name],
         "peers": peers,
+        "removed": {
+            **{each: number for each, number in known.removed.items() if each not in own},
+            **{each: revision for each in leaving if each in known.entries},
+        },
     }
 
 
@@ -342,14 +399,28 @@ def _entry(member: Member, tunnel: str, address: str, *, encrypted: bool) -> dic
     return entry
 
 
-def bridge_mac(document: Document) -> str:
-    """The MAC of this host's bridge: fixed, or it would change with the containers that come and go."""
-    return mac_for(f"bridge {document['self']['name']}")
+def bridge_mac(name: str) -> str:
+    """The MAC of the bridge of the host ``name``: fixed, or it would change with the containers that come and go."""
+    return mac_for(f"bridge {name}")
+
+
+def newcomers(before: t.Optional[Document], document: Document, members: t.Collection[str]) -> list[dict[str, t.Any]]:
+    """Peers with an address that this host has not known as theirs, while hosts are left out: a container on one of
+    those may have it."""
+    if not before or {peer["name"] for peer in document["peers"]} <= set(members):
+        return []
+    known = {(entry["name"], entry["address"]) for entry in _entries(before)}
+    return [peer for peer in document["peers"] if (peer["name"], peer["address"]) not in known]
 
 
 def encrypted(document: Document) -> bool:
     """Whether the hosts talk through WireGuard."""
     return bool(document["encryption"] == "wireguard")
+
+
+def subnets(document: Document) -> dict[str, str]:
+    """What lies on the hosts' links, by option."""
+    return {option: document[option] for option in ("subnet", *(["tunnel_subnet"] if encrypted(document) else []))}
 
 
 def listen_port(document: Document) -> int:

@@ -63,7 +63,8 @@ ADDRESSES = [
     link("cnvm-gwp", "veth", 1370, "72:33:9a:91:53:82", "cnvm0"),
     link("cnvm-gw", "veth", 1370, THREE["gateway_mac"], address="10.100.101.254/32"),
 ]
-ADDRESSES[2]["address"] = bridge_mac(THREE)
+MAC = bridge_mac("host1")
+ADDRESSES[2]["address"] = MAC
 
 FLOODS = [
     {"mac": "01:00:5e:00:00:01", "ifname": "cnvm0", "flags": ["self"], "state": "permanent"},
@@ -112,7 +113,7 @@ def test_an_empty_host_gets_everything_in_order() -> None:
         "link set dev cnvm-wg mtu 1420",
         "addr add 10.100.100.1/24 dev cnvm-wg",
         "link set dev cnvm-wg up",
-        f"link add name cnvm0 address {bridge_mac(THREE)} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+        f"link add name cnvm0 address {MAC} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
         "link set dev cnvm0 addrgenmode none",
         "link set dev cnvm0 mtu 1370",
         "addr add 10.100.101.1/24 dev cnvm0",

@@ -73,6 +73,7 @@ def test_the_document_says_what_the_others_read() -> None:
             "address": "10.100.101.1",
             "endpoint": "192.0.2.1:51820",
             "public_key": key(1),
+            "revision": 1,
         },
         "peers": [
             {
@@ -82,8 +83,10 @@ def test_the_document_says_what_the_others_read() -> None:
                 "address": "10.100.101.2",
                 "endpoint": "192.0.2.2:51820",
                 "public_key": key(2),
+                "revision": 1,
             }
         ],
+        "removed": {},
     }
     assert overlay.document_for("host2", SETTINGS, [member(1), member(2)])["gateway_mac"] == document["gateway_mac"]
 
@@ -175,6 +178,7 @@ def test_without_encryption_the_hosts_talk_directly() -> None:
         "tunnel": "192.0.2.1",
         "underlay": "192.0.2.1",
         "address": "10.100.101.1",
+        "revision": 1,
     }
     assert document["mtu"] == 1450
     assert not overlay.encrypted(document)
@@ -186,7 +190,116 @@ def test_encryption_changes_everywhere_or_nowhere() -> None:
     with pytest.raises(Refused, match="host3 would be left out"):
         joined(everybody[:2], plain)
     assert places(joined(everybody, plain))["host3"] == ("192.0.2.3", "10.100.101.3")
-    assert joined(joined(everybody, plain)) == everybody
+    assert places(joined(joined(everybody, plain))) == places(everybody)
+
+
+@pytest.mark.parametrize("change", [{"vni": 99}, {"vxlan_port": 8472}, {"tunnel_subnet": "10.9.0.0/24"}, {"mtu": 1300}])
+def test_what_all_must_have_alike_changes_everywhere_or_nowhere(change: dict[str, t.Any]) -> None:
+    everybody = joined([member(1), member(2), member(3)])
+    settings = SETTINGS._replace(**change)
+    ((key, value),) = change.items()
+    with pytest.raises(Refused, match=f"{key}: it cannot become {value} on some hosts only; host2, host3 would be"):
+        joined(everybody[:1], settings)
+    for each in (*joined(everybody, settings), *joined(everybody[:1], settings, ["host2", "host3"])):
+        assert each.document
+        assert each.document[key] == value
+
+
+def test_a_new_host_with_a_smaller_link_needs_all_hosts() -> None:
+    everybody = joined([member(1), member(2)])
+    with pytest.raises(Refused, match="mtu: it cannot become 1270 on some hosts only; host2 would be left out"):
+        joined([everybody[0], member(3, underlay_mtu=1400)])
+
+
+def test_a_removed_host_does_not_come_back_with_one_that_was_down() -> None:
+    down, *up, gone = joined([member(1), member(2), member(3), member(4)])
+    rest = joined(up, removed=["host4"])
+    assert list(places(joined([down, *rest]))) == ["host1", "host2", "host3"]
+    # It does when it is in a play itself, also for those that were left out then.
+    again = joined([rest[0], gone])
+    assert sorted(places(again)) == ["host1", "host2", "host3", "host4"]
+    assert sorted(places(joined([rest[1], again[0]]))) == ["host1", "host2", "host3", "host4"]
+
+
+def test_the_newest_word_on_a_host_counts() -> None:
+    down, up, dummy = joined([member(1), member(2), member(3)])
+    moved = joined([up, member(3, underlay="192.0.2.33", public_key=key(33))])
+    assert places(moved)["host3"] == places([down])["host3"]
+    for pair in ([down, moved[0]], [moved[0], down]):
+        for each in joined(pair):
+            assert each.document
+            (seen,) = [peer for peer in each.document["peers"] if peer["name"] == "host3"]
+            assert (seen["endpoint"], seen["public_key"]) == ("192.0.2.33:51820", key(33))
+
+
+def test_a_host_that_was_away_does_not_take_its_old_address_from_another() -> None:
+    away, *rest = joined([member(1), member(2)])
+    rest = joined([*joined(rest, removed=["host1"]), member(3)])
+    assert places(rest)["host3"] == ("10.100.100.1", "10.100.101.1")
+    assert places(joined([away, *rest])) == {
+        "host1": ("10.100.100.3", "10.100.101.3"),
+        "host2": ("10.100.100.2", "10.100.101.2"),
+        "host3": ("10.100.100.1", "10.100.101.1"),
+    }
+
+
+def test_a_host_that_was_renamed_is_the_same_host() -> None:
+    one, two, three = joined([member(1), member(2), member(3)])
+    renamed = joined([one._replace(name="web"), two])
+    expected = {"web": places([one])["host1"], **{name: places([one])[name] for name in ("host2", "host3")}}
+    assert places(renamed) == expected
+    assert joined(renamed) == renamed
+    # One that was left out meanwhile learns of it, and brings the old name back to nobody.
+    assert places(joined([three, renamed[1]])) == expected
+    # They change names.
+    swapped = places(joined([one._replace(name="host2"), two._replace(name="host1")]))
+    assert swapped["host1"] == expected["host2"]
+    assert swapped["host2"] == expected["web"]
+
+
+def test_a_host_that_could_not_write_or_was_made_anew_keeps_its_address() -> None:
+    one, dummy, three = joined([member(1), member(2), member(3)])
+    known = joined([one, three._replace(name="web")], removed=["host2"])
+    for web in (three._replace(name="web"), member(3, name="web", public_key=key(33))):
+        assert places(joined([known[0], web]))["web"] == ("10.100.100.3", "10.100.101.3")
+
+
+@given(st.data())
+def test_whoever_takes_part_in_whichever_play_the_last_word_counts(data: st.DataObject) -> None:
+    hosts = {number: member(number) for number in range(1, 6)}
+    for each in joined(list(hosts.values())):
+        hosts[int(each.name[-1])] = each
+    removed: set[int] = set()
+    for _ in range(data.draw(st.integers(1, 6))):
+        # Number 1 is in each play, so that each play knows of those before.
+        numbers = [1, *data.draw(st.lists(st.integers(2, 5), unique=True))]
+        leaving = data.draw(st.sets(st.integers(2, 5))) - set(numbers)
+        removed = (removed | leaving) - set(numbers)
+        order = data.draw(st.permutations(numbers))
+        port = data.draw(st.integers(1, 3))
+        play = joined([hosts[number]._replace(port=port) for number in order], removed=[f"host{n}" for n in leaving])
+        for each in play:
+            hosts[int(each.name[-1])] = each
+        for each in play:
+            assert set(places([each])) == {f"host{number}" for number in hosts if number not in removed}
+            assert places([each]) == places(play)
+            assert each.document
+            for peer in each.document["peers"]:
+                known = hosts[int(peer["name"][-1])].document
+                assert known
+                assert peer == known["self"]
+        assert joined(play) == play
+
+
+def test_only_new_addresses_are_asked_for_and_only_when_hosts_are_left_out() -> None:
+    everybody = joined([member(1), member(2), member(3)])
+    before = everybody[0].document
+    found = joined([everybody[0], member(4)])[0].document
+    assert found
+    assert [peer["name"] for peer in overlay.newcomers(before, found, ["host1", "host4"])] == ["host4"]
+    assert overlay.newcomers(before, found, ["host1", "host2", "host3", "host4"]) == []
+    assert overlay.newcomers(found, found, ["host1", "host4"]) == []
+    assert overlay.newcomers(None, found, ["host1", "host4"]) == []
 
 
 @pytest.mark.parametrize(
