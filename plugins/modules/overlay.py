@@ -33,7 +33,8 @@ options:
     description:
       - With V(prepared) the host makes its key and says what the other hosts must know of it.
       - With V(present) it is in the overlay.
-      - With V(absent) links, rules, C(overlay.json) and the key are removed. Refused while containers are plugged in.
+      - With V(absent) links, rules, C(overlay.json) and the key are removed. Refused while containers or guests are
+        plugged in.
     type: str
     choices: [prepared, present, absent]
     default: present
@@ -59,21 +60,28 @@ options:
     description:
       - The hosts of the play, this one among them, each with what RV(member) of O(state=prepared) was.
       - Must be the same list, in the same order, on all hosts. Each computes all addresses from it.
-      - Hosts that are known and not in the list stay, so that a play on some hosts does not cut off the others.
+      - Hosts that are known and not in the list stay, so that a play on some hosts does not cut off the others. What
+        was said of them last counts.
+      - As long as there are such hosts, O(encryption), O(tunnel_subnet), O(mtu), O(vni) and O(vxlan_port) stay as well.
     type: list
     elements: dict
     default: []
   removed:
-    description: Names of hosts that are no longer part of the overlay.
+    description:
+      - Names of hosts that are no longer part of the overlay. The others remember it, and tell those that were not in
+        this play, until such a host is in a play again.
+      - The former name of a host that has another by now need not be named.
     type: list
     elements: str
     default: []
   subnet:
-    description: The overlay's subnet, for hosts and containers.
+    description:
+      - The overlay's subnet, for hosts and containers.
+      - Refused where it overlaps a network that the host reaches now. Inside of one behind a router there is a warning.
     type: str
     default: 10.100.101.0/24
   tunnel_subnet:
-    description: The subnet of the tunnels between the hosts. Not used with O(encryption=none).
+    description: The same for the tunnels between the hosts. Not used with O(encryption=none).
     type: str
     default: 10.100.100.0/24
   gateway:
@@ -172,6 +180,7 @@ overlay:
       address: 10.100.101.1
       endpoint: 192.0.2.11:51820
       public_key: 5bXGVsM6W+XwJ2IYXyMgPzTNvvRZjKCwUlzmGNQbM2c=
+      revision: 1
     peers:
       - name: host2
         tunnel: 10.100.100.2
@@ -179,6 +188,8 @@ overlay:
         address: 10.100.101.2
         endpoint: 192.0.2.12:51820
         public_key: p9X0NAMlQ8sY6sMOhXiVfVkGUZ6nmnlmJMpIJSbyyAw=
+        revision: 1
+    removed: {}
 steps:
   description: What was done to the live network, or would be in check mode. Empty when it was as wanted.
   returned: O(state=present) or O(state=absent)
@@ -240,7 +251,7 @@ def prepare(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict
         "underlay_mtu": mtu,
         "public_key": before or overlay.public_key(host, make=not check_mode),
         "overlay": document,
-        "taken": overlay.container_addresses(),
+        "taken": overlay.workload_addresses(),
         **wished,
     }
     return {
@@ -263,6 +274,8 @@ def present(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict
                 )
     with lock(overlay.LOCK_FILE, "the module overlay"):
         before = overlay.load()
+        warnings = overlay.refuse_routed(host, before, document)
+        overlay.refuse_taken(before, document, [member.name for member in members])
         if before != document and not check_mode:
             write_json(paths.OVERLAY_FILE, document)
         steps = overlay.reconcile(
@@ -272,6 +285,7 @@ def present(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict
         "changed": before != document or bool(steps),
         "overlay": document,
         "steps": steps,
+        "warnings": warnings,
         "diff": diff_of({"overlay.json": before, "lacks": steps}, {"overlay.json": document, "lacks": []}, "overlay"),
     }
 

@@ -82,6 +82,7 @@ overlay:
           address: 10.100.101.2
           endpoint: 192.0.2.12:51820
           public_key: p9X0NAMlQ8sY6sMOhXiVfVkGUZ6nmnlmJMpIJSbyyAw=
+          revision: 1
           reachable: true
           last_handshake_s: 12
           received_bytes: 9312

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -17,19 +18,25 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError, Refused
 from .._core.runner import CommandResult, first_line
+from .._libvirt.network import plugs_of
 from .._net import icmp, links, nft
-from .._net.endpoint import from_definition
+from .._net.endpoint import Endpoint, from_definition, host_link
 from .._net.overlay import (
     BRIDGE,
     GATEWAY,
+    GATEWAY_PORT,
     TUNNEL,
     VXLAN,
     Document,
+    bridge_mac,
     encrypted,
+    newcomers,
+    subnets,
     tunnel_mtu,
     wireguard_conf,
 )
-from . import netns
+from .._net.routes import in_the_way, parse_routes
+from . import libvirt, netns
 from .files import lock, read_json, remove_file, write_text
 from .system import Host
 
@@ -89,14 +96,47 @@ def underlay(host: Host, wished: str) -> tuple[str, int]:
     return wished or way["prefsrc"], uplink.mtu
 
 
-def container_addresses() -> list[str]:
-    """Overlay addresses of the containers that this host knows: no host may get one of them."""
-    found = []
-    for path in glob.glob(f"{glob.escape(paths.WORKLOADS)}/*/definition.json"):
-        address = (read_json(path) or {}).get("address")
-        if address:
-            found.append(str(address))
-    return sorted(set(found))
+def _definition_files() -> list[str]:
+    """Of all workloads that this host knows."""
+    return sorted(glob.glob(f"{glob.escape(paths.WORKLOADS)}/*/definition.json"))
+
+
+def workload_addresses() -> list[str]:
+    """Overlay addresses of the workloads that this host knows: no host may get one of them."""
+    found = {(read_json(path) or {}).get("address") for path in _definition_files()}
+    return sorted(str(address) for address in found if address)
+
+
+def refuse_routed(host: Host, before: t.Optional[Document], document: Document) -> list[str]:
+    """Refused when a subnet that the overlay is to have here would take machines away that the host reaches now.
+    Returned are warnings. What the overlay has already was looked at when it got it."""
+    new = subnets(document).items() - (subnets(before).items() if before else ())
+    routes = parse_routes(host.run(["ip", "-j", "-4", "route", "show", "type", "unicast"]).stdout) if new else []
+    warnings = []
+    for option, subnet in sorted(new):
+        wrong, doubtful = in_the_way(subnet, routes, (BRIDGE, TUNNEL, GATEWAY))
+        if wrong:
+            raise Refused(
+                f"{option}: {subnet} overlaps {'; '.join(wrong)}.",
+                hint="Choose another subnet for all hosts, or remove what is there.",
+            )
+        warnings += [f"{option}: {subnet} is inside of {each}." for each in doubtful]
+    return warnings
+
+
+def refuse_taken(before: t.Optional[Document], document: Document, members: t.Collection[str]) -> None:
+    """Refused when somebody on a host that is left out has the address that a new host is to get."""
+    for peer in newcomers(before, document, members):
+        spec = Endpoint(peer["name"], "", peer["address"], 24, "", 0, bridge_mac(peer["name"]), BRIDGE)
+        try:
+            holder = netns.address_holder(spec)
+        except OSError:
+            return  # no bridge, or it is down: nobody can be asked
+        if holder:
+            raise Refused(
+                f"address: {peer['address']}, which {peer['name']} would get, is taken: {holder} answers for it.",
+                hint="Run the play on all hosts, or give the new host another address.",
+            )
 
 
 # -- The live network
@@ -180,7 +220,7 @@ def _batch(host: Host, program: str, lines: t.Sequence[str]) -> t.Optional[Comma
 def _container_rules(document: Document) -> str:
     """Guards and port forwards of the containers that are plugged in: whoever flushed our rules took these as well."""
     texts = []
-    for path in sorted(glob.glob(f"{glob.escape(paths.WORKLOADS)}/*/definition.json")):
+    for path in _definition_files():
         try:
             definition = read_json(path) or {}
             spec = from_definition(definition, document) if definition.get("address") else None
@@ -237,12 +277,13 @@ def _sync_wireguard(host: Host, document: Document) -> None:
 
 
 def take_down(host: Host, document: t.Optional[Document], *, check: bool = False) -> list[str]:
-    """Remove all links and rules of the overlay; what was removed. Refused while a container is plugged in."""
-    plugged = sorted(name for name in _listdir(f"/sys/class/net/{BRIDGE}/brif") if name.startswith("cv"))
-    if plugged:
+    """Remove all links and rules of the overlay; what was removed. Refused while anything else is plugged in."""
+    ports = sorted(set(_listdir(f"/sys/class/net/{BRIDGE}/brif")) - {VXLAN, GATEWAY_PORT})
+    if ports:
+        owners = _owners(ports)
+        named = ", ".join(f"{owners[port]} ({port})" if port in owners else f"interface {port}" for port in ports)
         raise Refused(
-            f"The overlay cannot be taken down: {len(plugged)} containers of this host are plugged into it.",
-            hint="Stop or move them first.",
+            f"The overlay cannot be taken down, plugged into it are: {named}.", hint="Stop or move them first."
         )
     present = [name for name in (VXLAN, GATEWAY, BRIDGE) if os.path.exists(f"/sys/class/net/{name}")]
     tunnel = os.path.exists(f"/sys/class/net/{TUNNEL}")
@@ -257,6 +298,16 @@ def take_down(host: Host, document: t.Optional[Document], *, check: bool = False
             ["nft", "-f", "-"], stdin="".join(nft.drop_table(family, table) for family, table in nft.overlay_tables())
         )
     return [*present, *([TUNNEL] if tunnel else [])]
+
+
+def _owners(ports: t.Collection[str]) -> dict[str, str]:
+    """Names of the containers and guests that the bridge's ``ports`` belong to, as far as that can be told."""
+    known = [read_json(path) or {} for path in _definition_files()]
+    owners = {host_link(str(each.get("uuid"))): str(each.get("name")) for each in known}
+    if not owners.keys() >= set(ports) and libvirt.available():
+        with contextlib.suppress(libvirt.LibvirtError), libvirt.connect() as connection:
+            owners.update((plug.tap, plug.guest) for text in libvirt.running_xml(connection) for plug in plugs_of(text))
+    return owners
 
 
 def has_key() -> bool:

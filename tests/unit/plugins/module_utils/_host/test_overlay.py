@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
+import re
 import stat
 import typing as t
 from pathlib import Path
@@ -16,15 +19,18 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult, checked
-from ansible_collections.cnvm.platform.plugins.module_utils._host import files, overlay
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, libvirt, netns, overlay
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._net import links
+from ansible_collections.cnvm.platform.plugins.module_utils._net.endpoint import Endpoint, host_link
 from ansible_collections.cnvm.platform.plugins.module_utils._net.overlay import (
     Document,
     Member,
     Settings,
+    bridge_mac,
     document_for,
 )
+from ansible_collections.cnvm.platform.plugins.modules import overlay as module
 
 
 def document(encryption: str = "wireguard") -> Document:
@@ -136,12 +142,118 @@ def test_peers_that_changed_are_told_even_when_they_look_right(monkeypatch: pyte
     assert run.calls == ["wg syncconf cnvm-wg /dev/stdin"]
 
 
-def test_it_stays_while_a_container_is_plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlay, "_listdir", lambda path: ["cnvm-vx", "cnvm-gwp", "cv0123456789a"])
+DOMAIN = """<domain><name>db</name><devices>
+<interface type="bridge"><source bridge="cnvm0"/><target dev="vnet3"/></interface></devices></domain>"""
+
+
+@pytest.mark.parametrize(
+    ("domains", "guest"), [([DOMAIN], "db (vnet3)"), ([], "interface vnet3"), (None, "interface vnet3")]
+)
+def test_it_stays_while_anything_is_plugged_in(
+    own_place: Path, monkeypatch: pytest.MonkeyPatch, domains: t.Optional[list[str]], guest: str
+) -> None:
+    def running_xml(_connection: object) -> list[str]:
+        if domains is None:
+            raise libvirt.LibvirtError("libvirt does not answer")
+        return domains
+
+    monkeypatch.setattr(libvirt, "available", lambda: True)
+    monkeypatch.setattr(libvirt, "connect", contextlib.nullcontext)
+    monkeypatch.setattr(libvirt, "running_xml", running_xml)
+    files.write_json(str(own_place / "containers/web/definition.json"), {"name": "web", "uuid": "1"})
+    cable = host_link("1")
+    for ports, said in (
+        (["vnet3"], guest),
+        ([cable], f"web ({cable})"),
+        ([cable, "vnet3"], f"web ({cable}), {guest}"),
+    ):
+        monkeypatch.setattr(overlay, "_listdir", lambda path, ports=ports: ["cnvm-vx", "cnvm-gwp", *ports])
+        run = Recorder()
+        with pytest.raises(Refused, match=re.escape(f"plugged into it are: {said}.")):
+            overlay.take_down(Host(run=run), document())
+        assert run.calls == []
+
+
+def test_it_goes_when_only_its_own_is_plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlay, "_listdir", lambda path: ["cnvm-vx", "cnvm-gwp"])
     run = Recorder()
-    with pytest.raises(Refused, match="1 containers of this host"):
-        overlay.take_down(Host(run=run), document())
-    assert run.calls == []
+    overlay.take_down(Host(run=run), document())
+    assert "nft -f -" in run.calls
+
+
+def route(destination: str, **changes: str) -> dict[str, t.Any]:
+    return {"dst": destination, "dev": "eth0", "scope": "link", **changes}
+
+
+def ask(routes: list[dict[str, t.Any]], *, check_mode: bool) -> dict[str, t.Any]:
+    """The module on a host with these routes."""
+    key = base64.b64encode(bytes(32)).decode()
+    params = {
+        **{option: settings.get("default") for option, settings in module.argument_spec().items()},
+        "name": "host1",
+        "members": [{"name": "host1", "underlay": "192.0.2.1", "underlay_mtu": 1500, "public_key": key}],
+    }
+    return module.present(Host(run=Recorder(**{"ip_-j_-4_route": (0, json.dumps(routes))}, **BARE)), params, check_mode)
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize(
+    ("destination", "said"),
+    [
+        ("10.100.0.0/16", "subnet: 10.100.101.0/24 overlaps the host's route to 10.100.0.0/16 at eth0."),
+        ("10.100.100.128/25", "tunnel_subnet: 10.100.100.0/24 overlaps the host's route to 10.100.100.128/25 at eth0."),
+    ],
+)
+def test_a_subnet_that_the_host_reaches_otherwise_is_refused(destination: str, said: str, check_mode: bool) -> None:
+    with pytest.raises(Refused, match=re.escape(said)):
+        ask([route(destination)], check_mode=check_mode)
+    assert not os.path.exists(paths.OVERLAY_FILE)
+    # What it has already is not asked about again: it may have been there first.
+    run = Recorder(**{"ip_-j_-4_route": (0, json.dumps([route(destination)]))})
+    assert overlay.refuse_routed(Host(run=run), document(), document()) == []
+
+
+def test_the_overlays_own_routes_are_not_in_its_way() -> None:
+    own = [route("10.100.100.0/24", dev="cnvm-wg"), route("10.100.101.0/24", dev="cnvm0")]
+    assert ask(own, check_mode=True)["warnings"] == []
+
+
+def test_a_subnet_inside_of_one_behind_a_router_is_warned_of() -> None:
+    inside = "is inside of the host's route to 10.0.0.0/8 at eth0, of which less can be reached then."
+    assert ask([route("10.0.0.0/8", gateway="192.0.2.254", scope="global")], check_mode=True)["warnings"] == [
+        f"subnet: 10.100.101.0/24 {inside}",
+        f"tunnel_subnet: 10.100.100.0/24 {inside}",
+    ]
+
+
+def test_without_encryption_there_are_no_tunnels_in_the_way() -> None:
+    run = Recorder(**{"ip_-j_-4_route": (0, json.dumps([route("10.100.100.0/24")]))})
+    assert overlay.refuse_routed(Host(run=run), None, document("none")) == []
+    with pytest.raises(Refused, match="tunnel_subnet: "):
+        overlay.refuse_routed(Host(run=run), document("none"), document())
+
+
+def test_an_address_that_somebody_left_out_has_goes_to_no_new_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answers(spec: Endpoint) -> str:
+        asked.append(f"{spec.address} on {spec.bridge} but for {spec.mac}")
+        return "02:00:00:00:00:07"
+
+    monkeypatch.setattr(netns, "address_holder", answers)
+    before = document()
+    before["peers"] = [peer for peer in before["peers"] if peer["name"] == "host2"]
+    overlay.refuse_taken(before, document(), ["host1", "host2", "host3"])
+    assert asked == []
+    with pytest.raises(Refused, match=r"10\.100\.101\.3, which host3 would get, is taken: 02:00:00:00:00:07"):
+        overlay.refuse_taken(before, document(), ["host1", "host3"])
+    assert asked == [f"10.100.101.3 on cnvm0 but for {bridge_mac('host3')}"]
+
+    def no_bridge(spec: Endpoint) -> str:
+        raise OSError("No such device")
+
+    monkeypatch.setattr(netns, "address_holder", no_bridge)
+    overlay.refuse_taken(before, document(), ["host1", "host3"])
 
 
 ADDRESSES = json.dumps(
