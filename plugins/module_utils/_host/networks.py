@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -41,6 +42,11 @@ class _Job:
         return str((self.seen.live or {}).get("bridge", ""))
 
 
+def _in_turn(jobs: t.Iterable[_Job]) -> list[_Job]:
+    """What goes, goes first, then what is restarted: others may take their subnets and bridges."""
+    return sorted(jobs, key=lambda job: (job.item["state"] not in ("absent", "inactive"), not job.plan.stop))
+
+
 def bring_to(
     host: Host, items: object, *, restart_on_change: bool = False, force: bool = False, check_mode: bool = False
 ) -> dict[str, t.Any]:
@@ -52,8 +58,7 @@ def bring_to(
         batch = _Batch(host, connection, restart_on_change=restart_on_change, force=force)
         jobs = batch.decide(wanted)
         if not check_mode:
-            # What goes, goes first: another one may take its subnet or its bridge.
-            for job in sorted(jobs, key=lambda job: job.item["state"] not in ("absent", "inactive")):
+            for job in _in_turn(jobs):
                 batch.apply(job)
         return {
             "changed": any(job.plan.changed for job in jobs),
@@ -145,9 +150,11 @@ class _Batch:
     def decide(self, wanted: t.Sequence[dict[str, t.Any]]) -> list[_Job]:
         """The plans for all, or an error before anything is touched."""
         jobs = [self._decide(item) for item in wanted]
-        going = {job.bridge for job in jobs if job.plan.stop and job.bridge}
-        for job in jobs:
+        going: set[str] = set()
+        for job in _in_turn(jobs):
             self._check(job, jobs, going)
+            if job.plan.stop and job.bridge:
+                going.add(job.bridge)
         return jobs
 
     def _decide(self, item: dict[str, t.Any]) -> _Job:
@@ -246,8 +253,7 @@ class _Batch:
             if done.define:
                 self._define(job)
             if done.start:
-                with libvirt.doing(f"start the network {name!r}"):
-                    t.cast("libvirt.Network", job.object).create()
+                self._start(job)
         if done.autostart is not None:
             with libvirt.doing(f"set whether the network {name!r} starts with the host"):
                 t.cast("libvirt.Network", job.object).setAutostart(int(done.autostart))
@@ -272,6 +278,18 @@ class _Batch:
         text = description.build(t.cast("dict[str, t.Any]", job.plan.description), job.plan.name, kept)
         with libvirt.doing(f"define the network {job.plan.name!r}"):
             job.object = self.connection.networkDefineXML(text)
+
+    def _start(self, job: _Job) -> None:
+        """A new network that does not start is not left behind."""
+        network = t.cast("libvirt.Network", job.object)
+        try:
+            with libvirt.doing(f"start the network {job.plan.name!r}"):
+                network.create()
+        except CnvmError:
+            if job.plan.new:
+                with contextlib.suppress(libvirt.library().libvirtError):
+                    network.undefine()
+            raise
 
     def _restart(self, job: _Job) -> None:
         """Stop and start; whoever was in the bridge is put back into it. When the new one does not start, the old one

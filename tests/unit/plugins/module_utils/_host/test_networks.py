@@ -13,9 +13,11 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt, networks, overlay
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import network as description
 from ansible_collections.cnvm.platform.tests.unit.plugins.module_utils._host.fake_libvirt import (
     Driver,
+    FakeError,
     Guest,
     Thing,
     module,
@@ -226,6 +228,43 @@ def test_subnet_and_bridge_of_a_network_that_goes_in_the_same_call(world: World)
     done = world.call({**LAN, "name": "new"}, {"name": "lan", "state": "absent"})
     assert [each["state"] for each in done["networks"]] == ["active", "absent"]
     assert [each.name() for each in world.driver.listAllNetworks(0)] == ["new"]
+
+
+def test_subnet_of_a_network_that_gets_another_in_the_same_call(world: World) -> None:
+    world.call(LAN)
+    world.routes = '[{"dst": "192.168.150.0/24", "dev": "virbr7", "scope": "link"}]'
+    moved = {"name": "lan", "subnet": "192.168.151.0/24"}
+    came: list[str] = []
+    world.driver.started = lambda thing: came.append(thing.name())
+    done = world.call({"name": "new", "subnet": LAN["subnet"]}, moved)
+    assert came == ["lan", "new"]
+    assert [each["name"] for each in done["networks"]] == ["new", "lan"]
+
+
+def test_subnets_that_are_exchanged_are_refused_before_anything_is_touched(world: World) -> None:
+    lan, other = {"name": "lan", "subnet": "192.168.150.0/24"}, {"name": "other", "subnet": "192.168.151.0/24"}
+    world.call({**lan, "bridge": "virbr7"}, {**other, "bridge": "virbr8"})
+    world.routes = """[{"dst": "192.168.150.0/24", "dev": "virbr7", "scope": "link"},
+                       {"dst": "192.168.151.0/24", "dev": "virbr8", "scope": "link"}]"""
+    with pytest.raises(Refused, match=r"192.168.151.0/24 overlaps the host's route to 192.168.151.0/24 at virbr8"):
+        world.call({**lan, "subnet": other["subnet"]}, {**other, "subnet": lan["subnet"]})
+    assert "destroy" not in world.net("lan").calls
+
+
+def test_new_network_that_does_not_start_is_not_left_behind(world: World) -> None:
+    def port_is_taken(thing: Thing) -> None:
+        thing.live = ""
+        raise FakeError(errors.OPERATION_FAILED, "port 53 is taken")
+
+    world.driver.started = port_is_taken
+    with pytest.raises(HostError, match="port 53 is taken"):
+        world.call(LAN)
+    assert world.driver.listAllNetworks(0) == []
+    # One that was there before stays.
+    world.call({**LAN, "state": "inactive"})
+    with pytest.raises(HostError, match="port 53 is taken"):
+        world.call(LAN)
+    assert world.net().stored
 
 
 def test_bridge_must_be_one(world: World) -> None:
