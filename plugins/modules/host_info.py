@@ -377,10 +377,13 @@ host_info:
       type: dict
       sample: {kind: none, chains: []}
     ports:
-      description: Who listens on those of O(ports) that are in use; the program is empty for sockets of the kernel.
+      description:
+        - Who listens on those of O(ports) that are in use. The program is empty for sockets of the kernel.
+        - The interface is that of WireGuard or VXLAN whose port it is, else empty. Of several that share a port each
+          is listed.
       type: list
       elements: dict
-      sample: [{port: 51820/udp, program: wireguard-go}]
+      sample: [{port: 51820/udp, program: "", interface: wg0}]
     sshd:
       description: The SSH server's port, and what keeps peers from logging in as root with a key (empty when nothing).
       type: dict

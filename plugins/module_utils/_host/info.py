@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -105,6 +106,21 @@ def parse_sockets(text: str, protocol: str) -> list[dict[str, t.Any]]:
             port = int(fields[1].rpartition(":")[2], 16)
             found.append({"protocol": protocol[:3], "port": port, "inode": fields[9]})
     return found
+
+
+def parse_wireguard_ports(text: str) -> list[tuple[int, str]]:
+    """``wg show all listen-port``: port and interface."""
+    lines = [line.split() for line in text.splitlines()]
+    return [(int(words[1]), words[0]) for words in lines if len(words) == 2 and words[1].isdigit()]
+
+
+def parse_vxlan_ports(text: str) -> list[tuple[int, str]]:
+    """``ip -j -d link show type vxlan``: port and interface. Links of other types are empty in it."""
+    ports = [
+        (((link.get("linkinfo") or {}).get("info_data") or {}).get("port"), link.get("ifname"))
+        for link in json.loads(text or "[]")
+    ]
+    return [(port, name) for port, name in ports if port]
 
 
 def parse_input_chains(text: str) -> list[dict[str, str]]:
@@ -264,8 +280,17 @@ def _overlay() -> dict[str, t.Any]:
     }
 
 
-def _port_users(ports: t.Sequence[tuple[str, int]]) -> list[dict[str, t.Any]]:
-    """Who listens on the given ports; the program is empty for sockets of the kernel."""
+def _tunnel_ports(host: Host) -> list[tuple[int, str]]:
+    """The UDP ports of WireGuard and VXLAN and their interfaces: the sockets themselves do not tell."""
+    wg, ip = shutil.which("wg"), shutil.which("ip")
+    wireguard = host.run([wg, "show", "all", "listen-port"], check=False, timeout_s=10).stdout if wg else ""
+    vxlan = host.run([ip, "-j", "-d", "link", "show", "type", "vxlan"], check=False, timeout_s=10).stdout if ip else ""
+    return parse_wireguard_ports(wireguard) + parse_vxlan_ports(vxlan)
+
+
+def _port_users(host: Host, ports: t.Sequence[tuple[str, int]]) -> list[dict[str, t.Any]]:
+    """Who listens on the given ports. The program is empty for sockets of the kernel, the interface for all that are
+    not of WireGuard or VXLAN. Several interfaces may share a port."""
     found = []
     for name in ("tcp", "tcp6", "udp", "udp6"):
         for entry in parse_sockets(_read(f"/proc/net/{name}"), name):
@@ -281,11 +306,13 @@ def _port_users(ports: t.Sequence[tuple[str, int]]) -> list[dict[str, t.Any]]:
                 continue
             for link in wanted.intersection(links):
                 users[link] = _read(f"/proc/{process}/comm").strip()
-    answer: dict[tuple[str, int], dict[str, t.Any]] = {}
-    for entry in found:
-        key = (entry["protocol"], entry["port"])
-        answer[key] = {"port": f"{key[1]}/{key[0]}", "program": users.get(f"socket:[{entry['inode']}]", "")}
-    return [answer[key] for key in sorted(answer)]
+    programs = {(entry["protocol"], entry["port"]): users.get(f"socket:[{entry['inode']}]", "") for entry in found}
+    tunnels = _tunnel_ports(host) if any(protocol == "udp" for protocol, dummy in programs) else []
+    return [
+        {"port": f"{number}/{protocol}", "program": program, "interface": interface}
+        for (protocol, number), program in sorted(programs.items())
+        for interface in (protocol == "udp" and [name for port, name in tunnels if port == number]) or [""]
+    ]
 
 
 def _firewall(host: Host) -> dict[str, t.Any]:
@@ -388,7 +415,7 @@ def gather(
         "wireguard": _wireguard(release),
         "overlay": _overlay(),
         "firewall": _firewall(host),
-        "ports": _port_users(wanted_ports),
+        "ports": _port_users(host, wanted_ports),
         "sshd": {"problem": trust.sshd_problem(sshd), "port": int((sshd.get("port") or ["22"])[0])},
         "helper": helper.installed(paths.HELPER_LIBRARY),
     }

@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,13 @@ def render(template: str, **variables: t.Any) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(ansible_managed="Ansible managed", **variables)
+
+
+def expression(text: str, **variables: t.Any) -> t.Any:
+    """What a condition of a task comes to."""
+    environment = Environment(undefined=StrictUndefined)
+    environment.tests["ansible.builtin.search"] = lambda value, pattern: re.search(pattern, value) is not None
+    return environment.compile_expression(text, undefined_to_none=False)(**variables)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +217,48 @@ def test_openings_only_ever_accept() -> None:
     assert all(rule.endswith("""accept comment '"cnvm"'""") for rule in rules)
     assert "open inet filter input" in text
     assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "changed"),
+    [
+        ("firewalld", {"stdout": "success\n", "stderr": ""}, True),
+        ("firewalld", {"stderr": "Warning: ALREADY_ENABLED: '51820:udp' already in 'public'\n"}, False),
+        ("firewalld", {"stderr": "Warning: ZONE_ALREADY_SET: 'cnvm-wg' already bound to 'trusted'\n"}, False),
+        ("ufw", {"stdout": "Rule added\nRule added (v6)\n"}, True),
+        ("ufw", {"stdout": "Skipping adding existing rule\nSkipping adding existing rule (v6)\n"}, False),
+    ],
+)
+def test_openings_that_were_there_are_no_change(kind: str, said: dict[str, str], changed: bool) -> None:
+    (task,) = yaml.safe_load((ROLE / f"tasks/firewall_{kind}.yml").read_text(encoding="utf-8"))
+    assert expression(task["changed_when"], **{task["register"]: said}) is changed
+    # What is said is only said in full, and in English, when asked like this.
+    assert "-q" not in task["ansible.builtin.command"]["argv"]
+    assert task["environment"] == {"LC_ALL": "C"}
+
+
+@pytest.mark.parametrize(
+    ("ports", "told"),
+    [
+        ([], None),
+        ([("51820/udp", "wireguard-go", "cnvm-wg"), ("4789/udp", "", "cnvm-vx")], None),
+        ([("51820/udp", "wireguard-go", "wg0"), ("4789/udp", "", "vxlan1")], "51820/udp by wg0, 4789/udp by vxlan1."),
+        ([("4789/udp", "", ""), ("22/tcp", "sshd", "")], "4789/udp by the kernel, 22/tcp by sshd."),
+    ],
+)
+def test_only_the_overlay_may_have_its_ports(ports: list[tuple[str, str, str]], told: str | None) -> None:
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
+    keys = ("port", "program", "interface")
+    users = expression(
+        variables["__host_bootstrap_port_users"].strip("{} "),
+        __host_bootstrap_info={"ports": [dict(zip(keys, port, strict=True)) for port in ports]},
+        host_bootstrap_tunnel_interface="cnvm-wg",
+    )
+    (problem,) = [each for each in variables["__host_bootstrap_problems"] if "Ports that are" in each["say"]]
+    assert expression(problem["ok"].strip("{} "), __host_bootstrap_port_users=users) is (told is None)
+    if told:
+        said = Environment(undefined=StrictUndefined).from_string(problem["say"])
+        assert f"in use: {told} Stop what" in said.render(__host_bootstrap_port_users=users)
 
 
 def test_every_distribution_sets_the_same_variables() -> None:

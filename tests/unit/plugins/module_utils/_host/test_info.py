@@ -124,6 +124,29 @@ def test_ports_that_are_none(text: str) -> None:
         info.parse_ports(["22/tcp", text])
 
 
+def test_ports_of_tunnels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own sockets: of WireGuard, of VXLAN (two that share a port), and of something else."""
+    ports = {"51820/udp": 51820, "4789/udp": 4789, "1701/udp": 1701, "5000/udp": 0}
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    line = " 367: 00000000:{:04X} 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 none 2\n"
+    sockets = head + "".join(line.format(port) for port in ports.values() if port)
+    monkeypatch.setattr(info, "_read", lambda path: sockets if path in ("/proc/net/udp", "/proc/net/udp6") else "")
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    vxlan = [
+        {"ifname": name, "linkinfo": {"info_kind": "vxlan", "info_data": {"port": 4789}}} for name in ("vx1", "vx2")
+    ]
+    answers = {
+        "wg show all listen-port": (0, "wg0\t51820\nwg1\t51821\n", ""),
+        "ip -j -d link show type vxlan": (0, json.dumps([{}, *vxlan, {}]), ""),
+    }
+    assert info._port_users(tools(answers), info.parse_ports(list(ports))) == [
+        {"port": "1701/udp", "program": "", "interface": ""},
+        {"port": "4789/udp", "program": "", "interface": "vx1"},
+        {"port": "4789/udp", "program": "", "interface": "vx2"},
+        {"port": "51820/udp", "program": "", "interface": "wg0"},
+    ]
+
+
 def test_ports() -> None:
     assert info.parse_ports(["51820/udp", "22/tcp"]) == [("udp", 51820), ("tcp", 22)]
 
