@@ -100,6 +100,7 @@ options:
   bridge:
     description:
       - The name of the bridge on the machine, up to 15 characters. Left out, it is made from the name of the set.
+      - The bridge is made for the set and removed with it. A name that another interface has is refused.
     type: str
   internet:
     description:

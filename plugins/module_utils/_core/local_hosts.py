@@ -393,6 +393,12 @@ def nft_add(set_name: str, subnet: str, bridge: str) -> str:
     )
 
 
+def settings_to_restore(changed: t.Mapping[str, str], bridges: t.Collection[str]) -> dict[str, str]:
+    """What kernel settings were before, with the last set gone. Of ``bridges`` that are left somebody forwards packets,
+    as Docker and libvirt do, and may have found that switched on."""
+    return {key: before for key, before in changed.items() if key != "net/ipv4/ip_forward" or not bridges}
+
+
 def shaping_argv(link: str, bits: t.Optional[int]) -> list[str]:
     """The tc command that shapes ``link``, or stops it. The burst is what the rate sends in about 2 ms."""
     if bits is None:

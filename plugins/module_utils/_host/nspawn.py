@@ -351,7 +351,12 @@ class LocalHosts:
     # The machine's side
 
     def network_state(self, subnet: ipaddress.IPv4Network) -> dict[str, t.Any]:
-        """What the plan needs to know of bridge and table, and the diff shows."""
+        """What the plan needs to know of bridge and table, and the diff shows. Refused where the bridge is not ours."""
+        if self._bridge_owned() is False:
+            raise Refused(
+                f"bridge: this machine has an interface {self.bridge} that is not of the set {self.set.set_name}.",
+                hint="Choose another name: local hosts have a bridge of their own, which goes with them.",
+            )
         shown = self._json(["ip", "-json", "-4", "addr", "show", "dev", self.bridge])
         info = (shown[0].get("addr_info") or []) if shown else []
         addresses = [f"{entry.get('local')}/{entry.get('prefixlen')}" for entry in info]
@@ -367,6 +372,11 @@ class LocalHosts:
             and _read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
         }
 
+    def _bridge_owned(self) -> t.Optional[bool]:
+        """Whether the bridge is the set's own, which its MAC tells; None where there is none."""
+        shown = self._json(["ip", "-json", "link", "show", "dev", self.bridge])
+        return shown[0].get("address") == lh.bridge_mac(self.set.set_name) if shown else None
+
     @staticmethod
     def shared() -> t.ContextManager[None]:
         """Hold what all sets have of the machine, while one of them makes it or takes it away."""
@@ -375,7 +385,7 @@ class LocalHosts:
     def ensure_network(self, subnet: ipaddress.IPv4Network) -> None:
         """Bridge, address, masquerading and kernel limits. Harmless where they are there. Call it with ``shared``."""
         bridge, gateway = self.bridge, lh.gateway(subnet)
-        if self.host.run(["ip", "link", "show", "dev", bridge], check=False).rc:
+        if self._bridge_owned() is None:
             mac = lh.bridge_mac(self.set.set_name)
             self.host.run(["ip", "link", "add", bridge, "address", mac, "type", "bridge"])
         self.host.run(["ip", "addr", "replace", f"{gateway}/{subnet.prefixlen}", "dev", bridge])
@@ -411,13 +421,16 @@ class LocalHosts:
         """Take away what is left of the set when its last host is gone; with the last set, kernel settings too. Call it
         with ``shared``."""
         self.host.run(["nft", "delete", "table", "ip", lh.table_name(self.set.set_name)], check=False)
-        self.host.run(["ip", "link", "del", "dev", self.bridge], check=False)
+        if self._bridge_owned():
+            self.host.run(["ip", "link", "del", "dev", self.bridge], check=False)
         files.remove_tree(self.home)
         files.remove_file(f"{RUN_DIR}/sets/{self.set.set_name}")
         sets = os.listdir(f"{RUN_DIR}/sets") if os.path.isdir(f"{RUN_DIR}/sets") else []
         if sets:
             return
-        for key, before in (files.read_json(f"{RUN_DIR}/kernel.json") or {}).items():
+        bridges = [link["ifname"] for link in self._json(["ip", "-json", "link", "show", "type", "bridge"]) if link]
+        changed = files.read_json(f"{RUN_DIR}/kernel.json") or {}
+        for key, before in lh.settings_to_restore(changed, bridges).items():
             with contextlib.suppress(OSError), open(f"/proc/sys/{key}", "w", encoding="ascii") as file:
                 file.write(before)
         files.remove_file(f"{RUN_DIR}/kernel.json")

@@ -493,3 +493,9 @@ def test_plan_of_what_is_wanted_is_empty_the_second_time(want: lh.Wanted, has: t
     second = lh.plan([want], {} if want.state == "absent" else {"a": want})
     assert not second.any()
     assert first.any() == ((has if has else None) != (None if want.state == "absent" else want))
+
+
+def test_forwarding_stays_on_where_somebody_else_has_a_bridge() -> None:
+    changed = {"net/ipv4/ip_forward": "0", "fs/pipe-max-size": "1048576"}
+    assert lh.settings_to_restore(changed, []) == changed
+    assert lh.settings_to_restore(changed, ["docker0"]) == {"fs/pipe-max-size": "1048576"}

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import shutil
 import typing as t
@@ -107,3 +109,61 @@ def test_user_dirs_belong_to_who_owns_what_is_above(tmp_path: Path, monkeypatch:
     above = tmp_path.stat()
     assert owned == {str(tmp_path / name): (above.st_uid, above.st_gid) for name in ("a", "a/b")}
     nspawn.make_user_dirs(str(tmp_path / "a/b"))
+
+
+class Links:
+    """Stands in for iproute2 on a machine that has the bridges of ``macs``."""
+
+    def __init__(self, **macs: str) -> None:
+        self.macs = macs
+        self.commands: list[str] = []
+
+    def __call__(self, argv: t.Sequence[str], **kwargs: t.Any) -> CommandResult:
+        self.commands.append(" ".join(argv))
+        if argv[:5] == ["ip", "-json", "link", "show", "dev"]:
+            mac = self.macs.get(argv[5])
+            return CommandResult(tuple(argv), int(not mac), json.dumps([{"ifname": argv[5], "address": mac}]))
+        return CommandResult(tuple(argv), 0, "[]" if "-json" in argv else "")
+
+
+@pytest.fixture
+def set_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Links], nspawn.LocalHosts]:
+    """The set "mine", to be on the bridge br0."""
+    monkeypatch.setattr(nspawn, "RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(lh, "cgroup2_mount", lambda mountinfo: "/sys/fs/cgroup")
+    settings = nspawn.Settings(
+        set_name="mine",
+        directory=str(tmp_path / "hosts"),
+        cache_dir=str(tmp_path / "cache"),
+        subnet=None,
+        bridge="br0",
+        internet=False,
+        suite="trixie",
+        flavour="bare",
+        packages=(),
+        ssh_key="",
+        timeout_s=5,
+    )
+    return lambda links: nspawn.LocalHosts(Host(run=links), settings)
+
+
+SUBNET = ipaddress.IPv4Network("10.99.0.0/24")
+
+
+def test_bridge_of_somebody_else_is_refused_and_stays(set_on: t.Callable[[Links], nspawn.LocalHosts]) -> None:
+    links = Links(br0="52:54:00:00:00:01")
+    hosts = set_on(links)
+    with pytest.raises(Refused, match=r"bridge: this machine has an interface br0 that is not of the set mine"):
+        hosts.network_state(SUBNET)
+    hosts.remove_network()
+    assert "ip link del dev br0" not in links.commands
+
+
+def test_bridge_of_the_set_goes_with_it(set_on: t.Callable[[Links], nspawn.LocalHosts]) -> None:
+    links = Links(br0=lh.bridge_mac("mine"))
+    hosts = set_on(links)
+    hosts.network_state(SUBNET)
+    hosts.remove_network()
+    assert "ip link del dev br0" in links.commands
+    links.macs.clear()
+    hosts.network_state(SUBNET)
