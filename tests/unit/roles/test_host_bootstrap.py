@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.machinery
 import importlib.util
 import json
@@ -235,6 +236,38 @@ def test_openings_that_were_there_are_no_change(kind: str, said: dict[str, str],
     # What is said is only said in full, and in English, when asked like this.
     assert "-q" not in task["ansible.builtin.command"]["argv"]
     assert task["environment"] == {"LC_ALL": "C"}
+
+
+def tasks_of(name: str) -> dict[str, dict[str, t.Any]]:
+    """A file's tasks by name."""
+    tasks = yaml.safe_load((ROLE / f"tasks/{name}.yml").read_text(encoding="utf-8"))
+    return {task["name"]: task for task in tasks}
+
+
+def test_what_a_service_has_not_read_is_newer_than_its_start(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.touch()
+    time.sleep(0.02)
+    # As systemctl shows it.
+    start = datetime.datetime.now(datetime.timezone.utc).strftime("%a %Y-%m-%d %H:%M:%S.%f UTC")
+    time.sleep(0.02)
+    new.touch()
+    task = tasks_of("newer")["Which of its files changed since then"]
+    variables = {"__host_bootstrap_service_files": [str(old), str(new)], "__host_bootstrap_started": {"stdout": start}}
+    argv = expression(task["ansible.builtin.command"]["argv"].strip("{} "), **variables)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"})
+    assert done.stdout.split() == [str(new)]
+    assert expression(task["when"], **variables)
+    # One that was never started.
+    assert not expression(task["when"], __host_bootstrap_started={"stdout": ""})
+
+
+@pytest.mark.parametrize(("lines", "applied"), [(["1", "0"], False), (["0", "0"], True), (["1"], True), ([], True)])
+def test_kernel_settings_are_applied_where_they_are_not_in_force(lines: list[str], applied: bool) -> None:
+    task = tasks_of("kernel")["Apply the kernel's settings"]
+    wanted = {"net.ipv4.ip_forward": 1, "fs.pipe-user-pages-soft": 0}
+    now = {"stdout_lines": lines}
+    assert expression(task["when"][0], __host_bootstrap_sysctl=wanted, __host_bootstrap_sysctl_now=now) is applied
 
 
 @pytest.mark.parametrize(
