@@ -116,6 +116,7 @@ groups:
   databases: "'db' in inventory_hostname"
 """
 
+import dataclasses
 import os
 import time
 import typing as t
@@ -125,6 +126,7 @@ from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable, get_cache_plugin
 from ansible.utils.unsafe_proxy import wrap_var
+from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh, _workloads
@@ -177,29 +179,31 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _places(self, path: str) -> list[_workloads.Place]:
         """The hosts, with the way to each, or with why there is none."""
         found = []
-        for name, variables in sorted(self._host_variables(path).items()):
-            if variables.get("ansible_connection") == "local":
-                found.append(_workloads.Place(name))
-                continue
-            argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))
-            found.append(_workloads.Place(name, destination, argv, open=_ssh.open_connection(name, variables)))
+        for name, everything in sorted(self._host_variables(path).items()):
+            try:
+                found.append(self._place(name, everything))
+            except AnsibleError as error:
+                problem = " ".join(str(error).split()).rstrip(".")
+                found.append(_workloads.Place(name, problem=f"its variables say no way to it ({problem})"))
         return found
 
+    def _place(self, name: str, everything: dict[str, t.Any]) -> _workloads.Place:
+        templar = template.Templar(loader=self.loader, variables=everything)
+        variables = {key: templar.template(everything[key]) for key in _ssh.VARIABLES if key in everything}
+        if variables.get("ansible_connection") == "local":
+            return _workloads.Place(name)
+        argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))
+        return _workloads.Place(name, destination, argv, open=_ssh.open_connection(name, variables))
+
     def _host_variables(self, path: str) -> dict[str, dict[str, t.Any]]:
-        """Of each host the variables that say how SSH comes to it."""
+        """Of each host its variables, and those of the others, as a play has them."""
         given, files = self.get_option("hosts"), self.get_option("inventory")
         if bool(given) == bool(files):
             raise AnsibleParserError("Either 'inventory' or 'hosts' must say which hosts to ask.")
         if given:
-            everything = {str(name): dict(variables or {}) for name, variables in given.items()}
-        else:
-            everything = self._from_files(path, [os.path.join(os.path.dirname(path), str(file)) for file in files])
-        found = {}
-        for name, variables in everything.items():
-            variables = {"inventory_hostname": name, **variables}
-            templar = template.Templar(loader=self.loader, variables=variables)
-            found[name] = {key: templar.template(variables[key]) for key in _ssh.VARIABLES if key in variables}
-        return found
+            hosts = {str(name): dict(variables or {}) for name, variables in given.items()}
+            return {name: {"inventory_hostname": name, "hostvars": hosts, **own} for name, own in hosts.items()}
+        return self._from_files(path, [os.path.join(os.path.dirname(path), str(file)) for file in files])
 
     def _from_files(self, path: str, files: t.Sequence[str]) -> dict[str, dict[str, t.Any]]:
         if path in _reading:
@@ -213,11 +217,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         finally:
             _reading.discard(path)
         variables = VariableManager(loader=self.loader, inventory=manager)
+        HostVars(manager, variables, t.cast("t.Any", self.loader))  # makes itself known to the latter
         pattern = self.get_option("pattern")
         hosts = manager.list_hosts(pattern)
         if not hosts:
             raise AnsibleParserError(f"pattern: no host of {', '.join(files)} is in {pattern!r}.")
-        return {host.name: variables.get_vars(host=host, include_hostvars=False) for host in hosts}
+        return {host.name: variables.get_vars(host=host) for host in hosts}
 
     # --- what they say ---
 
@@ -247,10 +252,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 return ["sh", "-c", helper]
             return [place.ssh[0], *options, *place.ssh[1:], place.destination, helper]
 
-        answers = _ssh.ask_all({place.name: command(place, place.open) for place in places}, timeout_s)
+        answers = _ssh.ask_all(
+            {place.name: command(place, place.open) for place in places if not place.problem}, timeout_s
+        )
         # A connection can be open still to a host that has been started anew since.
         again = [place for place in places if place.open and answers[place.name][1]]
         answers |= _ssh.ask_all({place.name: command(place, ()) for place in again}, timeout_s) if again else {}
+        answers |= {place.name: (None, place.problem) for place in places if place.problem}
         found = {}
         for name, (answer, error) in answers.items():
             error = error or _workloads.check_answer(answer)
@@ -267,7 +275,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """The place with its answer; twice when a part of it is from an earlier time."""
 
         def made(answer: t.Any, *, stale: bool) -> _workloads.Place:
-            return _workloads.Place(place.name, place.destination, place.ssh, answer, stale)
+            return dataclasses.replace(place, answer=answer, stale=stale)
 
         answer: dict[str, t.Any] = said.get("answer") or {}
         if said["error"]:

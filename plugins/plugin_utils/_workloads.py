@@ -29,7 +29,8 @@ Item = t.Mapping[str, t.Any]
 @dataclasses.dataclass(frozen=True)
 class Place:
     """A host, and what it said: now, or (``stale``) the last time. ``ssh``: the command that leads to it, up to its
-    address; None for this machine. ``open``: what makes that command use a connection that is there now."""
+    address; None for this machine. ``open``: what makes that command use a connection that is there now. ``problem``:
+    why there is no way to it."""
 
     name: str
     destination: str = ""
@@ -37,6 +38,7 @@ class Place:
     answer: t.Optional[Item] = None
     stale: bool = False
     open: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,8 @@ def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
         reason = f"The {one.kind} {name} is {state}."
     elif address is None:
         reason = f"The {one.kind} {name} has no address" + ("." if one.kind == "container" else " that was seen.")
+    elif one.place.problem:
+        reason = f"There is no way to {one.place.name}: {one.place.problem}."
     variables: dict[str, t.Any] = {
         "cnvm_kind": one.kind,
         "cnvm_host": one.place.name,

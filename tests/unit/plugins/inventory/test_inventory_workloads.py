@@ -178,6 +178,30 @@ def test_hosts_of_an_inventory_file(bench: Bench) -> None:
     assert "-p 2222 " in bench.read()["web"]["ansible_ssh_common_args"]
 
 
+@pytest.mark.parametrize("given", ["hosts", "inventory"])
+def test_a_way_that_is_said_by_another_hosts_variables(bench: Bench, given: str) -> None:
+    way = trust_as_template("-J admin@{{ hostvars['host2'].ansible_host }}")
+    hosts = {**HOSTS, "host1": {**HOSTS["host1"], "ansible_ssh_common_args": way}}
+    bench.options.update(hosts=hosts)
+    if given == "inventory":
+        (bench.folder / "hosts.json").write_text(json.dumps({"cnvm_hosts": {"hosts": hosts}}))
+        bench.options.update(hosts={}, inventory=["hosts.json"])
+    assert "-J admin@192.0.2.2 " in bench.read()["web"]["ansible_ssh_common_args"]
+    assert bench.warnings == []
+
+
+def test_a_host_whose_way_is_not_known(bench: Bench) -> None:
+    """The others are asked; what it said the last time is not taken for the controller's own."""
+    bench.read()
+    way = trust_as_template("-J {{ nobody }}")
+    bench.options["hosts"] = {**HOSTS, "host1": {**HOSTS["host1"], "ansible_ssh_common_args": way}}
+    found = bench.read(cache=False)
+    assert (found["web"]["cnvm_stale"], found["db"]["cnvm_stale"]) == (True, False)
+    assert found["web"]["cnvm_unreachable_reason"].startswith("There is no way to host1: its variables say no way")
+    assert "ansible_host" not in found["web"]
+    assert "'nobody' is undefined" in bench.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
