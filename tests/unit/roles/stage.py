@@ -22,7 +22,8 @@ import yaml
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
 
 ROOT = Path(_helper.collection_root())
-# What stands for each module. A list of answers is one after the other, the last one for all that follow.
+# What stands for each module. A list of answers is one after the other, the last one for all that follow. "off" is no
+# answer.
 ACTOR = r"""
 import json
 from ansible.errors import AnsibleConnectionFailure
@@ -46,6 +47,8 @@ class ActionModule(ActionBase):
             file.write(json.dumps(one, default=str) + "\n")
         if isinstance(answer, list):
             answer = answer[min(len(before), len(answer) - 1)]
+        if answer == "off":
+            raise AnsibleConnectionFailure("No route to host")
         return {"changed": False, **answer}
 """
 
@@ -58,7 +61,7 @@ class Stage:
     answers: dict[str, dict[str, t.Any]] = dataclasses.field(default_factory=dict)
     # Hosts that do not answer.
     off: set[str] = dataclasses.field(default_factory=set)
-    # Further variables of all hosts.
+    # Variables of the group all, so of the controller, too.
     variables: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
     def build(self, *hosts: str) -> Stage:
@@ -80,11 +83,11 @@ class Stage:
             "ansible_connection": "local",
             "stage_answers": str(self.path / "answers.json"),
             "stage_asked": str(self.path / "asked.json"),
-            **self.variables,
+            "ansible_become": False,
         }
         nowhere = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
         hosts = {host: nowhere if host in self.off else {} for host in self.answers}
-        inventory = {"cnvm_hosts": {"hosts": hosts, "vars": shared}}
+        inventory = {"all": {"vars": self.variables}, "cnvm_hosts": {"hosts": hosts, "vars": shared}}
         (self.path / "hosts.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
         answers = {**self.answers, **dict.fromkeys(self.off, "off")}
         (self.path / "answers.json").write_text(json.dumps(answers), encoding="utf-8")

@@ -1,0 +1,64 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""teleport and migrate find what they are to move by what each host says of itself."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+
+KINDS = {
+    "teleport": ("container_info", "containers", "container_migrate", "container"),
+    "migrate": ("guest_info", "guests", "guest_migrate", "guest"),
+}
+
+
+def item(state: str = "running", **more: t.Any) -> dict[str, t.Any]:
+    """The owner records have other names than the inventory."""
+    ours = state != "moved"
+    return {"name": "web", "managed": ours, "state": state, "placement": "host1.example", "moving": False, **more}
+
+
+@pytest.fixture(params=KINDS)
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def say(stage: Stage, role: str, *answers: list[dict[str, t.Any]]) -> None:
+    info, key, _module, _word = KINDS[role]
+    for host, found in zip(stage.answers.values(), answers):
+        host[info] = {"libvirt": True, key: found}
+        host[KINDS[role][2]] = {"mode": "live", "frozen_ms": 1, "timeline": {"total_ms": 2}}
+
+
+def move(stage: Stage, role: str, check: bool = True) -> str:
+    return stage.playbook(role, "-e", f"{KINDS[role][3]}=web", check=check, target="host2")
+
+
+def test_the_records_have_other_names(stage: Stage, role: str) -> None:
+    say(stage, role, [item()], [item("moved")])
+    said = move(stage, role)
+    assert [host for host, _options in stage.asked(KINDS[role][2])] == ["host1"]
+    assert "web: host1 to host2" in said
+
+
+def test_it_is_there_already(stage: Stage, role: str) -> None:
+    say(stage, role, [item("moved")], [item()])
+    assert "web: it is on host2 already" in move(stage, role)
+    assert stage.asked(KINDS[role][2]) == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([[item("moved")], []], "no host of this play has web"),
+        ([[item()], [item()]], "more than one host says that it has web: host1, host2"),
+    ],
+)
+def test_not_one_has_it(stage: Stage, role: str, answers: list[list[dict[str, t.Any]]], said: str) -> None:
+    say(stage, role, *answers)
+    assert said in move(stage, role, check=False)
