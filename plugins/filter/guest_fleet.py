@@ -27,7 +27,7 @@ options:
     description:
       - What each host has, by name, with the keys C(memory_mib) (or C(meminfo), the text of its C(/proc/meminfo)) and
         C(guests) (what M(cnvm.platform.guest_info) returns). With C(templates) (what M(cnvm.platform.template_info)
-        returns) a plan is refused when a host lacks one that it needs.
+        returns) a plan is refused when a host lacks one that it needs. Where C(libvirt) is false no clone goes.
     type: dict
     required: true
   others:

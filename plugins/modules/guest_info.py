@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Returns all libvirt domains of a host, whoever made them, and the guests that were moved away from it. One call asks
     for all of them.
+  - A host without libvirt's Python binding that was never given a guest is one for containers only. It has no guests,
+    which is no error, and RV(libvirt) says so.
 options:
   names:
     description: Only these guests. Names that the host does not know are left out.
@@ -42,6 +44,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+libvirt:
+  description: Whether the host has libvirt. When not, only containers can run there.
+  returned: success
+  type: bool
+  sample: true
 guests:
   description: The guests, sorted by name.
   returned: success

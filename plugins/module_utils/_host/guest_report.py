@@ -50,12 +50,23 @@ def _is_leftover(name: str, known: Known) -> bool:
     return bool(owner.get("claim")) and known.live is None and bool(known.model["marks"])
 
 
+def has_libvirt() -> bool:
+    """False where only containers run: there is nothing to ask for guests, and nothing that says there were any.
+
+    Where there are records of guests libvirt must answer: who cannot ask it does not know that there are none.
+    """
+    return libvirt.available() or bool(ownership.names(ownership.GUEST))
+
+
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """The work of the module guest_info."""
+    if not has_libvirt():
+        return {"changed": False, "libvirt": False, "guests": []}
     names = params["names"]
     wanted = None if names is None else sorted({name for name in names if name})
     with libvirt.connect() as connection:
-        return {"changed": False, "guests": report(connection, wanted, addresses=params["addresses"])}
+        found = report(connection, wanted, addresses=params["addresses"])
+    return {"changed": False, "libvirt": True, "guests": found}
 
 
 def report(

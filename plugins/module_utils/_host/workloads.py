@@ -13,7 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, InputError
-from . import container_report, guest_report, libvirt, ownership
+from . import container_report, guest_report, libvirt
 from .cli import write_line
 from .files import read_json
 from .system import Host
@@ -28,8 +28,7 @@ def gather(host: Host) -> dict[str, t.Any]:
     identity = read_json(paths.HOST_FILE) or {}
     found: list[dict[str, t.Any]] = []
     error = ""
-    # A host that was made for containers only has no libvirt to ask.
-    if libvirt.available() or ownership.names(ownership.GUEST):
+    if guest_report.has_libvirt():
         try:
             with libvirt.connect() as connection:
                 found = guest_report.report(connection)

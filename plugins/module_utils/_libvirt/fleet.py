@@ -17,7 +17,7 @@ import typing as t
 
 from .._core.errors import InputError, Refused
 from .._core.names import check_name, is_digest
-from .._core.values import choice, decimal, integer, known_keys
+from .._core.values import boolean, choice, decimal, integer, known_keys
 from .._image.template import word_of
 from .clones import Clone, clones_of
 from .guest_definition import STATES
@@ -58,6 +58,8 @@ class Room:
     placed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     # None: it was not asked for them.
     templates: t.Optional[dict[str, dict[str, t.Any]]] = None
+    # Without it there are no guests.
+    libvirt: bool = True
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -190,12 +192,13 @@ def _rooms(hosts: object, reserve_mib: int, overcommit: float) -> dict[str, Room
         raise InputError("hosts: there is none.", hint="Give what each host of the play has.")
     found = {}
     for name in sorted(hosts):
-        about = known_keys(hosts[name], f"hosts: {name}", ("memory_mib", "meminfo", "guests", "templates"))
+        about = known_keys(hosts[name], f"hosts: {name}", ("memory_mib", "meminfo", "guests", "templates", "libvirt"))
         given = about.get("memory_mib") if about.get("meminfo") is None else memory_mib(str(about["meminfo"]))
         total = integer(given, f"hosts: {name}: memory_mib", least=1, most=2**30)
         here = _by_name(about.get("guests"))
         used = sum(int(guest.get("memory_mib") or 0) for guest in here.values() if guest.get("state") not in _OFF)
         found[name] = Room(name, total, int(total * overcommit) - reserve_mib - used, here)
+        found[name].libvirt = boolean(about.get("libvirt", True), f"hosts: {name}: libvirt")
         if about.get("templates") is not None:
             found[name].templates = _templates(about["templates"])
     return found
@@ -284,7 +287,7 @@ def _choose(one: Set, rooms: t.Mapping[str, Room], memory: int, most: int) -> t.
     best: t.Optional[tuple[tuple[int, int, int, str], Room]] = None
     for room in rooms.values():
         alike = sum(option == one.option for option, _group in room.placed)
-        if room.free_mib < memory or (one.hosts and room.name not in one.hosts):
+        if not room.libvirt or room.free_mib < memory or (one.hosts and room.name not in one.hosts):
             continue
         if (most and len(room.placed) >= most) or (one.max_per_host and alike >= one.max_per_host):
             continue
@@ -309,11 +312,11 @@ def plan(
 ) -> dict[str, t.Any]:
     """What each host has to be asked for.
 
-    ``hosts``: {name: {memory_mib (or meminfo, a text), guests: as guest_info has them, templates: as template_info has
-    them}}. ``others``: {name: what came of guest_info} of hosts that get no clone, ``gone`` those of them that need not
-    be known. The result: ``calls`` {host: options of guest_clone, one mapping for each set}, ``placement``
-    {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names), ``templates``
-    {template: hosts that need it}, ``silent`` {host: why}.
+    ``hosts``: {name: {memory_mib (or meminfo, a text), guests: as guest_info has them, libvirt: whether there is one,
+    templates: as template_info has them}}. ``others``: {name: what came of guest_info} of hosts that get no clone,
+    ``gone`` those of them that need not be known. The result: ``calls`` {host: options of guest_clone, one mapping for
+    each set}, ``placement`` {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names),
+    ``templates`` {template: hosts that need it}, ``silent`` {host: why}.
 
     InputError when there is no room for all of them. Refused when a template is missing, or a host that does not answer
     may have one of those that would be made.
@@ -425,6 +428,8 @@ def _place_new(
     if left_over:
         have = "; ".join(
             f"{room.name} has {max(room.free_mib, 0)} MiB left and {len(room.placed)} of these clones"
+            if room.libvirt
+            else f"{room.name} has no libvirt"
             for room in rooms.values()
         )
         raise InputError(

@@ -1239,3 +1239,18 @@ def test_cloud_init_is_done_by_what_the_console_says(place: Path, connection: Fa
 
 def test_who_we_are() -> None:
     assert ownership.host_identity()["name"] == "host1"
+
+
+def test_a_host_for_containers_only_has_no_guests(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not so when there are records of guests: they may run, and were not seen."""
+
+    def look() -> dict[str, t.Any]:
+        return guest_report.work(Host(run=fake_domains.run), {"names": None, "addresses": False}, False)
+
+    assert (look()["libvirt"], look()["guests"]) == (True, [])
+    bring(WEB)
+    monkeypatch.setattr(libvirt, "available", lambda: False)
+    assert [guest["name"] for guest in look()["guests"]] == ["web"]  # by asking, which fails without the binding
+    bring({**WEB, "state": "absent"})
+    shutil.rmtree(place / "workloads")
+    assert look() == {"changed": False, "libvirt": False, "guests": []}

@@ -355,6 +355,16 @@ def test_chosen_hosts() -> None:
         spread([{"template": "a", "count": 3, "hosts": ["h9"]}], hosts([], []))
 
 
+def test_a_host_for_containers_only_gets_none() -> None:
+    """It has no guests, so nothing is unknown."""
+    places = {**hosts([]), "h2": {"memory_mib": 9000, "guests": [], "libvirt": False}}
+    found = spread("debian:2", places)
+    assert set(found["placement"].values()) == {"h1"}
+    assert found["calls"]["h2"] == []
+    with pytest.raises(InputError, match="h2 has no libvirt"):
+        spread([{"template": "debian", "count": 1, "hosts": ["h2"]}], places)
+
+
 def test_groups_are_spread_too() -> None:
     found = spread("a:1:g:x\nb:1:g:y\nc:1:g:z", hosts([], [], []))
     assert len(set(found["placement"].values())) == 3
