@@ -39,6 +39,24 @@ def test_defaults_and_specification_agree(role: Path) -> None:
     }
 
 
+def tasks_of(found: t.Any) -> t.Iterator[dict[str, t.Any]]:
+    """Those in blocks, too."""
+    for task in found or ():
+        yield task
+        for part in ("block", "rescue", "always"):
+            yield from tasks_of(task.get(part))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_nobody_becomes_root_on_the_controller(role: Path) -> None:
+    """An inventory's ansible_become goes over a task's "become: false", but not over the variables of a task."""
+    for path in sorted((role / "tasks").rglob("*.yml")):
+        for task in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8"))):
+            assert task.get("become") is not False, task["name"]
+            if task.get("delegate_to") == "localhost":
+                assert task.get("vars", {}).get("ansible_become") is False, task["name"]
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_readme_tells_every_variable(role: Path) -> None:
     readme = (role / "README.md").read_text(encoding="utf-8")
