@@ -42,10 +42,12 @@ def deployed_parts(fleet: Fleet) -> t.Iterator[Guest]:
         )
     guest.deploy()
     yield guest
+    for host in guest.movers:
+        host.sh("virsh pool-destroy disks; virsh pool-undefine disks")
+    # Its disk is found without the pool.
     guest.remove()
     for host in guest.movers:
         assert beside(host) == []
-        host.sh("virsh pool-destroy disks; virsh pool-undefine disks")
 
 
 @pytest.fixture
