@@ -74,6 +74,24 @@ def playbook_argv(*args: str) -> list[str]:
     return [str(Path(sys.executable).parent / "ansible-playbook"), "-i", where, *args]
 
 
+def call(host: Host, module: str, **args: t.Any) -> dict[str, t.Any]:
+    """What a module returns on a host."""
+    ansible = str(Path(sys.executable).parent / "ansible")
+    argv = [
+        ansible,
+        host.name,
+        "-i",
+        str(ACCESS / "inventory.yml"),
+        "-m",
+        f"cnvm.platform.{module}",
+        "-a",
+        json.dumps(args),
+    ]
+    said = run(argv, check=False, env=environment()).stdout
+    assert "=> {" in said, said
+    return t.cast("dict[str, t.Any]", json.loads(said[said.index("=> {") + 3 :]))
+
+
 def environment() -> dict[str, str]:
     """For Ansible. Where the collection is stands in ANSIBLE_COLLECTIONS_PATH, as './dev' sets it."""
     return {

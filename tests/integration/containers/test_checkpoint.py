@@ -5,33 +5,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import typing as t
-from pathlib import Path
 
-from ansible_collections.cnvm.platform.tests.integration.hosts import ACCESS, App, Host, environment, run
+from ansible_collections.cnvm.platform.tests.integration.hosts import App, call
 
 DIRECTORY = "/var/lib/cnvm/itest-checkpoints"
 PATH = f"{DIRECTORY}/app.tar.zst"
-
-
-def call(host: Host, module: str, **args: t.Any) -> dict[str, t.Any]:
-    """What a module returns on a host."""
-    ansible = str(Path(sys.executable).parent / "ansible")
-    argv = [
-        ansible,
-        host.name,
-        "-i",
-        str(ACCESS / "inventory.yml"),
-        "-m",
-        f"cnvm.platform.{module}",
-        "-a",
-        json.dumps(args),
-    ]
-    said = run(argv, check=False, env=environment()).stdout
-    assert "=> {" in said, said
-    return t.cast("dict[str, t.Any]", json.loads(said[said.index("=> {") + 3 :]))
 
 
 def save(app: App, **args: t.Any) -> dict[str, t.Any]:

@@ -13,6 +13,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     App,
     Client,
     Fleet,
+    call,
     eventually,
     playbook,
 )
@@ -47,15 +48,26 @@ def tells(result: dict, mode: str) -> None:
     assert (sent.get("pages", 0) > 0) == (mode == "post_copy")
 
 
+def over(app: App) -> None:
+    """Wait until a move has ended on both hosts, of a container that does not run."""
+
+    def ended() -> bool:
+        return not any(seen["journal"] or seen["units"] for seen in (host.look(app.name) for host in app.movers))
+
+    eventually("the move has ended on both hosts", ended)
+
+
 @pytest.mark.parametrize("mode", ["stop_copy", "post_copy"])
 def test_there_and_back(app: App, mode: str) -> None:
-    """The first way also brings the image."""
+    """The first way also brings the image. A process that was stopped still is."""
     home = app.source()
     move = app.start(mode)
     tells(move.result(), mode)
     app.check(move.target, moves=1)
     assert app.move(mode) is home
     app.check(home, moves=2)
+    assert app.client
+    assert {one["child"] for one in app.client.answers()} == {"T"}
 
 
 def test_there_and_back_with_crun(fleet: Fleet) -> None:
@@ -84,14 +96,42 @@ def test_stopped(app: App) -> None:
     away, unit = app.fleet.other(home), f"cnvm-container@{app.name}.service"
     home.run("systemctl", "stop", unit)
     assert app.start("cold", home).result()["outcome"] == "target"
-
-    def ended() -> bool:
-        return not any(seen["journal"] or seen["units"] for seen in (host.look(app.name) for host in app.movers))
-
-    eventually("the move has ended on both hosts", ended)
+    over(app)
     assert not away.look(app.name)["alive"]
     away.run("systemctl", "start", unit)
     app.settle(away)
+
+
+def test_a_job_that_ends_while_it_is_moved_is_done(app: App) -> None:
+    """It is run again neither where it was nor by a cold move."""
+    home, job = app.source(), App(app.fleet, "job")
+    away, upper = app.fleet.other(home), f"/var/lib/cnvm/workloads/{job.name}/upper"
+    work = "import signal, sys; signal.signal(15, lambda *dummy: sys.exit(0)); open('/runs', 'a').write('x'); "
+    definition = {
+        "name": job.name,
+        "image": "python",
+        "restart": "on_failure",
+        "command": ["python3", "-c", f"{work}signal.pause()"],
+    }
+    try:
+        assert call(home, "container", containers=[definition])["changed"]
+        home.run("dd", "if=/dev/urandom", f"of={upper}/big", "bs=1M", "count=16", "status=none")
+        with app.fleet.slow(away):
+            move = job.start(source=home)
+            move.wait_phase("layer")
+            home.run("runc", "--root", "/run/runc", "kill", job.name, "TERM")
+            result = move.result()
+        assert (result["outcome"], result["rolled_back"][0]) == ("source", "job stays here and does not run"), result
+        over(job)
+        assert job.start("cold", home).result()["outcome"] == "target"
+        over(job)
+        assert not away.look(job.name)["alive"]
+        assert away.sh(f"cat {upper}/runs") == "x"
+        assert away.run("test", "-e", f"/etc/systemd/system/multi-user.target.wants/cnvm-container@{job.name}.service")
+    finally:
+        for host in (home, away):
+            call(host, "container_recover", names=[job.name])
+            call(host, "container", containers=[{"name": job.name, "state": "absent"}])
 
 
 def test_forwarded_port(app: App) -> None:

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs in the container: counts each connection's requests, keeps random memory, notes every moment in which it runs.
+It has a child that is stopped, as by Ctrl-Z.
 
 A line of /ticks is ``NUMBER CLOCK NAMESPACE NONCE``. The network namespace tells on which host the line was written,
 the clock (the same on all local hosts) when; nothing in the process is told that it was moved.
@@ -21,6 +22,10 @@ import sys
 import threading
 import time
 
+CHILD = os.fork()
+if CHILD == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os._exit(0)
 MEMORY = os.urandom(int(sys.argv[1]) << 20)
 NONCE = os.urandom(4).hex()
 state = {"tick": 0}
@@ -99,7 +104,9 @@ def tick() -> None:
 def talk(connection: socket.socket) -> None:
     with connection, connection.makefile("rwb") as file:
         for count, line in enumerate(file, 1):
-            answer = {**state, "count": count, "nonce": NONCE}
+            with open(f"/proc/{CHILD}/stat", encoding="ascii") as status:
+                child = status.read().split()[2]
+            answer = {**state, "count": count, "nonce": NONCE, "child": child}
             if line.strip() == b"sum":
                 answer["sum"] = hashlib.sha256(MEMORY + held()).hexdigest()
                 answer["watch"] = watch()
