@@ -157,9 +157,11 @@ def test_what_libvirt_would_forget_keeps_a_guest_here(
 ) -> None:
     monkeypatch.setattr(snapshot_records, "names", lambda name: ours)
     each = types.SimpleNamespace(
-        hasManagedSaveImage=lambda: saved, snapshotNum=lambda: snapshots, listAllCheckpoints=lambda: checkpoints
-    )
-    found = guest_preflight._kept_by_libvirt("web", each)
+        name=lambda: "web", hasManagedSaveImage=lambda: saved, snapshotNum=lambda: snapshots,
+        listAllCheckpoints=lambda: checkpoints,
+    )  # fmt: skip
+    monkeypatch.setattr(libvirt, "library", fake_domains.library)
+    found = guest_preflight._kept_by_libvirt("web", domains.Known(each, "stopped", "", True, False))
     assert len(found) == len(said)
     assert all(one.startswith(words) for one, words in zip(found, said))
 
