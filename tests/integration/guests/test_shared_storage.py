@@ -1,0 +1,158 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest with a disk on storage that both hosts have, and one that is its host's own.
+
+The storage is GlusterFS: one brick on the first host, mounted by both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.integration.guest import MOVER, Guest, sound, stopped_at
+from ansible_collections.cnvm.platform.tests.integration.hosts import Fleet, Host, kill
+
+NAME = "shared"
+PLACE = "/srv/shared"
+DISK = f"{PLACE}/{NAME}-vda.qcow2"
+# A brick needs the attributes of a plain file system, which this is.
+BRICK = "/var/lib/libvirt/images/brick"
+MORE = {"disks": [{"pool": "shared", "template": "base", "size_mib": 32}, {"size_mib": 8, "format": "raw"}]}
+UNMOUNT = f"! mountpoint -q {PLACE} || umount -l {PLACE}"
+
+
+def mount(host: Host, server: Host) -> None:
+    """Have the storage."""
+    # A host that is a container has no device of its own for FUSE.
+    host.sh(
+        f"[ -e /dev/fuse ] || mknod /dev/fuse c 10 229; mkdir -p {PLACE};"
+        f" mount -t glusterfs {server.address}:/shared {PLACE}"
+    )
+
+
+@contextlib.contextmanager
+def gluster(server: Host, hosts: t.Sequence[Host]) -> t.Iterator[None]:
+    """Storage that these hosts have, as a pool."""
+
+    def clear() -> None:
+        for host in hosts:
+            host.sh(f"virsh pool-destroy shared; virsh pool-undefine shared; {UNMOUNT}", check=False)
+        server.sh(
+            "gluster --mode=script volume stop shared force; gluster --mode=script volume delete shared;"
+            f" rm -rf {BRICK}",
+            check=False,
+        )
+
+    server.run("systemctl", "start", "glusterd")
+    clear()
+    server.sh(
+        f"mkdir {BRICK}; gluster --mode=script volume create shared {server.address}:{BRICK} force;"
+        " gluster volume start shared"
+    )
+    for host in hosts:
+        mount(host, server)
+        host.sh(f"virsh pool-define-as shared dir --target {PLACE}; virsh pool-start shared")
+    yield
+    clear()
+    server.run("systemctl", "stop", "glusterd")
+
+
+@pytest.fixture(scope="module")
+def deployed_shared(fleet: Fleet) -> t.Iterator[Guest]:
+    """The guest, on hosts that both have the storage."""
+    guest = Guest(fleet, NAME, "10.100.101.123", more=MORE, files=("disks/vdb.raw",))
+    with gluster(fleet["host1"], guest.movers):
+        guest.deploy()
+        yield guest
+        guest.remove()
+        for host in guest.movers:
+            assert host.sh(f"ls -A {PLACE}") == ""
+
+
+@pytest.fixture
+def shared(deployed_shared: Guest) -> t.Iterator[Guest]:
+    """The guest as a test finds it."""
+    deployed_shared.watch()
+    yield deployed_shared
+    deployed_shared.dismiss()
+
+
+def disk(host: Host) -> str:
+    """What there is in the storage: the disk alone, and whose it is."""
+    return host.sh(f"cd {PLACE}; stat -c '%n %i %U' $(ls -A)")
+
+
+def test_it_stays_where_it_is(shared: Guest) -> None:
+    """There and back; the other disk goes with it."""
+    home = shared.source()
+    away = shared.fleet.other(home)
+    had = disk(home)
+    assert had.split()[::2] == [DISK.rpartition("/")[2], "libvirt-qemu"]
+    move = shared.start()
+    result = move.result()
+    assert result["outcome"] == "target", result
+    reasons = result["plan"]["reasons"]
+    assert "vdb is copied" in reasons, reasons
+    assert "vda is on storage that both hosts have, and is not copied" in reasons, reasons
+    assert result["libvirt"]["disk_bytes"] == 8 * 2**20
+    shared.check(away, [home, away])
+    assert disk(away) == disk(home) == had
+    shared.move()
+    shared.check(home, [home, away, home])
+    assert disk(away) == disk(home) == had
+
+
+def test_a_copy_that_is_given_up_leaves_it(shared: Guest) -> None:
+    """Before the target may have it, when it has begun, and when the copy there is whole."""
+    home = shared.source()
+    had = disk(home)
+    for move in (lambda: stopped_at(shared, "begun"), lambda: shared.stopped_in("commit")):
+        kill(move().source, MOVER)
+        shared.check(home, [home])
+        assert disk(home) == disk(shared.fleet.other(home)) == had
+
+
+def test_what_stood_still_at_the_source_leaves_it(shared: Guest) -> None:
+    """It is ended by somebody else than libvirt's client, while the guest uses the disk at the target."""
+    home = shared.source()
+    had = disk(home)
+    move = stopped_at(shared, "committed")
+    kill(move.source, MOVER)
+    shared.check(move.target, [home, move.target])
+    assert disk(home) == disk(move.target) == had
+
+
+def test_off(shared: Guest) -> None:
+    """What is not copied is the same afterwards."""
+    home = shared.source()
+    away = shared.fleet.other(home)
+    home.run("virsh", "destroy", NAME)
+    sound(home, DISK)
+    sums = home.sh(f"sha256sum {PLACE}/*")
+    result = shared.start().result()
+    assert result["outcome"] == "target", result
+    assert result["timeline"]["bytes"]["disks"] <= 8 * 2**20 + 2**16, result["timeline"]
+    shared.settle(away, running=False)
+    assert home.sh(f"sha256sum {PLACE}/*") == away.sh(f"sha256sum {PLACE}/*") == sums
+    away.run("virsh", "start", NAME)
+    shared.connect()
+    shared.counts_on(away)
+
+
+def test_a_host_without_it(shared: Guest) -> None:
+    """A directory of the same path is not enough."""
+    home = shared.source()
+    away = shared.fleet.other(home)
+    away.sh(f"umount -l {PLACE}; cp /etc/hostname {DISK}")
+    try:
+        result = shared.start().result()
+    finally:
+        away.sh(f"rm {DISK}")
+        mount(away, shared.fleet["host1"])
+    assert (result["outcome"], result["failed_phase"]) == ("source", "preflight"), result
+    assert f"does not have {DISK}, which is on shared storage" in result["error"], result
+    shared.check(home, [home])
