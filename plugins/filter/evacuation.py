@@ -20,7 +20,7 @@ options:
   _input:
     description:
       - What each host has, by name, with the keys C(meminfo) (the text of its C(/proc/meminfo)), C(guests) (what
-        M(cnvm.platform.guest_info) returns; null where there is no libvirt) and C(containers) (what
+        M(cnvm.platform.guest_info) returns; no list where there is no libvirt) and C(containers) (what
         M(cnvm.platform.container_info) returns).
     type: dict
     required: true
@@ -38,7 +38,7 @@ options:
     choices: [name, smallest, largest]
     default: name
   first:
-    description: Names of those that go before all others, in this order.
+    description: Names of those that go before all others, in this order. Each must be on one of the hosts.
     type: list
     elements: str
     default: []
@@ -61,7 +61,7 @@ options:
     elements: dict
     default: []
   done:
-    description: Results of the modules, each with the move as C(item).
+    description: Results of the modules, each with the move as C(item). With that alone the move is about to begin.
     type: list
     elements: dict
     default: []
@@ -83,7 +83,7 @@ _value:
     - C(moves) that can be made, in order, each with C(kind), C(name), C(uuid), C(state), C(memory_mib), C(source) and
       C(target). C(blockers) have a C(reason) why one cannot move. C(outcomes) tell of all what became of them, C(table)
       the same as lines for people. C(failed) and C(left) name those that failed or cannot, and those that have not
-      moved. C(record) is what has gone and is not back.
+      moved. C(record) is what has gone, or may have, and is not back.
   type: dict
 """
 

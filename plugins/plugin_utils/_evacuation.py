@@ -54,6 +54,24 @@ def _free(about: Item, reserve: int) -> int:
     return min(available, total - promised) - reserve
 
 
+def _has_libvirt(about: Item) -> bool:
+    """Up to ansible-core 2.18 a template that gives None gives ''."""
+    return isinstance(about.get("guests"), list)
+
+
+def _first(hosts: t.Mapping[str, t.Any], names: t.Union[str, t.Sequence[str]]) -> list[str]:
+    """Those that go first. One that is on another host has gone already; one that is nowhere is a slip of the pen."""
+    words = names.split(",") if isinstance(names, str) else names  # as they come from -e first=a,b
+    found = [word for word in (str(word).strip() for word in words) if word]
+    known = {one["name"] for about in hosts.values() for one in _here(about)}
+    unknown = [word for word in found if word not in known]
+    if unknown:
+        raise InputError(
+            f"first: no host of this play has {unknown[0]!r}.", hint=f"There are: {', '.join(sorted(known))}."
+        )
+    return found
+
+
 def _blocker(one: Item, reason: str) -> dict[str, str]:
     return {"kind": one["kind"], "name": one["name"], "state": str(one.get("state") or ""), "reason": reason}
 
@@ -64,16 +82,15 @@ def plan(
     *,
     target: str = "",
     order: object = "name",
-    first: t.Sequence[str] = (),
+    first: t.Union[str, t.Sequence[str]] = (),
     reserve_mib: object = 256,
 ) -> dict[str, t.Any]:
     """``moves`` away from ``host``, in order, and ``blockers``.
 
-    ``hosts``: {name: {meminfo, guests, containers}}; ``guests`` is None where a host has no libvirt. Each goes to the
-    host that has the most memory left after those before it.
+    ``hosts``: {name: {meminfo, guests, containers}}; ``guests`` is no list where a host has no libvirt. Each goes to
+    the host that has the most memory left after those before it.
     """
     order = choice(order, "order", ORDERS)
-    first = first.split(",") if isinstance(first, str) else first  # as it comes from -e first=a,b
     reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
     if host not in hosts:
         raise InputError(f"{host!r} is not in this play, or does not answer.", hint=f"Hosts: {', '.join(hosts)}.")
@@ -81,15 +98,16 @@ def plan(
     if target == host or any(name not in hosts for name in others) or not others:
         what = "There is no other host" if not others else f"{target!r} is no other host"
         raise InputError(f"{what} in this play that answers.", hint=f"Hosts: {', '.join(hosts)}.")
+    first = _first(hosts, first)
     free = {name: _free(hosts[name], reserve) for name in others}
     moves, blockers = [], []
     for one in _sorted(_here(hosts[host]), order, first):
         if not one["managed"]:
             blockers.append(_blocker(one, "not made by this collection; take it over with cnvm.platform.guest (adopt)"))
             continue
-        able = [name for name in others if one["kind"] == "container" or hosts[name].get("guests") is not None]
+        able = [name for name in others if one["kind"] == "container" or _has_libvirt(hosts[name])]
         if not able:
-            blockers.append(_blocker(one, f"no libvirt on {', '.join(others)}"))
+            blockers.append(_blocker(one, f"no libvirt that answers on {', '.join(others)}"))
             continue
         best = max(able, key=lambda name: (free[name], [-ord(letter) for letter in name]))
         if free[best] < one["memory_mib"]:
@@ -118,27 +136,34 @@ def _move(one: Item, source: str, target: str) -> dict[str, t.Any]:
 def plan_back(
     hosts: t.Mapping[str, t.Any], host: str, record: t.Sequence[Item], *, reserve_mib: object = 256
 ) -> dict[str, t.Any]:
-    """``moves`` of what ``record`` says went away from ``host``, the last one first; nothing for what is back."""
+    """``moves`` of what ``record`` says went away from ``host``, the last one first; nothing for what is back.
+
+    ``record`` is what of it is not.
+    """
     moves: list[dict[str, t.Any]] = []
     blockers = []
     where = {(one["kind"], one["name"]): (name, one) for name in hosts for one in _here(hosts[name]) if one["managed"]}
     if host not in hosts:
         raise InputError(f"{host!r} is not in this play, or does not answer.", hint=f"Hosts: {', '.join(hosts)}.")
     free = _free(hosts[host], integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30))
+    away: list[Item] = []
     for entry in reversed(record):
         known_keys(entry, "record", _RECORD)
         place, one = where.get((entry["kind"], entry["name"]), ("", {}))
+        if place == host and one["uuid"] == entry["uuid"]:
+            continue
+        away.insert(0, entry)
         if not place:
             gone = f"no host of this play has it; it went to {entry['target']}"
             blockers.append(_blocker(entry, f"{gone}. If it was removed, take it out of the record (record_file)"))
         elif one["uuid"] != entry["uuid"]:
             blockers.append(_blocker(entry, f"the one of this name on {place} is another one"))
-        elif place != host and free < one["memory_mib"]:
+        elif free < one["memory_mib"]:
             blockers.append(_blocker(one, f"no room for {one['memory_mib']} MiB: {host} has {max(free, 0)} MiB"))
-        elif place != host:
+        else:
             free -= one["memory_mib"]
             moves.append(_move(one, place, host))
-    return {"moves": moves, "blockers": blockers}
+    return {"moves": moves, "blockers": blockers, "record": away}
 
 
 def report(
@@ -147,7 +172,8 @@ def report(
     """The plan with what is known since: what a look at each move has said, and what became of it.
 
     ``tried`` and ``done``: results of the modules, with ``item`` (the move). ``moves`` are those that can be made,
-    ``record`` is what has gone from ``host`` and is not back.
+    ``record`` is what has gone from ``host``, or may have, and is not back. An item of
+    ``done`` that is nothing but a move is one that is about to begin.
     """
     blockers = [*made["blockers"], *(_blocker(one["item"], reason) for one in tried for reason in _objections(one))]
     blocked = {(one["kind"], one["name"]) for one in blockers}
@@ -169,7 +195,7 @@ def report(
         "outcomes": outcomes,
         "failed": [one["name"] for one in outcomes if one["outcome"] in ("failed", "blocked")],
         "left": [one["name"] for one in outcomes if one["outcome"] != "moved"],
-        "record": _record(before, outcomes, host),
+        "record": _record(made.get("record", before), moves, results, host),
         "table": _table(outcomes),
     }
 
@@ -194,13 +220,21 @@ def _outcome(move: Item, result: t.Optional[Item]) -> dict[str, t.Any]:
     }
 
 
-def _record(before: t.Sequence[Item], outcomes: t.Sequence[Item], host: str) -> list[dict[str, t.Any]]:
+def _record(
+    before: t.Sequence[Item], moves: t.Sequence[Item], results: t.Mapping[tuple[str, str], Item], host: str
+) -> list[dict[str, t.Any]]:
+    """``before``, without what is at home for certain, and with what has left it, or may have: one that waits for
+    recovery, or of which nothing was heard, can be at its target by the time of the way back."""
     found = {(one["kind"], one["name"]): dict(one) for one in before}
-    for one in outcomes:
-        if one["outcome"] == "moved":
-            found.pop((one["kind"], one["name"]), None)
-            if one["target"] != host:
-                found[one["kind"], one["name"]] = {key: one[key] for key in _RECORD}
+    for one in moves:
+        key = (one["kind"], one["name"])
+        if key not in results:
+            continue
+        if results[key].get("outcome") == ("target" if one["target"] == host else "source"):
+            found.pop(key, None)
+        elif one["source"] == host:
+            found.pop(key, None)  # it is the last one now
+            found[key] = {word: one[word] for word in _RECORD}
     return list(found.values())
 
 

@@ -74,10 +74,12 @@ def test_one_target() -> None:
     assert way(evacuation(hosts, "a", target="b")) == [("g", "b")]
 
 
-def test_blockers() -> None:
+@pytest.mark.parametrize("none", [None, ""])
+def test_blockers(none: object) -> None:
+    """A host without libvirt gets no guest; with older ansible-core its None comes as ''."""
     hosts = {
         "a": host(guests=[guest("big", 2000), guest("theirs", managed=False), guest("ok", 10)]),
-        "b": host(guests=None),
+        "b": host(guests=none),
         "c": host(),
     }
     found = evacuation(hosts, "a")
@@ -122,12 +124,42 @@ def test_there_and_back() -> None:
     assert end["record"] == []
 
 
-def test_a_move_that_failed_is_not_on_record() -> None:
+def test_a_move_that_was_rolled_back_is_not_on_record() -> None:
     hosts = {"a": host(guests=[guest("g")]), "b": host()}
     move = evacuation(hosts, "a")["moves"][0]
-    found = evacuation(hosts, "a", done=[{"item": move, "failed": True, "msg": "memory: The link was cut."}])
+    failed = {"item": move, "failed": True, "outcome": "source", "msg": "memory: The link was cut."}
+    found = evacuation(hosts, "a", done=[{"item": move}, failed])
     assert (found["record"], found["failed"]) == ([], ["g"])
     assert found["table"][-1] == "g: memory: The link was cut."
+
+
+@pytest.mark.parametrize("more", [{}, {"unreachable": True}, {"failed": True, "outcome": "waiting"}])
+def test_what_may_have_gone_is_on_record(more: dict[str, t.Any]) -> None:
+    """As it is about to begin, when nothing was heard of it since, and when it waits: recovery may end it there."""
+    home = host(guests=[guest("g")])
+    move = evacuation({"a": home, "b": host()}, "a")["moves"][0]
+    found = evacuation({"a": home, "b": host()}, "a", done=[{"item": move}, {"item": move, **more}])
+    assert [one["name"] for one in found["record"]] == ["g"]
+
+    there = {"a": host(), "b": home}
+    assert way(evacuation(there, "a", back=True, record=found["record"])) == [("g", "a")]
+    never_left = evacuation({"a": home, "b": host()}, "a", back=True, record=found["record"])
+    assert (never_left["moves"], never_left["blockers"], never_left["record"]) == ([], [], [])
+
+
+def test_what_cannot_come_back_stays_on_record() -> None:
+    record = [{"kind": "guest", "name": "g", "uuid": "u-g", "target": "b"}]
+    hosts = {"a": host(), "b": host(guests=[guest("g")])}
+    move = evacuation(hosts, "a", back=True, record=record)["moves"][0]
+    for result in ({}, {"failed": True, "outcome": "source"}):
+        assert evacuation(hosts, "a", back=True, record=record, done=[{"item": move, **result}])["record"] == record
+
+
+def test_first() -> None:
+    hosts = {"a": host(guests=[guest("b"), guest("c")]), "b": host(4000, guests=[guest("gone")])}
+    assert [name for name, _target in way(evacuation(hosts, "a", first=" gone, c,"))] == ["c", "b"]
+    with pytest.raises(AnsibleFilterError, match=r"first: no host of this play has 'cc'. There are: b, c, gone."):
+        evacuation(hosts, "a", first=["cc"])
 
 
 def test_the_way_back_of_others() -> None:
