@@ -172,8 +172,8 @@ def report(
     """The plan with what is known since: what a look at each move has said, and what became of it.
 
     ``tried`` and ``done``: results of the modules, with ``item`` (the move). ``moves`` are those that can be made,
-    ``record`` is what has gone from ``host``, or may have, and is not back. An item of
-    ``done`` that is nothing but a move is one that is about to begin.
+    ``record`` is what has gone from ``host``, or may have, and is not back. An item of ``done`` that is nothing but a
+    move is one that is about to begin.
     """
     blockers = [*made["blockers"], *(_blocker(one["item"], reason) for one in tried for reason in _objections(one))]
     blocked = {(one["kind"], one["name"]) for one in blockers}
