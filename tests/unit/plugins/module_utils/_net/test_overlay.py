@@ -270,7 +270,7 @@ def test_whoever_takes_part_in_whichever_play_the_last_word_counts(data: st.Data
     for each in joined(list(hosts.values())):
         hosts[int(each.name[-1])] = each
     removed: set[int] = set()
-    for _ in range(data.draw(st.integers(1, 6))):
+    for _play in range(data.draw(st.integers(1, 6))):
         # Number 1 is in each play, so that each play knows of those before.
         numbers = [1, *data.draw(st.lists(st.integers(2, 5), unique=True))]
         leaving = data.draw(st.sets(st.integers(2, 5))) - set(numbers)
