@@ -288,6 +288,8 @@ class Batch:
                         container_units.enable(one.name, one.enable)
             except BaseException:
                 self.registry.give_up(self.undo)
+                # What was stopped for its change alone runs on as it is.
+                self.go_on([one.name for one in todo if one.restart])
                 raise
             if self.reload:
                 container_units.reload(self.host)
@@ -342,6 +344,12 @@ class Batch:
             self.host.run(["systemctl", "stop", "--", *units])
             # One that had to be killed was stopped as wanted, and did not fail.
             self.host.run(["systemctl", "reset-failed", "--", *units], check=False)
+
+    def go_on(self, names: t.Sequence[str]) -> None:
+        """Start units again, and do not wait for them."""
+        if names:
+            units = [paths.unit_name(name) for name in names]
+            self.host.run(["systemctl", "start", "--no-block", "--", *units], check=False)
 
     def remove(self, name: str) -> None:
         """Remove a container that is stopped, with its writable layer."""

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan
 
 SHOWN = """Id=cnvm-container@a.service
 ActiveState=active
@@ -266,3 +268,21 @@ def test_another_try_of_systemd_is_not_up(tries: tuple[int, int], up: bool, monk
     monkeypatch.setattr(container_units, "states", states)
     with contextlib.nullcontext() if up else pytest.raises(HostError, match="ended at once"):
         batch("").start(["web"])
+
+
+def test_one_that_cannot_be_changed_keeps_no_other_one_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had been stopped for their changes by then."""
+    monkeypatch.setattr(paths, "RUN", str(home / "run"))
+    host, ran = host_that_says("")
+    registry = types.SimpleNamespace(warnings=[], claim=lambda new: None, give_up=lambda undo: None)
+    both = containers.Batch(host, [], t.cast("t.Any", registry), restart_on_change=True, image_change=False)
+
+    def change(one: Plan) -> None:
+        raise HostError(f"No space left for {one.name}.")
+
+    monkeypatch.setattr(both, "change", change)
+    plans = [Plan(name, stop=True, start=True, definition={}, changes=("env",)) for name in ("db", "web")]
+    with pytest.raises(HostError, match="No space left for db"):
+        both.apply([*plans, Plan("old", stop=True, definition={}, changes=("env",))])
+    units = [paths.unit_name(name) for name in ("db", "web")]
+    assert ran[-1] == ("systemctl", "start", "--no-block", "--", *units)
