@@ -40,6 +40,7 @@ options:
   numbers:
     description:
       - Only these of them, by number. So the clones of one description can be spread over hosts.
+      - An empty list is none of them. Without this option it is about all.
     type: list
     elements: raw
   linked:

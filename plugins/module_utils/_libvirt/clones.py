@@ -61,16 +61,19 @@ def name_of(pattern: object, number: int, option: str = "pattern") -> str:
 
 
 def _list(value: object, option: str) -> t.Optional[list[t.Any]]:
-    if value is None or value in ("", [], [""]):
+    """None where nothing is said. An empty list is something; [""] is what Ansible makes of an empty text."""
+    if value is None or value == "":
         return None
+    if value == [""]:
+        return []
     if not isinstance(value, list):
         raise InputError(f"{option}: {value!r} is not a list.", hint="Write one value per line, each after '- '.")
     return value
 
 
 def clones_of(values: t.Mapping[str, t.Any]) -> tuple[Clone, ...]:
-    """Who is meant by ``names``, or by ``pattern`` and ``count``, of which ``numbers`` may choose some."""
-    names, numbers = _list(values.get("names"), "names"), _list(values.get("numbers"), "numbers")
+    """Who is meant by ``names``, or by ``pattern`` and ``count``, of which ``numbers`` may choose some, or none."""
+    names, numbers = _list(values.get("names"), "names") or None, _list(values.get("numbers"), "numbers")
     pattern, count = values.get("pattern"), values.get("count")
     if names is not None and not (pattern in (None, "") and count in (None, "")):
         raise InputError("names and pattern are both given.", hint="Name them, or give a pattern and a count.")

@@ -34,7 +34,10 @@ _OFF = ("stopped", "moved", "missing", "crashed", "absent")
 
 @dataclasses.dataclass(frozen=True)
 class Set:
-    """Clones that are alike. ``call``: the options of guest_clone that are the same on every host."""
+    """Clones that are alike. ``call``: the options of guest_clone that are the same on every host.
+
+    ``hosts``: those that may have them; None is any host, and () is none.
+    """
 
     option: str
     template: str
@@ -44,7 +47,7 @@ class Set:
     call: dict[str, t.Any]
     memory_mib: t.Optional[int] = None
     max_per_host: int = 0
-    hosts: tuple[str, ...] = ()
+    hosts: t.Optional[tuple[str, ...]] = None
 
 
 @dataclasses.dataclass
@@ -145,9 +148,9 @@ def _set(value: object, option: str, defaults: t.Mapping[str, t.Any]) -> Set:
     guest = _guest(item, defaults, option)
     call["guest"] = guest
     memory, most, hosts = guest.get("memory_mib"), item.get("max_per_host"), item.get("hosts")
-    if hosts in (None, ""):
-        hosts = []
-    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+    if hosts == "":
+        hosts = None
+    if hosts is not None and not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
         raise InputError(f"{option}: hosts: {hosts!r} is not a list of hosts.", hint="Name hosts of the play.")
     return Set(
         option=option,
@@ -158,7 +161,7 @@ def _set(value: object, option: str, defaults: t.Mapping[str, t.Any]) -> Set:
         call=call,
         memory_mib=None if memory is None else integer(memory, f"{option}: guest: memory_mib", least=8, most=2**24),
         max_per_host=0 if most in (None, "") else integer(most, f"{option}: max_per_host", least=0, most=MOST_CLONES),
-        hosts=tuple(hosts),
+        hosts=None if hosts is None else tuple(hosts),
     )
 
 
@@ -287,7 +290,7 @@ def _choose(one: Set, rooms: t.Mapping[str, Room], memory: int, most: int) -> t.
     best: t.Optional[tuple[tuple[int, int, int, str], Room]] = None
     for room in rooms.values():
         alike = sum(option == one.option for option, _group in room.placed)
-        if not room.libvirt or room.free_mib < memory or (one.hosts and room.name not in one.hosts):
+        if not room.libvirt or room.free_mib < memory or (one.hosts is not None and room.name not in one.hosts):
             continue
         if (most and len(room.placed) >= most) or (one.max_per_host and alike >= one.max_per_host):
             continue
@@ -326,7 +329,7 @@ def plan(
     rooms = _rooms(hosts, reserve, decimal(overcommit, "memory_overcommit", least=0.1, most=100))
     sets = sets_of(description, defaults or {})
     for one in sets:
-        unknown = sorted(set(one.hosts) - set(rooms))
+        unknown = sorted(set(one.hosts or ()) - set(rooms))
         if unknown:
             raise InputError(
                 f"{one.option}: hosts: {unknown[0]!r} is not in this play.", hint=f"Hosts in it: {', '.join(rooms)}."
@@ -416,6 +419,11 @@ def _place_new(
                 raise InputError(
                     f"{one.option}: no host has {clone.name!r}, and memory_mib is missing.",
                     hint="Describe the guests (guest: {memory_mib: 512}), and it is made.",
+                )
+            if one.hosts == ():
+                raise InputError(
+                    f"{one.option}: hosts: there is none for {clone.name!r}.",
+                    hint="Name hosts of the play, or leave hosts out where any of them will do.",
                 )
             room = _choose(one, rooms, one.memory_mib, most)
             if room is None:

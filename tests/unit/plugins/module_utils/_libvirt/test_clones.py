@@ -50,6 +50,13 @@ def test_some_of_them_keep_their_numbers() -> None:
     assert clones_of({"pattern": "w%d", "numbers": [30]}) == (Clone("w30", 30),)
 
 
+@pytest.mark.parametrize(("numbers", "found"), [(None, 3), ("", 3), ([], 0), ([""], 0)])
+def test_an_empty_list_of_numbers_is_none_of_them(numbers: object, found: int) -> None:
+    """With all of them, a host that has none would lose or make the clones of others. Ansible makes [""] of ""."""
+    assert len(names({"pattern": "w%d", "count": 3, "numbers": numbers})) == found
+    assert len(names({"names": ["a", "b", "c"], "numbers": numbers})) == found
+
+
 @given(st.integers(1, 1000), st.sampled_from(["%d", "%02d", "%04d"]))
 def test_all_names_of_a_pattern_differ_and_are_allowed(count: int, place: str) -> None:
     found = names({"pattern": f"web{place}", "count": count})

@@ -355,6 +355,19 @@ def test_chosen_hosts() -> None:
         spread([{"template": "a", "count": 3, "hosts": ["h9"]}], hosts([], []))
 
 
+@pytest.mark.parametrize("chosen", [{}, {"hosts": None}, {"hosts": ""}])
+def test_no_choice_of_hosts_is_any(chosen: dict[str, t.Any]) -> None:
+    assert spread([{"template": "a", "count": 1, **chosen}], hosts([]))["new"] == ["a-1"]
+
+
+def test_an_empty_list_of_hosts_is_none() -> None:
+    """As of a group without hosts. Clones that are there stay."""
+    sets: list[dict[str, t.Any]] = [{"template": "a", "count": 1, "hosts": []}]
+    assert spread(sets, hosts([guest("a-1")]))["placement"] == {"a-1": "h1"}
+    with pytest.raises(InputError, match=r"clones\[0\]: hosts: there is none for 'a-1'"):
+        spread(sets, hosts([]))
+
+
 def test_a_host_for_containers_only_gets_none() -> None:
     """It has no guests, so nothing is unknown."""
     places = {**hosts([]), "h2": {"memory_mib": 9000, "guests": [], "libvirt": False}}
