@@ -107,7 +107,7 @@ class Stage:
         assert (done.returncode == 0) == check, said
         return said
 
-    def asked(self, module: str) -> list[tuple[str, dict[str, t.Any]]]:
-        """Who was asked to do ``module`` for real, and with what options, in order."""
+    def asked(self, module: str, *, check: bool = False) -> list[tuple[str, dict[str, t.Any]]]:
+        """Who was asked to do ``module`` for real (or in check mode), and with what options, in order."""
         lines = map(json.loads, (self.path / "asked.json").read_text(encoding="utf-8").splitlines())
-        return [(one["host"], one["options"]) for one in lines if one["name"] == module and not one["check"]]
+        return [(one["host"], one["options"]) for one in lines if (one["name"], one["check"]) == (module, check)]

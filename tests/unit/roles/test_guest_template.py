@@ -1,0 +1,22 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A template of all hosts: what its module is asked for."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+
+
+@pytest.mark.parametrize(("said", "asked"), [({"reset_identity": False}, {"False"}), ({}, {"None"})])
+def test_false_is_an_answer(stage: Stage, said: dict[str, t.Any], asked: set[str]) -> None:
+    for answers in stage.answers.values():
+        answers["template"] = {"template": None, "changed": True}
+    stage.playbook("vm_create", "--check", template="web", guest="web1", **said)
+    calls = [options for _host, options in stage.asked("template", check=True) if "guest" in options]
+    assert len(calls) == 3
+    assert {str(options.get("reset_identity")) for options in calls} == asked
