@@ -96,11 +96,14 @@ options:
           - How another O(images[].backing) is taken. V(safe) keeps the content and copies what differs between the two.
             V(unsafe) writes the other name only, for a base that was moved; with another content below, the image is
             lost. V(refuse) fails.
+          - With internal snapshots in it, V(safe) is refused. They would be lost.
         type: str
         choices: [safe, unsafe, refuse]
         default: safe
       flatten:
-        description: Whether it takes in all that it rests on, and needs no other file then.
+        description:
+          - Whether it takes in all that it rests on, and needs no other file then.
+          - Refused with internal snapshots in it. They would be lost.
         type: bool
         default: false
       compression:

@@ -163,11 +163,20 @@ def _change(wanted: Wanted, seen: Seen, header: Header) -> Plan:
         rebase = "format"
     size = header.virtual_bytes if wanted.size is None else wanted.size
     _at_least(wanted.path, size, header.virtual_bytes, "the image")
+    flatten = wanted.flatten and bool(header.backing)
+    if header.snapshots and (flatten or rebase == "safe"):
+        # qemu-img brings along what the image has now, and nothing of what its snapshots take from below.
+        step = "flatten" if flatten else "rebase: safe"
+        raise Refused(
+            f"{wanted.path} has {header.snapshots} internal snapshots, which {step} would lose.",
+            hint="Convert what you need of them to other images (qemu-img convert -l), and delete them "
+            "(qemu-img snapshot -d).",
+        )
     return Plan(
         wanted.path,
         virtual_bytes=size,
         repair=_repair(wanted, seen.condition),
-        flatten=wanted.flatten and bool(header.backing),
+        flatten=flatten,
         rebase=rebase,
         grow=size > header.virtual_bytes,
         attributes=seen.attributes,

@@ -36,6 +36,10 @@ RESTING = Seen(
     backing="/b",
     same_backing=True,
 )
+# Its snapshots rest on the other image, too.
+SAVED = dataclasses.replace(
+    RESTING, header=dataclasses.replace(FLAT, backing="/b", backing_format="qcow2", snapshots=2)
+)
 
 
 def sized(wanted: Wanted, size: int) -> Wanted:
@@ -122,6 +126,14 @@ REFUSED: list[tuple[str, Wanted, Seen, type[CnvmError], str]] = [
         Refused,
         "in use",
     ),
+    ("flattened with snapshots", dataclasses.replace(NEW, flatten=True), SAVED, Refused, "2 internal snapshots"),
+    (
+        "rebased with snapshots",
+        dataclasses.replace(OVERLAY, rebase="safe"),
+        dataclasses.replace(SAVED, same_backing=False, backing="/c"),
+        Refused,
+        "rebase: safe would lose",
+    ),
     (
         "damaged",
         dataclasses.replace(NEW, check=True),
@@ -146,6 +158,14 @@ def test_what_is_refused(wanted: Wanted, seen: Seen, error: type[CnvmError], wor
     with pytest.raises(error) as caught:
         plan(wanted, seen)
     assert words in str(caught.value)
+
+
+def test_snapshots_stay_with_what_they_rest_on() -> None:
+    assert plan(sized(OVERLAY, 2 * GIB), SAVED).actions == ["resize"]
+    moved = dataclasses.replace(SAVED, same_backing=False, backing="/c")
+    assert plan(dataclasses.replace(OVERLAY, rebase="unsafe"), moved).actions == ["rebase"]
+    alone = dataclasses.replace(SAVED, header=dataclasses.replace(FLAT, snapshots=2), backing="")
+    assert plan(dataclasses.replace(NEW, flatten=True), alone).actions == []
 
 
 def test_leaks_are_left_unless_asked_for() -> None:
