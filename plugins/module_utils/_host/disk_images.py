@@ -284,7 +284,7 @@ class _Work:
             return None
         if made.rebase:
             disks.check_may_rest(path, disks.chain(wanted.backing, wanted.backing_format))
-        with disks.appearing(path) as copy:
+        with disks.replacing(path) as copy:
             if made.flatten and not made.repair:
                 making = dataclasses.replace(wanted.making, cluster_bytes=wanted.cluster_bytes or header.cluster_bytes)
                 disks.check_room(host, path, kind, path, making, list)

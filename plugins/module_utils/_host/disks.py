@@ -52,6 +52,10 @@ _Limit = t.Callable[[list[str]], list[str]]
 # -- Looking
 
 
+def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
 class File:
     """A file's bytes, as the readers of headers want them. Never blocks on what is no plain file or block device."""
 
@@ -96,8 +100,7 @@ class File:
 
     def fingerprint(self) -> tuple[int, ...]:
         """Changes whenever the file does."""
-        now = os.fstat(self._fd)
-        return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        return _fingerprint(os.fstat(self._fd))
 
     def digest(self, algorithm: str = "sha256") -> str:
         """Digest of all its bytes."""
@@ -295,6 +298,31 @@ def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterato
         files.remove_file(made)
 
 
+def _state(path: str) -> tuple[int, ...]:
+    """Changes whenever a file does, or comes, or goes."""
+    try:
+        return _fingerprint(os.lstat(path))
+    except FileNotFoundError:
+        return ()
+
+
+@contextlib.contextmanager
+def replacing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterator[str]:
+    """The same, for what takes its time. Refused when ``path`` is in use at the end, or has changed meanwhile: what
+    a guest that was started has written to it is not in the copy."""
+    before = _state(path)
+    with appearing(path, attributes) as made:
+        yield made
+        # That can take long, too; the look comes last.
+        sync(made)
+        if in_use(path) or _state(path) != before:
+            raise Refused(
+                f"{path} was used while it was worked on, such as by a guest that was started. It is left as it is.",
+                hint="Stop the guest first.",
+                path=path,
+            )
+
+
 def create(
     host: Host, path: str, making: Making, virtual_bytes: int, *, attributes: t.Optional[Attributes] = None
 ) -> Node:
@@ -398,7 +426,7 @@ def convert(
         size = virtual if size is None else size
         if size < virtual:
             raise Refused(f"{path}: size: {size} is less than its source has ({virtual}).", hint="Images only grow.")
-        made = stack.enter_context(appearing(path, attributes))
+        made = stack.enter_context(replacing(path, attributes))
         check_room(host, source, source_format, path, making, limit)
         if size > virtual and not FORMATS[making.format].grows:
             # qemu-img cannot resize it afterwards: make it large, then fill it.

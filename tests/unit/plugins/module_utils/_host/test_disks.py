@@ -447,11 +447,8 @@ CHANGES: dict[str, tuple[str, dict[str, t.Any]]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("how", [killed, full])
-def test_a_run_that_is_cut_off_leaves_what_was_there(
-    place: Path, qemu: Qemu, change: str, how: t.Callable[[str], CommandResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def changing(place: Path, qemu: Qemu, change: str) -> tuple[str, dict[str, t.Any]]:
+    """(the step in which the work is done, the item) for a change to an image ``a`` that rests on another one."""
     for name in ("b.qcow2", "c.qcow2", "s.qcow2"):
         images.qcow2().write(place / name)
     bring(qemu, [{"path": f"{place}/a", "backing": f"{place}/b.qcow2"}])
@@ -464,7 +461,15 @@ def test_a_run_that_is_cut_off_leaves_what_was_there(
         else value
         for key, value in words.items()
     }
-    item = {"path": f"{place}/a", **words}
+    return verb, {"path": f"{place}/a", **words}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("how", [killed, full])
+def test_a_run_that_is_cut_off_leaves_what_was_there(
+    place: Path, qemu: Qemu, change: str, how: t.Callable[[str], CommandResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb, item = changing(place, qemu, change)
     before = (place / "a").read_bytes(), os.stat(place / "a").st_ino
     leaks = (3, '{"check-errors": 0, "leaks": 2}')
     if change == "repair":
@@ -493,6 +498,35 @@ def test_a_run_that_is_cut_off_leaves_what_was_there(
     qemu.checks = [leaks] if change == "repair" else []
     assert bring(qemu, [item])["images"][0]["actions"] == [change]
     assert not os.path.exists(disks.temporary(f"{place}/a"))
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "grow"])
+@pytest.mark.parametrize("still", [True, False])
+def test_what_a_guest_writes_while_a_copy_is_made_is_not_lost(
+    place: Path, qemu: Qemu, change: str, still: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was started after the first look; it runs still when the copy is made, or it has written and ended."""
+    item: dict[str, t.Any] = {"path": f"{place}/a.vdi", "size": "64M"}
+    if change == "grow":
+        bring(qemu, [item])
+        item["size"] = "128M"
+    else:
+        item = changing(place, qemu, change)[1]
+    qemu.checks = [(3, '{"check-errors": 0, "leaks": 2}')] if change == "repair" else []
+
+    def run(argv: t.Sequence[str], **words: t.Any) -> CommandResult:
+        if "cp" in argv or "convert" in argv:
+            if still:
+                monkeypatch.setattr(disks, "in_use", lambda path: path == item["path"])
+            else:
+                with open(item["path"], "ab") as file:
+                    file.write(b"mail")
+        return t.cast(CommandResult, qemu(argv, **words))
+
+    with pytest.raises(Refused, match="was used while"):
+        disk_images.bring_to(Host(run=run), [item])
+    assert still or Path(item["path"]).read_bytes().endswith(b"mail")
+    assert not os.path.exists(disks.temporary(item["path"]))
 
 
 def test_what_a_killed_run_left_goes_even_when_there_is_nothing_to_do(place: Path, qemu: Qemu) -> None:
