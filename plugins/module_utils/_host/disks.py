@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import glob
 import grp
 import hashlib
 import os
@@ -235,7 +236,9 @@ def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict
     """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, where
     libvirt's guests have their images, in ``more``."""
     beside = {*(os.path.dirname(path) for path in wanted), *domains.image_directories()}
-    return overlays([paths.WORKLOADS, paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
+    # Of workloads their disks alone. Beside them lies what containers write: any number of files that say anything.
+    guests = glob.glob(f"{glob.escape(paths.WORKLOADS)}/*/disks")
+    return overlays([*sorted(guests), paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
 
 
 # -- Making. Functions with a ``path`` that is made: it appears whole, with its mode, or not at all.

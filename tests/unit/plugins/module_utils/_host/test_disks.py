@@ -273,10 +273,25 @@ def test_a_base_of_others_is_not_changed(place: Path, qemu: Qemu, tmp_path: Path
     larger = [{**base, "size": "128M"}]
     with pytest.raises(Refused, match="elsewhere/deep/o rests on it"):
         bring(qemu, larger, places=[str(tmp_path / "elsewhere")])
-    (tmp_path / "workloads").mkdir()
-    os.rename(tmp_path / "elsewhere/deep", tmp_path / "workloads/web")
-    with pytest.raises(Refused, match="workloads/web/o rests on it"):
+    (tmp_path / "workloads/web").mkdir(parents=True)
+    os.rename(tmp_path / "elsewhere/deep", tmp_path / "workloads/web/disks")
+    with pytest.raises(Refused, match="workloads/web/disks/o rests on it"):
         bring(qemu, larger)
+
+
+def test_what_a_container_writes_is_no_image_that_rests_on_another(
+    place: Path, qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it a header that names the image, or more files than anybody wants to look through."""
+    base = {"path": f"{place}/b.qcow2", "size": "64M"}
+    bring(qemu, [base])
+    upper = tmp_path / "workloads/web/upper/tmp"
+    upper.mkdir(parents=True)
+    images.qcow2(backing=base["path"].encode()).write(upper / "o")
+    monkeypatch.setattr(disks, "MOST_FILES", 3)
+    for number in range(4):
+        (upper / str(number)).touch()
+    assert bring(qemu, [{**base, "size": "128M"}])["changed"]
 
 
 HOLDER = """
