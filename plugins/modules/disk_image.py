@@ -80,6 +80,8 @@ options:
           - Whether an image that is there is made anew when its source is another one than the one it was made of
             (another checksum; without one another path, size or time), or when it was made with other options. B(What
             was written to it is lost.)
+          - Refused when nothing of that is another one, and yet it is not the file that was made here, such as a backup
+            that was brought back.
         type: bool
         default: false
       backing:

@@ -38,9 +38,14 @@ def _record_file(path: str) -> str:
     return f"{RECORDS}/{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"
 
 
+def _last_record(path: str) -> dict[str, t.Any]:
+    """What the image was made of that was made here last; another file may lie there now."""
+    return files.read_json(_record_file(path)) or {}
+
+
 def _record(path: str) -> dict[str, t.Any]:
     """What an image was made of; empty when that is not known of the file that lies there now."""
-    known = files.read_json(_record_file(path)) or {}
+    known = _last_record(path)
     try:
         return known if known.get("inode") == os.lstat(path).st_ino else {}
     except FileNotFoundError:
@@ -138,8 +143,10 @@ class _Work:
             if (wanted.check or wanted.repair != "none") and FORMATS[wanted.format].checks:
                 seen = dataclasses.replace(seen, condition=disks.check(self.host, wanted.path, wanted.format))
         if wanted.source and wanted.replace:
-            up_to_date = seen.header is not None and _record(wanted.path).get("made_of") == _made_of(wanted)
-            seen = dataclasses.replace(seen, up_to_date=up_to_date)
+            last = _last_record(wanted.path)
+            same, ours = last.get("made_of") == _made_of(wanted), last.get("inode") == status.st_ino
+            up_to_date = same and ours and seen.header is not None
+            seen = dataclasses.replace(seen, up_to_date=up_to_date, swapped=same and not ours)
         return self._look_around(wanted, self._look_below(wanted, seen))
 
     def _look_below(self, wanted: Wanted, seen: Seen) -> Seen:

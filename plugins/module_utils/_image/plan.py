@@ -23,7 +23,8 @@ class Seen:
 
     ``exists``: there is a file. ``header``: None where it is not of the format that is wanted, which ``strange`` says.
     ``backing``: its backing file as an absolute path. ``same_backing``: that is the file that is wanted.
-    ``up_to_date``: it was made of the source as it is now, in the way that is wanted now.
+    ``up_to_date``: it was made of the source as it is now, in the way that is wanted now. ``swapped``: so was one that
+    lay there; this is another file.
     ``source_bytes``, ``backing_bytes``: virtual sizes of what it is to be made of.
     ``attributes``: those of owner, group and mode that are not as wanted.
     """
@@ -34,6 +35,7 @@ class Seen:
     backing: str = ""
     same_backing: bool = False
     up_to_date: bool = False
+    swapped: bool = False
     source_bytes: int = 0
     backing_bytes: int = 0
     condition: t.Optional[Condition] = None
@@ -95,6 +97,12 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
     """The steps that bring the image from ``seen`` to what is wanted. InputError or Refused where it must not be."""
     if wanted.state == "absent":
         made = Plan(wanted.path, remove=seen.exists)
+    elif seen.swapped:
+        # A backup that was brought back, with what a guest has written; its source is what it was.
+        raise Refused(
+            f"{wanted.path} is not the file that was made here; it was restored or put there.",
+            hint="Leave replace out to keep it, or remove it to have it made anew.",
+        )
     elif not seen.exists or (wanted.source and wanted.replace and not seen.up_to_date):
         made = _make(wanted, seen)
     elif seen.header is None:

@@ -153,9 +153,17 @@ def test_replace_follows_the_source(place: Path, qemu: Qemu, with_checksum: bool
     made = twice(qemu, item(), [["replace"]])
     assert (made[0]["virtual_bytes"], made[0]["mode"]) == (128 * MIB, "0640")
     twice(qemu, item(compression="zstd"), [["replace"]])
-    # Another file in its place was not made of anything that we know.
+    # Another file in its place is a backup, perhaps, that was brought back.
     images.qcow2(128 * MIB).write(place / "other")
     os.replace(place / "other", place / "a")
+    before = snapshot(item())
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match="is not the file that was made here"):
+            bring(qemu, item(compression="zstd"), check_mode=check_mode)
+    assert snapshot(item()) == before
+    assert bring(qemu, item(compression="zstd", replace=False))["images"][0]["actions"] == ["change mode"]
+    # As soon as its source is another one, it is what was asked for.
+    images.qcow2(256 * MIB).write(source)
     twice(qemu, item(compression="zstd"), [["replace"]])
 
 
