@@ -18,7 +18,7 @@ from .._core import paths
 from .._core.errors import HostError
 from .._criu.holdings import Inode, Names, OpenFile, Process, nameless, scan_lines
 from .._criu.obstacles import groups, mptcp_sockets, obstacles
-from . import archive, container_parts, freezer
+from . import archive, container_parts, files, freezer
 
 _CAP_SYS_RESOURCE = 24
 _WATCH = re.compile(r"^inotify wd:\S+ ino:([0-9a-f]+) sdev:([0-9a-f]+) ", re.MULTILINE)
@@ -32,14 +32,6 @@ class Seen(t.NamedTuple):
     processes: tuple[Process, ...] = ()
     device: int = 0
     names: Names = {}
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def _memory_device() -> int:
@@ -81,10 +73,10 @@ def _open_files(pid: int, memory: int) -> t.Iterator[OpenFile]:
         for entry in os.scandir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 target = os.readlink(entry.path)
-                info = _read(f"/proc/{pid}/fdinfo/{entry.name}") if target == "anon_inode:inotify" else ""
+                info = files.text_of(f"/proc/{pid}/fdinfo/{entry.name}") if target == "anon_inode:inotify" else ""
                 yield file(entry.path, target, watches(info))
     seen = set()
-    for start, end, inode, target in _UNNAMED.findall(_read(f"/proc/{pid}/maps")):
+    for start, end, inode, target in _UNNAMED.findall(files.text_of(f"/proc/{pid}/maps")):
         if inode not in seen:
             seen.add(inode)
             with contextlib.suppress(OSError):
@@ -138,15 +130,15 @@ def in_the_way(definition: t.Mapping[str, t.Any], seen: Seen) -> tuple[str, ...]
     sockets = {kind: _sockets(f"{net}/{kind}") for kind in ("raw", "raw6", "packet")}
     return obstacles(
         definition["name"], seen.processes, raw=sockets["raw"] + sockets["raw6"], packet=sockets["packet"],
-        mptcp=mptcp_sockets(_read(f"{net}/protocols")),
-        joined=groups(_read(f"{net}/igmp"), _read(f"{net}/igmp6"), sys.byteorder),
+        mptcp=mptcp_sockets(files.text_of(f"{net}/protocols")),
+        joined=groups(files.text_of(f"{net}/igmp"), files.text_of(f"{net}/igmp6"), sys.byteorder),
         device=seen.device, names=seen.names,
     )  # fmt: skip
 
 
 def _sockets(path: str) -> int:
     """How many are in a table of /proc, whose first line is a heading."""
-    return max(0, len(_read(path).splitlines()) - 1)
+    return max(0, len(files.text_of(path).splitlines()) - 1)
 
 
 def criu_lines(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
@@ -161,7 +153,7 @@ def criu_lines(definition: t.Mapping[str, t.Any]) -> tuple[str, ...]:
 def tmpfs_bytes(pid: int) -> int:
     """What is in the file systems in memory that a process has mounted as a whole."""
     sizes: dict[int, int] = {}
-    for line in _read(f"/proc/{pid}/mountinfo").splitlines():
+    for line in files.text_of(f"/proc/{pid}/mountinfo").splitlines():
         words = line.split()
         if words[words.index("-") + 1] != "tmpfs" or words[3] != "/":
             continue

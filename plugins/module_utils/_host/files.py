@@ -64,6 +64,15 @@ def write_json(path: str, value: t.Mapping[str, t.Any], *, mode: int = 0o644, du
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n", mode=mode, durable=durable)
 
 
+def text_of(path: str) -> str:
+    """A small file's text, such as one of /proc; empty where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def remove_file(path: str, *, durable: bool = False) -> bool:
     """Remove ``path``; whether it was there."""
     try:

@@ -19,23 +19,13 @@ from .._core import paths
 from .._core.errors import CnvmError, InputError
 from .._criu import features as criu_features
 from .._criu import versions
-from . import helper, kvm, trust
+from . import files, helper, kvm, trust
 from .cli import write_line
-from .files import read_json
 from .system import Host
 
 _CAP_SYS_RESOURCE = 24
 _AT_MINSIGSTKSZ = 51
 _AT_NULL = 0
-
-
-def _read(path: str) -> str:
-    """A file of /proc, /sys or /etc; empty where it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 # --- parsers: text in, values out ---
@@ -153,7 +143,7 @@ def parse_mounts(text: str) -> list[tuple[str, str]]:
 
 
 def _cpu() -> dict[str, t.Any]:
-    found = parse_cpuinfo(_read("/proc/cpuinfo"))
+    found = parse_cpuinfo(files.text_of("/proc/cpuinfo"))
     try:
         with open("/proc/self/auxv", "rb") as file:
             vector = parse_auxv(file.read())
@@ -163,7 +153,7 @@ def _cpu() -> dict[str, t.Any]:
 
 
 def _container_kind() -> str:
-    said = _read("/run/systemd/container").strip()
+    said = files.text_of("/run/systemd/container").strip()
     if said:
         return said
     if os.path.exists("/.dockerenv"):
@@ -183,7 +173,7 @@ def _virtualization(flags: t.Sequence[str]) -> dict[str, t.Any]:
 def _cgroup(mounts: t.Sequence[tuple[str, str]]) -> dict[str, t.Any]:
     kinds = dict(mounts)
     if kinds.get("/sys/fs/cgroup") == "cgroup2":
-        return {"version": 2, "controllers": sorted(_read("/sys/fs/cgroup/cgroup.controllers").split())}
+        return {"version": 2, "controllers": sorted(files.text_of("/sys/fs/cgroup/cgroup.controllers").split())}
     return {"version": 1 if "cgroup" in kinds.values() else 0, "controllers": []}
 
 
@@ -191,8 +181,8 @@ def _wireguard(release: str) -> dict[str, bool]:
     modules = f"/lib/modules/{release}"
     kernel = (
         os.path.isdir("/sys/module/wireguard")
-        or "/wireguard.ko" in _read(f"{modules}/modules.builtin")
-        or "/wireguard.ko" in _read(f"{modules}/modules.dep")
+        or "/wireguard.ko" in files.text_of(f"{modules}/modules.builtin")
+        or "/wireguard.ko" in files.text_of(f"{modules}/modules.dep")
     )
     return {"kernel": kernel, "userspace": shutil.which("wireguard-go") is not None}
 
@@ -258,7 +248,7 @@ def _program_version(host: Host, *argv: str) -> str:
 
 def _overlay() -> dict[str, t.Any]:
     try:
-        said = read_json(paths.OVERLAY_FILE)
+        said = files.read_json(paths.OVERLAY_FILE)
     except CnvmError as error:
         return {"configured": False, "reason": str(error)}
     if said is None:
@@ -276,7 +266,7 @@ def _overlay() -> dict[str, t.Any]:
         "peers": sorted(str(peer.get("name")) for peer in said.get("peers") or []),
         "mtu": said.get("mtu", 0),
         # IFF_UP; a bridge without ports has no carrier and is up all the same.
-        "up": bool(bridge) and bool(int(_read(f"{device}/flags").strip() or "0", 16) & 1),
+        "up": bool(bridge) and bool(int(files.text_of(f"{device}/flags").strip() or "0", 16) & 1),
     }
 
 
@@ -293,7 +283,7 @@ def _port_users(host: Host, ports: t.Sequence[tuple[str, int]]) -> list[dict[str
     not of WireGuard or VXLAN. Several interfaces may share a port."""
     found = []
     for name in ("tcp", "tcp6", "udp", "udp6"):
-        for entry in parse_sockets(_read(f"/proc/net/{name}"), name):
+        for entry in parse_sockets(files.text_of(f"/proc/net/{name}"), name):
             if (entry["protocol"], entry["port"]) in ports:
                 found.append(entry)
     users: dict[str, str] = {}
@@ -305,7 +295,7 @@ def _port_users(host: Host, ports: t.Sequence[tuple[str, int]]) -> list[dict[str
             except OSError:
                 continue
             for link in wanted.intersection(links):
-                users[link] = _read(f"/proc/{process}/comm").strip()
+                users[link] = files.text_of(f"/proc/{process}/comm").strip()
     programs = {(entry["protocol"], entry["port"]): users.get(f"socket:[{entry['inode']}]", "") for entry in found}
     tunnels = _tunnel_ports(host) if any(protocol == "udp" for protocol, dummy in programs) else []
     return [
@@ -319,7 +309,7 @@ def _firewall(host: Host) -> dict[str, t.Any]:
     active = host.run(["systemctl", "is-active", "firewalld", "ufw"], check=False, timeout_s=10).stdout.split()
     if active[:1] == ["active"]:
         return {"kind": "firewalld", "chains": []}
-    if active[1:2] == ["active"] and "ENABLED=yes" in _read("/etc/ufw/ufw.conf").replace(" ", ""):
+    if active[1:2] == ["active"] and "ENABLED=yes" in files.text_of("/etc/ufw/ufw.conf").replace(" ", ""):
         return {"kind": "ufw", "chains": []}
     nft = shutil.which("nft")
     chains = parse_input_chains(host.run([nft, "list", "chains"], check=False, timeout_s=10).stdout) if nft else []
@@ -338,7 +328,7 @@ def _storage(mounts: t.Sequence[tuple[str, str]]) -> dict[str, t.Any]:
 
 
 def _capability(number: int) -> bool:
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", _read("/proc/self/status"), re.MULTILINE)
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", files.text_of("/proc/self/status"), re.MULTILINE)
     return bool(found) and bool(int(found.group(1), 16) >> number & 1) if found else False
 
 
@@ -371,8 +361,8 @@ def gather(
     now = time.time()
     wanted_ports = parse_ports(ports)
     release = platform.release()
-    mounts = parse_mounts(_read("/proc/self/mounts"))
-    identity = read_json(paths.HOST_FILE) or {}
+    mounts = parse_mounts(files.text_of("/proc/self/mounts"))
+    identity = files.read_json(paths.HOST_FILE) or {}
     cpu = _cpu()
     criu = _criu(host, release)
     runtimes = {name: _runtime(host, name, criu) for name in ("runc", "crun")}
@@ -386,9 +376,9 @@ def gather(
     return {
         "name": identity.get("name", ""),
         "host_id": identity.get("host_id", ""),
-        "machine_digest": machine_digest(_read("/etc/machine-id")),
-        "boot_id": _read("/proc/sys/kernel/random/boot_id").strip(),
-        "os": os_facts(_read("/etc/os-release")),
+        "machine_digest": machine_digest(files.text_of("/etc/machine-id")),
+        "boot_id": files.text_of("/proc/sys/kernel/random/boot_id").strip(),
+        "os": os_facts(files.text_of("/etc/os-release")),
         "kernel": release,
         "kernel_modules": os.path.isdir(f"/lib/modules/{release}"),
         "python": platform.python_version(),
@@ -397,7 +387,7 @@ def gather(
         "sys_resource": _capability(_CAP_SYS_RESOURCE),
         "clock": {"epoch_s": now, "skew_s": None if reference_time is None else round(now - reference_time, 3)},
         "cpu": cpu,
-        "memory": parse_meminfo(_read("/proc/meminfo")),
+        "memory": parse_meminfo(files.text_of("/proc/meminfo")),
         "storage": _storage(mounts),
         "cgroup": _cgroup(mounts),
         "virtualization": virtualization,

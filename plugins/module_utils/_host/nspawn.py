@@ -55,15 +55,6 @@ class Settings:
     timeout_s: int
 
 
-def _read(path: str) -> str:
-    """A small file's text; empty where it is not there."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def _wait(what: t.Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
     """Whether ``what`` came true within ``seconds``."""
     end = time.monotonic() + seconds
@@ -182,12 +173,12 @@ class Bases:
         for left in (aside, self.path(digest)):
             files.remove_tree(left)
         sources = {
-            f"{folder}/{name}": _read(f"{folder}/{name}")
+            f"{folder}/{name}": files.text_of(f"{folder}/{name}")
             for folder in ("/etc/apt", "/etc/apt/sources.list.d")
             for name in (sorted(os.listdir(folder)) if os.path.isdir(folder) else ())
             if name.endswith((".list", ".sources"))
         }
-        mirror = lh.debian_mirror(sources, "\nID=debian\n" in "\n" + _read("/etc/os-release"))
+        mirror = lh.debian_mirror(sources, "\nID=debian\n" in "\n" + files.text_of("/etc/os-release"))
         files.write_text(finish, lh.finish_script(made, mirror, DEFAULT_DIR), mode=0o700, durable=False)
         argv = lh.build_argv(made, aside, mirror, finish, self.proxies())
         try:
@@ -202,7 +193,7 @@ class Bases:
                 argv=argv,
                 stderr=result.stderr[-6000:],
             )
-        note = _read(f"{aside}/etc/cnvm-local-base").strip()
+        note = files.text_of(f"{aside}/etc/cnvm-local-base").strip()
         os.rename(aside, self.path(digest))
         files.write_json(f"{self.path(digest)}.json", {"schema": 1, "note": note, **dataclasses.asdict(made)})
 
@@ -233,7 +224,7 @@ class LocalHosts:
         self.home = f"{self.directory}/{settings.set_name}"
         self.bases = Bases(host, settings.cache_dir)
         self.record = files.read_json(f"{self.home}/set.json") or {}
-        mounts = _read("/proc/self/mountinfo")
+        mounts = files.text_of("/proc/self/mountinfo")
         mount, self.named_cgroups = lh.cgroup2_mount(mounts), lh.named_cgroup_mount(mounts)
         if mount is None:
             raise HostError(
@@ -259,12 +250,12 @@ class LocalHosts:
         """All processes of a host, by its cgroup and those below."""
         found: list[int] = []
         for folder, _folders, _files in os.walk(self.cgroup(name)):
-            found.extend(int(pid) for pid in _read(f"{folder}/cgroup.procs").split() if pid != "0")
+            found.extend(int(pid) for pid in files.text_of(f"{folder}/cgroup.procs").split() if pid != "0")
         return found
 
     def init(self, name: str) -> t.Optional[int]:
         """The host's PID 1, as the machine numbers it."""
-        return lh.namespace_init({pid: _read(f"/proc/{pid}/status") for pid in self.processes(name)})
+        return lh.namespace_init({pid: files.text_of(f"/proc/{pid}/status") for pid in self.processes(name)})
 
     def records(self) -> dict[str, dict[str, t.Any]]:
         """The hosts that were completely made, by name."""
@@ -338,10 +329,12 @@ class LocalHosts:
     def keyless(self, names: t.Collection[str]) -> list[str]:
         """Those of ``names`` that do not let the set's key in."""
         key = self._public_key()
-        return [name for name in names if key and key not in _read(f"{self._root(name)}/root/.ssh/authorized_keys")]
+        return [
+            name for name in names if key and key not in files.text_of(f"{self._root(name)}/root/.ssh/authorized_keys")
+        ]
 
     def _public_key(self) -> str:
-        return _read(f"{self.set.ssh_key}.pub").strip()
+        return files.text_of(f"{self.set.ssh_key}.pub").strip()
 
     def _root(self, name: str) -> str:
         """The host's files: as itself sees them while it runs, else its own layer."""
@@ -369,7 +362,7 @@ class LocalHosts:
             "internet": table.rc == 0
             and str(subnet) in table.stdout
             and self.bridge in table.stdout
-            and _read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
+            and files.text_of("/proc/sys/net/ipv4/ip_forward").strip() == "1",
         }
 
     def _bridge_owned(self) -> t.Optional[bool]:
@@ -396,16 +389,19 @@ class LocalHosts:
         else:
             self.host.run(["nft", "delete", "table", "ip", lh.table_name(self.set.set_name)], check=False)
         # Each host's systemd, udev and D-Bus take some of these; 128, as the kernel has it, is enough for a few hosts.
-        if int(_read("/proc/sys/fs/inotify/max_user_instances").strip() or _INOTIFY_INSTANCES) < _INOTIFY_INSTANCES:
+        if (
+            int(files.text_of("/proc/sys/fs/inotify/max_user_instances").strip() or _INOTIFY_INSTANCES)
+            < _INOTIFY_INSTANCES
+        ):
             self._sysctl("fs/inotify/max_user_instances", str(_INOTIFY_INSTANCES))
         # Without this capability root is under the limits of users, and CRIU's pipes of memory pages run into them.
-        if not lh.has_capability(_read("/proc/self/status"), _CAP_SYS_RESOURCE):
+        if not lh.has_capability(files.text_of("/proc/self/status"), _CAP_SYS_RESOURCE):
             self._sysctl("fs/pipe-max-size", "4194304")
             self._sysctl("fs/pipe-user-pages-soft", "0")
 
     def _sysctl(self, key: str, value: str) -> None:
         """Set a kernel setting, remembering what it was for when the last set goes."""
-        before = _read(f"/proc/sys/{key}").strip()
+        before = files.text_of(f"/proc/sys/{key}").strip()
         if before == value:
             return
         known = files.read_json(f"{RUN_DIR}/kernel.json") or {}
@@ -442,7 +438,7 @@ class LocalHosts:
 
     def in_memory(self) -> bool:
         """Whether the hosts' disks have to be in memory. HostError where a directory was named that cannot be used."""
-        kind = lh.file_system_of(os.path.realpath(self.directory), _read("/proc/self/mountinfo"))
+        kind = lh.file_system_of(os.path.realpath(self.directory), files.text_of("/proc/self/mountinfo"))
         if lh.holds_layers(kind):
             return False
         if self.set.directory is None:
@@ -493,7 +489,7 @@ class LocalHosts:
                 "base": made.digest(),
                 "suite": made.suite,
                 "flavour": made.flavour,
-                "host_key": " ".join(_read(f"{key}.pub").split()[:2]),
+                "host_key": " ".join(files.text_of(f"{key}.pub").split()[:2]),
                 "rate": None,
                 "link": "up",
             },
@@ -514,7 +510,7 @@ class LocalHosts:
         key, root = self._public_key(), self._root(name)
         if not key:
             raise HostError(f"ssh_key: {self.set.ssh_key}.pub holds no key.", hint="Make one with ssh-keygen.")
-        has = _read(f"{root}/root/.ssh/authorized_keys")
+        has = files.text_of(f"{root}/root/.ssh/authorized_keys")
         if key in has:
             return
         if root.startswith("/proc/"):
@@ -533,7 +529,7 @@ class LocalHosts:
                 hint="Remove the host (state: absent) and make it anew, or set cache_dir to where it was made.",
             )
         self._clear_runtime(name)
-        stub, behind = _read("/etc/resolv.conf"), _read("/run/systemd/resolve/resolv.conf")
+        stub, behind = files.text_of("/etc/resolv.conf"), files.text_of("/run/systemd/resolve/resolv.conf")
         self._put(name, "etc/resolv.conf", lh.resolver_text(stub, behind))
         files.write_text(f"{self.own(name)}/console.log", "", durable=False)
         cgroup = None
@@ -594,7 +590,7 @@ class LocalHosts:
 
     def _silent(self, name: str, what: str) -> HostError:
         log = f"{self.own(name)}/console.log"
-        console = lh.last_lines(_read(log))
+        console = lh.last_lines(files.text_of(log))
         hint = f"The last lines of {log}:\n{console}" if console else f"It wrote nothing to {log}."
         return HostError(f"{name} {what}.", hint=hint, console=console)
 

@@ -16,7 +16,7 @@ import yaml
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import hypervisor, info, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, hypervisor, info, libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.modules import host_info
 
@@ -130,7 +130,7 @@ def test_ports_of_tunnels(monkeypatch: pytest.MonkeyPatch) -> None:
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
     line = " 367: 00000000:{:04X} 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 none 2\n"
     sockets = head + "".join(line.format(port) for port in ports.values() if port)
-    monkeypatch.setattr(info, "_read", lambda path: sockets if path in ("/proc/net/udp", "/proc/net/udp6") else "")
+    monkeypatch.setattr(files, "text_of", lambda path: sockets if path in ("/proc/net/udp", "/proc/net/udp6") else "")
     monkeypatch.setattr(shutil, "which", lambda name: name)
     vxlan = [
         {"ifname": name, "linkinfo": {"info_kind": "vxlan", "info_data": {"port": 4789}}} for name in ("vx1", "vx2")
