@@ -276,7 +276,7 @@ class _Work:
         path, kind = wanted.path, wanted.format
         if made.rebase:
             disks.check_may_rest(path, disks.chain(wanted.backing, wanted.backing_format))
-            disks.run(self.host, commands.rebase(path, kind, wanted.backing, wanted.backing_format, unsafe=True))
+            disks.run(self.host, commands.rebase(path, kind, wanted.backing, wanted.backing_format, unsafe=True), path)
             disks.sync(path)
         if made.grow:
             disks.resize(self.host, path, kind, made.virtual_bytes, preallocation=wanted.preallocation)
@@ -295,21 +295,21 @@ class _Work:
             if made.flatten and not made.repair:
                 making = dataclasses.replace(wanted.making, cluster_bytes=wanted.cluster_bytes or header.cluster_bytes)
                 disks.check_room(host, path, kind, path, making, list)
-                disks.run(host, commands.convert(path, kind, copy, making))
+                disks.run(host, commands.convert(path, kind, copy, making), path)
             else:
                 # The backing file's name in it may be a relative one: the copy lies in the same directory.
                 host.run(["cp", "--reflink=auto", "--sparse=always", "--", path, copy])
             if made.repair:
-                condition = disks.check(host, copy, kind, repair=made.repair)
+                condition = disks.check(host, copy, kind, repair=made.repair, copy_of=path)
                 if condition is None or not condition.good:
                     raise HostError(f"{path} could not be repaired.", hint="Restore it. It is as it was before.")
             if made.flatten and made.repair:
-                disks.run(host, commands.rebase(copy, kind, "", "", unsafe=False))
+                disks.run(host, commands.rebase(copy, kind, "", "", unsafe=False), path)
             if made.rebase:
                 unsafe = made.rebase != "safe"
-                disks.run(host, commands.rebase(copy, kind, wanted.backing, wanted.backing_format, unsafe=unsafe))
+                disks.run(host, commands.rebase(copy, kind, wanted.backing, wanted.backing_format, unsafe=unsafe), path)
             if made.grow:
-                disks.run(host, commands.resize(copy, kind, made.virtual_bytes, wanted.preallocation))
+                disks.run(host, commands.resize(copy, kind, made.virtual_bytes, wanted.preallocation), path)
         return condition
 
 

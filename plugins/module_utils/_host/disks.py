@@ -244,11 +244,11 @@ def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict
 # -- Making. Functions with a ``path`` that is made: it appears whole, with its mode, or not at all.
 
 
-def run(host: Host, argv: t.Sequence[str]) -> CommandResult:
-    """A command of qemu-img; its failure in words that say what to do."""
+def run(host: Host, argv: t.Sequence[str], path: str) -> CommandResult:
+    """A command of qemu-img; its failure in words that say what to do, of ``path``."""
     result = host.run(argv, check=False)
     if result.rc:
-        raise commands.failure(result)
+        raise commands.failure(result, path)
     return result
 
 
@@ -331,7 +331,7 @@ def create(
 ) -> Node:
     """Make an empty image."""
     with appearing(path, attributes) as made:
-        run(host, commands.create(made, making, virtual_bytes))
+        run(host, commands.create(made, making, virtual_bytes), path)
     return inspect(path, making.format)
 
 
@@ -381,7 +381,7 @@ def create_overlay(
     with appearing(path, attributes) as made:
         if cluster_bytes not in (0, CLUSTER):
             making = Making("qcow2", cluster_bytes=cluster_bytes)
-            run(host, commands.create(made, making, size, backing, backing_format))
+            run(host, commands.create(made, making, size, backing, backing_format), path)
         else:
             _write(made, *overlay(size, backing, backing_format))
     return inspect(path, "qcow2")
@@ -433,12 +433,12 @@ def convert(
         check_room(host, source, source_format, path, making, limit)
         if size > virtual and not FORMATS[making.format].grows:
             # qemu-img cannot resize it afterwards: make it large, then fill it.
-            run(host, commands.create(made, making, size))
-            run(host, limit(commands.convert(source, source_format, made, making, into=True)))
+            run(host, commands.create(made, making, size), path)
+            run(host, limit(commands.convert(source, source_format, made, making, into=True)), path)
         else:
-            run(host, limit(commands.convert(source, source_format, made, making)))
+            run(host, limit(commands.convert(source, source_format, made, making)), path)
             if size > virtual:
-                run(host, commands.resize(made, making.format, size, making.preallocation))
+                run(host, commands.resize(made, making.format, size, making.preallocation), path)
         if not trusted and image.fingerprint() != before:
             raise Refused(f"{source} was changed while it was read.", hint="Let nobody else write to it.", path=source)
         got = inspect(made, making.format).header.virtual_bytes
@@ -463,12 +463,13 @@ def check_room(host: Host, source: str, kind: str, path: str, making: Making, li
         )
 
 
-def check(host: Host, path: str, kind: str, *, repair: str = "none", untrusted: bool = False) -> t.Optional[Condition]:
+def check(
+    host: Host, path: str, kind: str, *, repair: str = "none", untrusted: bool = False, copy_of: str = ""
+) -> t.Optional[Condition]:
     """qemu-img's opinion of an image; None where it has none of this format. The chain was walked before."""
     argv = commands.check(path, kind, repair)
-    return commands.read_check(
-        host.run(commands.limited(argv, cpu_s=commands.CHECK_CPU_S) if untrusted else argv, check=False)
-    )
+    limited = commands.limited(argv, cpu_s=commands.CHECK_CPU_S) if untrusted else argv
+    return commands.read_check(host.run(limited, check=False), copy_of or path)
 
 
 def resize(host: Host, path: str, kind: str, size: int, *, preallocation: str = "off") -> Node:
@@ -481,7 +482,7 @@ def resize(host: Host, path: str, kind: str, size: int, *, preallocation: str = 
     if in_use(path):
         raise Refused(f"{path} is in use by another process.", hint="Stop the guest first, or resize it in the guest.")
     if FORMATS[kind].grows:
-        run(host, commands.resize(path, kind, size, preallocation))
+        run(host, commands.resize(path, kind, size, preallocation), path)
         sync(path)
         return inspect(path, kind)
     # Its subformat stays as it is.

@@ -17,7 +17,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, Refused
 from .._core.names import check_name
-from .._image.commands import PROGRAM, failure, rebase
+from .._image.commands import PROGRAM, rebase
 from .._libvirt import domain, guest_plan, snapshots, xml
 from .._libvirt.snapshots import Merge, Record
 from . import disks, files, guest_disks, libvirt, ownership, snapshot_records
@@ -207,14 +207,10 @@ class Work:
             self._commit_live(step)
         elif step.into not in opened:
             argv = [PROGRAM, "commit", "-q", "-f", "qcow2", "-b", step.into, step.source]
-            said = self.host.run(argv, check=False)
-            if said.rc:
-                raise failure(said)
+            disks.run(self.host, argv, step.into)
             kind = self.record["files"][step.into]["format"]
             for path in step.above:
-                said = self.host.run(rebase(path, "qcow2", step.into, kind, unsafe=True), check=False)
-                if said.rc:
-                    raise failure(said)
+                disks.run(self.host, rebase(path, "qcow2", step.into, kind, unsafe=True), path)
         # Else it was merged by a run that was cut off before it could write that down.
         self._define(after)
 

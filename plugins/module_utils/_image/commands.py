@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing as t
 
 from .._core.errors import HostError, Refused
@@ -155,13 +156,13 @@ def _object(text: str) -> dict[str, t.Any]:
     return value if isinstance(value, dict) else {}
 
 
-def read_check(result: CommandResult) -> t.Optional[Condition]:
+def read_check(result: CommandResult, path: str) -> t.Optional[Condition]:
     """What ``check`` said (its codes: 0 good, 2 corrupt, 3 leaks, 63 not supported); None when it cannot say."""
     if result.rc == 63:
         return None
     found = _object(result.stdout)
     if result.rc not in (0, 2, 3) or "check-errors" not in found:
-        raise failure(result)
+        raise failure(result, path)
 
     def number(key: str) -> int:
         value = found.get(key, 0)
@@ -182,17 +183,22 @@ def read_measure(result: CommandResult) -> int:
     return value if isinstance(value, int) else 0
 
 
-def failure(result: CommandResult) -> Refused | HostError:
-    """The exception for a command of qemu-img that failed, in words that say what to do."""
-    path = result.argv[-1]
+# Which one of several it was: "Could not open '/d': Failed to get "write" lock".
+_LOCKED = re.compile(r"'([^'\n]+)': Failed to get ")
+
+
+def failure(result: CommandResult, path: str) -> Refused | HostError:
+    """The exception for a command of qemu-img that failed, in words that say what to do. ``path``: the image that it
+    is about, as the user knows it; the command may work on a copy."""
     details = {"argv": list(result.argv), "rc": result.rc, "stderr": result.stderr}
     if result.rc == 127:
         return HostError(
             "The program qemu-img is missing on this host.", hint="Install qemu-utils (Debian) or qemu-img (EL)."
         )
     if 'Failed to get "' in result.stderr or "Failed to get shared" in result.stderr:
+        locked = _LOCKED.search(result.stderr)
         return Refused(
-            f"{path}: the image is in use by another process, such as a running guest.",
+            f"{locked.group(1) if locked else path}: the image is in use by another process, such as a running guest.",
             hint="Stop the guest first.",
             **details,
         )
@@ -202,8 +208,8 @@ def failure(result: CommandResult) -> Refused | HostError:
         )
     if result.rc in (153, -25) or "File too large" in result.stderr:
         return Refused(
-            f"{path}: the result would be larger than the image says that it is.",
-            hint="The image is refused. Get it again.",
+            f"{path}: the result would be larger than its source says that it is.",
+            hint="The source is refused. Get it again.",
             **details,
         )
     return HostError(f"{' '.join(result.argv[:2])} failed: {reason(result)}", hint="", **details)

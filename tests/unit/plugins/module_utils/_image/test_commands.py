@@ -86,13 +86,13 @@ GOOD = '{"image-end-offset": 262144, "total-clusters": 160, "check-errors": 0, "
 
 
 def test_what_a_check_says() -> None:
-    assert commands.read_check(CommandResult((), 0, GOOD)) == Condition()
-    assert commands.read_check(CommandResult((), 2, DAMAGED)) == Condition(corruptions=1, leaks=2)
-    assert commands.read_check(CommandResult((), 63, "", "does not support checks")) is None
+    assert commands.read_check(CommandResult((), 0, GOOD), "/d") == Condition()
+    assert commands.read_check(CommandResult((), 2, DAMAGED), "/d") == Condition(corruptions=1, leaks=2)
+    assert commands.read_check(CommandResult((), 63, "", "does not support checks"), "/d") is None
     with pytest.raises(HostError):
-        commands.read_check(CommandResult(("qemu-img", "check", "/d"), 1, "", "qemu-img: Could not open '/d'"))
+        commands.read_check(CommandResult(("qemu-img", "check", "/d"), 1, "", "qemu-img: Could not open '/d'"), "/d")
     with pytest.raises(HostError):
-        commands.read_check(CommandResult(("qemu-img", "check", "/d"), 0, "not JSON"))
+        commands.read_check(CommandResult(("qemu-img", "check", "/d"), 0, "not JSON"), "/d")
 
 
 def test_what_measure_says() -> None:
@@ -113,11 +113,21 @@ Is another process using the image [/d]?
         (1, "qemu-img: Could not open '/d': Failed to get shared \"write\" lock", Refused, "in use"),
         (1, "qemu-img: error while writing at byte 3145728: No space left on device", HostError, "no room"),
         (127, "", HostError, "Install qemu-utils"),
-        (153, "", Refused, "larger than the image says"),
+        (153, "", Refused, "/d: the result would be larger than its source says"),
         (1, "qemu-img: something else\nmore", HostError, "something else"),
     ],
 )
 def test_failures_say_what_to_do(rc: int, said: str, error: type[Exception], words: str) -> None:
-    found = commands.failure(CommandResult(("qemu-img", "convert", "/d"), rc, "", said))
+    found = commands.failure(CommandResult(("qemu-img", "resize", "/.cnvm-0.new", "1024"), rc, "", said), "/d")
     assert isinstance(found, error)
     assert words in str(found)
+
+
+def test_failures_name_what_the_user_knows() -> None:
+    """Neither a size nor the copy in which the work is done. Which one of several is locked, qemu-img says."""
+    made = CommandResult(("qemu-img", "create", "/.cnvm-0.new", "1024"), 1, "", "No space left on device")
+    assert "no room left for /d" in str(commands.failure(made, "/d"))
+    read = CommandResult(("qemu-img", "convert", "/source", "/.cnvm-0.new"), 1, "", LOCKED.replace("/d", "/source"))
+    assert str(commands.failure(read, "/d")).startswith("/source: the image is in use")
+    unnamed = CommandResult(read.argv, 1, "", 'Failed to get "write" lock')
+    assert str(commands.failure(unnamed, "/d")).startswith("/d: the image is in use")
