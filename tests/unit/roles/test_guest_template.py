@@ -20,3 +20,21 @@ def test_false_is_an_answer(stage: Stage, said: dict[str, t.Any], asked: set[str
     calls = [options for _host, options in stage.asked("template", check=True) if "guest" in options]
     assert len(calls) == 3
     assert {str(options.get("reset_identity")) for options in calls} == asked
+
+
+def test_in_check_mode_an_older_template_will_not_do(stage: Stage) -> None:
+    """The one that is to be made has no digest yet that could be compared."""
+    for answers in stage.answers.values():
+        answers["template"] = {"template": None, "changed": True}
+    stage.playbook("vm_create", "--check", template="web", guest="web1")
+    (taken,) = (options for _host, options in stage.asked("template", check=True) if "peer" in options)
+    assert (taken["peer"], taken.get("digest"), taken["refresh"]) == ("host1", None, True)
+
+
+def test_a_template_that_is_there_is_taken_by_its_digest(stage: Stage) -> None:
+    one = {"digest": "1" * 64, "virtual_bytes": 2**20, "reset_identity": True}
+    stage.answers["host1"]["template"] = {"template": one}
+    stage.answers["host2"]["template"] = [{"template": None, "changed": True}, {"template": one, "changed": True}]
+    stage.playbook("vm_create", "--check", template="web", guest="web1")
+    (taken,) = (options for _host, options in stage.asked("template", check=True) if "peer" in options)
+    assert (taken["peer"], taken["digest"], taken["refresh"]) == ("host1", "1" * 64, False)
