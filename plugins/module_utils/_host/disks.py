@@ -451,7 +451,9 @@ def check_room(host: Host, source: str, kind: str, path: str, making: Making, li
     """HostError when a conversion will not find room; before it begins, where qemu-img can tell how much it needs."""
     if making.compression != "none" or making.format not in ("raw", "qcow2"):
         return
-    needed = commands.read_measure(host.run(limit(commands.measure(source, kind, making.format)), check=False))
+    # Of a raw image qemu-img tells the virtual size. It will have holes: what it takes up is what a qcow2 image does.
+    measured = "qcow2" if making.preallocation == "off" else making.format
+    needed = commands.read_measure(host.run(limit(commands.measure(source, kind, measured)), check=False))
     place = os.statvfs(os.path.dirname(path))
     free = place.f_bavail * place.f_frsize
     if needed > free:

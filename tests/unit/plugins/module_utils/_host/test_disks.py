@@ -570,6 +570,17 @@ def test_no_room_is_said_before_it_begins(place: Path, qemu: Qemu) -> None:
     assert "convert" not in qemu.verbs
 
 
+@pytest.mark.parametrize(("preallocation", "measured"), [("off", "qcow2"), ("full", "raw")])
+def test_a_raw_image_with_holes_needs_no_room_for_them(
+    place: Path, qemu: Qemu, preallocation: str, measured: str
+) -> None:
+    images.qcow2().write(place / "s.qcow2")
+    item = {"path": f"{place}/a.raw", "source": {"path": f"{place}/s.qcow2"}, "preallocation": preallocation}
+    bring(qemu, [item])
+    (asked,) = (words for words in qemu.calls if "measure" in words)
+    assert asked[asked.index("-O") + 1] == measured
+
+
 def test_two_at_once(place: Path, qemu: Qemu) -> None:
     item = {"path": f"{place}/a.raw", "size": "1M"}
     with disks.at_work_on(item["path"]), pytest.raises(Refused, match="is at work on it"):
