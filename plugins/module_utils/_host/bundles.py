@@ -228,7 +228,8 @@ def _parents(path: str) -> list[str]:
 
 def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.Any]]:
     """Make the image and store it; (digest, what there is to say)."""
-    place = images.building_dir(f"{wanted.name}-{os.getpid()}")
+    # Always the same place, of which a killed run's leftovers go; one at a time makes an image of that name.
+    place = images.building_dir(f"make-{wanted.name}")
     try:
         if wanted.kind == "archive":
             process, ignored, skipped = _from_archive(wanted, place)

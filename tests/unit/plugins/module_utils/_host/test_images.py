@@ -14,8 +14,11 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
-from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles, images
+from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles, files, images
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
+
+from .fake_qemu import Qemu
 
 PROCESS = {"args": ["/init"]}
 
@@ -229,3 +232,24 @@ def test_a_given_fingerprint_needs_no_source() -> None:
     )
     with pytest.raises(InputError, match="there is no /none"):
         bundles.fingerprint(bundles.Wanted(name="x", kind="archive", source="/none"))
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has another process id."""
+    wanted = bundles.Wanted(name="x", kind="rootfs", source="/none")
+
+    def cut_off(wanted: bundles.Wanted, place: str) -> t.NoReturn:
+        (Path(place) / "rootfs").mkdir()
+        raise HostError("Cut off.", hint="")
+
+    monkeypatch.setattr(bundles, "_from_rootfs", cut_off)
+    with monkeypatch.context() as killed:
+        killed.setattr(files, "remove_tree", lambda path: None)
+        killed.setattr(os, "getpid", lambda: 7)
+        with pytest.raises(HostError, match="Cut off"):
+            bundles.make(Host(run=Qemu()), wanted, "f")
+    (left,) = (store / "images/building").iterdir()
+    assert (left / "rootfs").is_dir()
+    with pytest.raises(HostError, match="Cut off"):
+        bundles.make(Host(run=Qemu()), wanted, "f")
+    assert not left.exists()
