@@ -110,12 +110,14 @@ class Work:
         return f"{'grow' if self.kind == 'grow' else 'create'} disk {self.name}"
 
 
-def backing_of(path: str, kind: str, where: str) -> list[dict[str, t.Any]]:
-    """What lies below an image that was there before: it must be sound, and rest on nothing but images of ours."""
+def backing_of(path: str, kind: str, where: str, known: t.Collection[str] = ()) -> list[dict[str, t.Any]]:
+    """What lies below an image that was there before: it must be sound, and rest on nothing but images of ours and
+    those that are ``known``."""
     nodes = disks.chain(path, kind)
+    trusted = {os.path.realpath(one) for one in known}
     for node in nodes[1:]:
         real = os.path.realpath(node.path)
-        if not real.startswith(tuple(f"{place}/" for place in _OURS)):
+        if real not in trusted and not real.startswith(tuple(f"{place}/" for place in _OURS)):
             raise Refused(
                 f"{where}: {path} rests on {node.path}.",
                 hint="An image from elsewhere could name any file of this host. Flatten it (cnvm.platform.disk_image).",

@@ -123,8 +123,8 @@ def _from_packages(host: Host, recipe: Recipe, wanted: Wanted, place: str) -> di
 # --------------------------------------------------------------------------------------------------------------------
 # Of a guest
 # --------------------------------------------------------------------------------------------------------------------
-def _guest_disk(name: str, uri: str) -> tuple[str, str]:
-    """(path, format) of the disk that a stopped guest boots from, as it is now."""
+def _guest_disk(name: str, uri: str) -> dict[str, t.Any]:
+    """The disk that a stopped guest boots from, as it is now."""
     with libvirt.connect(uri) as connection:
         known = domains.read(connection, [name]).get(name)
     if known is None:
@@ -137,16 +137,17 @@ def _guest_disk(name: str, uri: str) -> tuple[str, str]:
     found = known.model["disks"]
     if not found:
         raise InputError(f"guest: {name!r} has no disk.", hint="Name another guest.")
-    disk = found[next(iter(found))]
-    return str(disk["path"]), str(disk["format"])
+    return found[next(iter(found))]
 
 
 def _from_guest(host: Host, wanted: Wanted, place: str, uri: str) -> dict[str, t.Any]:
-    path, kind = _guest_disk(wanted.guest, uri)
+    disk = _guest_disk(wanted.guest, uri)
+    path, kind = str(disk["path"]), str(disk["format"])
     if disks.in_use(path):
         raise Refused(f"{path} is in use by another process.", hint="Stop what uses it first.")
-    # Nothing that a guest writes into its disk changes what that rests on.
-    guest_disks.backing_of(path, kind, f"guest: {wanted.guest}")
+    # Nothing that a guest writes into its disk changes what that rests on. What libvirt was told of may lie anywhere,
+    # such as a disk in a pool that a snapshot was made of: the guest reads it already.
+    guest_disks.backing_of(path, kind, f"guest: {wanted.guest}", [one["path"] for one in disk["backing"]])
     return _finish(host, wanted, place, path, kind, {"trusted": True})
 
 

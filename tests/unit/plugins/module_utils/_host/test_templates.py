@@ -388,9 +388,10 @@ def test_a_report_of_some_and_of_none(qemu: Qemu, place: Path) -> None:
 
 
 class _Model:
-    def __init__(self, state: str, disk: str, live: bool = False) -> None:
+    def __init__(self, state: str, disk: str, live: bool = False, below: t.Sequence[str] = ()) -> None:
         self.state, self.live = state, object() if live else None
-        self.model = {"disks": {"vda": {"path": disk, "format": "qcow2"}} if disk else {}}
+        backing = [{"path": path, "format": "qcow2", "read_only": False} for path in below]
+        self.model = {"disks": {"vda": {"path": disk, "format": "qcow2", "backing": backing}} if disk else {}}
 
 
 @pytest.fixture
@@ -417,6 +418,23 @@ def test_the_disk_of_a_stopped_guest_becomes_a_template(
     assert not bring(qemu, name="arch", guest="arch")["changed"]
     images.qcow2(8 * MIB).write(home / "vda.qcow2")
     assert bring(qemu, name="arch", guest="arch", refresh=True)["actions"] == ["make", "name"]
+
+
+def test_a_guest_with_a_snapshot_of_a_disk_that_lies_elsewhere(
+    qemu: Qemu, place: Path, guest: dict[str, t.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a pool. libvirt was told of it, and of no other."""
+    monkeypatch.setattr(identity, "reset", lambda host, path, building: [])
+    (place / "pool").mkdir()
+    base = images.qcow2(4 * MIB).write(place / "pool/arch.qcow2")
+    home = Path(paths.WORKLOADS) / "arch/disks"
+    home.mkdir(parents=True)
+    top = images.qcow2(4 * MIB, backing=os.fsencode(base), backing_format=b"qcow2").write(home / "vda-1.qcow2")
+    guest["arch"] = _Model("stopped", str(top), below=[f"{place}/pool/other.qcow2"])
+    with pytest.raises(Refused, match=f"rests on {base}"):
+        bring(qemu, name="arch", guest="arch")
+    guest["arch"] = _Model("stopped", str(top), below=[str(base)])
+    assert bring(qemu, name="arch", guest="arch")["changed"]
 
 
 def test_a_guest_that_cannot_become_one(qemu: Qemu, place: Path, guest: dict[str, t.Any]) -> None:
