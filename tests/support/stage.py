@@ -17,6 +17,8 @@ import time
 import typing as t
 from pathlib import Path
 
+import yaml
+
 GREY, BOLD, GREEN, RED, PLAIN = "\033[90m", "\033[1m", "\033[32m", "\033[31m", "\033[0m"
 _PLAY = re.compile(r"^PLAY \[(.*?)\] \*+")
 # A task in a loop has one for each item.
@@ -141,10 +143,9 @@ class Stage:
             self.play("cnvm.platform.local_hosts", "-e", json.dumps(variables))
 
     def read_addresses(self) -> None:
-        """Where the hosts are, from the file with their keys."""
-        for line in self.known_hosts.read_text().splitlines():
-            address, name = line.split()[0].split(",")
-            self.addresses[name] = address
+        """Where the hosts are, from the inventory file of the set."""
+        (group,) = yaml.safe_load(self.inventory.read_text()).values()
+        self.addresses = {name: each["ansible_host"] for name, each in group["hosts"].items()}
 
     # --- SSH ---
 

@@ -46,10 +46,13 @@ def test_result_is_returned(run: t.Any) -> None:
     assert (result["changed"], result["seen"]) == (True, "web")
 
 
-def test_warnings_are_given_as_ansible_wants_them(run: t.Any) -> None:
+def test_warnings_are_given_as_ansible_wants_them(run: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a part of the result they are deprecated."""
+    said: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda self, text: said.append(text))
     _code, result = run(lambda host, params, check_mode: {"changed": True, "warnings": ["Guest web is emulated."]})
-    assert "Guest web is emulated." in str(result["warnings"])
-    assert not result.get("deprecations")
+    assert said == ["Guest web is emulated."]
+    assert "warnings" not in result
 
 
 def test_check_mode_is_always_supported(run: t.Any) -> None:
