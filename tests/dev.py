@@ -5,7 +5,7 @@
 
   ./dev demo [options]       a container moves between two hosts on this machine while clients stay connected
   ./dev demo guests          a template, five clones on two hosts, and one of them moves while it runs
-  ./dev test                 everything: lint, unit, molecule, integration
+  ./dev test                 everything: lint, unit, integration, molecule, demo
   ./dev lint [check...]      all checks that need no hosts, or only the named ones
   ./dev unit [options]       unit tests; options go to pytest
   ./dev molecule [scenario]  the roles on hosts on this machine, all scenarios or one
@@ -419,6 +419,11 @@ def molecule_steps(shop: Workshop, only: str = "") -> t.Iterator[Step]:
             yield Step(f"molecule {file.parent.name}", [argv], alone=True)
 
 
+def demo_steps() -> t.Iterator[Step]:
+    """The main job, as a newcomer sees it first."""
+    yield Step("demo", [["python", "tests/demo/teleport.py"]], alone=True)
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -430,7 +435,8 @@ def command_demo(*args: str) -> int:
 def command_test() -> int:
     shop = Workshop("test", HOSTS)
     # The long ones begin early, so that the two that run at a time end together.
-    shop.run_all(itertools.chain(check_steps(shop, CHECKS), unit_steps(), integration_steps(), molecule_steps(shop)))
+    tests = itertools.chain(integration_steps(), molecule_steps(shop), demo_steps())
+    shop.run_all(itertools.chain(check_steps(shop, CHECKS), unit_steps(), tests))
     return shop.finish()
 
 
