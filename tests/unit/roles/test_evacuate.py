@@ -42,8 +42,11 @@ def default_file(stage: Stage) -> Path:
 def test_there(hosts: Stage) -> None:
     """Who becomes root everywhere does not on the controller: with this there would be no way to."""
     hosts.variables.update(ansible_become=True, ansible_become_user="nobody", ansible_become_exe="/nonexistent/sudo")
+    hosts.path.chmod(0o755)
     said = hosts.playbook("evacuate", host="host1", record_file="here.json")
     assert said.count(" moved ") == 2
+    # The directory was there before.
+    assert hosts.path.stat().st_mode & 0o777 == 0o755
     assert written(hosts.path / "here.json") == ["c", "g"]
     assert not default_file(hosts).exists()
 
