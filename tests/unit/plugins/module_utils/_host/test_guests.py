@@ -386,7 +386,7 @@ def test_a_disk_that_is_given_another_bus_is_not_replaced_by_a_new_one(connectio
     assert f"vda is {path}" in caught.value.hint
     with pytest.raises(Refused, match="vdb would be taken away"):
         bring({**WEB, "disks": [{"size_mib": 1, "bus": "scsi"}, {"size_mib": 1}]})
-    assert (connection.calls, os.listdir(os.path.dirname(path))) == ([], ["vda.qcow2", "vdb.qcow2"])
+    assert (connection.calls, sorted(os.listdir(os.path.dirname(path)))) == ([], ["vda.qcow2", "vdb.qcow2"])
     wanted = {**WEB, "state": "stopped", "disks": [{"path": path, "bus": "scsi"}, {"name": "vdb", "size_mib": 1}]}
     with pytest.raises(Refused, match="another bus"):
         bring(wanted)
