@@ -395,10 +395,11 @@ class App:
         left = {key: seen[key] for key in ("move_dirs", "locked", "journal", "units", "processes", "drops", "fifos")}
         if host is owner:
             left["not running"] = not seen["alive"] or seen["frozen"]
+            left["not started at boot"] = not seen["at boot"]
             left["not its owner"] = seen["owner"].get("owner_name") != owner.name
             left["mounts"] = [path for path in seen["mounts"] if "/run/cnvm/moves" in path]
         else:
-            left |= {key: seen[key] for key in ("mounts", "space", "forwards", "alive")}
+            left |= {key: seen[key] for key in ("mounts", "space", "forwards", "alive", "at boot")}
             left["files"] = [name for name in seen["home"] if name != "owner.json"]
         return {key: value for key, value in left.items() if value}
 

@@ -73,6 +73,7 @@ print(
             else [],
             "forwards": [line for line in output("nft", "list", "tables").splitlines() if "cnvm_fwd" in line],
             "alive": "populated 1" in events,
+            "at boot": glob.glob(f"/etc/systemd/system/*.wants/cnvm-container@{NAME}.service"),
             "frozen": "frozen 1" in events,
             "fifos": glob.glob(f"/run/cnvm/containers/{NAME}/incoming"),
             "boot_id": read("/proc/1/stat").split(" ")[21],
