@@ -18,6 +18,7 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import bridge_name, link_name
+from ansible_collections.cnvm.platform.plugins.module_utils._net.endpoint import forward_table
 from ansible_collections.cnvm.platform.tests.dev import SUDO
 
 HERE = Path(__file__).resolve().parent
@@ -399,7 +400,8 @@ class App:
             left["not its owner"] = seen["owner"].get("owner_name") != owner.name
             left["mounts"] = [path for path in seen["mounts"] if "/run/cnvm/moves" in path]
         else:
-            left |= {key: seen[key] for key in ("mounts", "space", "forwards", "alive", "at boot")}
+            left |= {key: seen[key] for key in ("mounts", "space", "alive", "at boot")}
+            left["forwards"] = [line for line in seen["forwards"] if forward_table(self.name) in line]
             left["files"] = [name for name in seen["home"] if name != "owner.json"]
         return {key: value for key, value in left.items() if value}
 
