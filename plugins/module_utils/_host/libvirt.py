@@ -18,6 +18,7 @@ import contextlib
 import functools
 import sys
 import threading
+import time
 import typing as t
 
 from .._core.errors import HostError
@@ -33,6 +34,8 @@ Network = t.Any
 Pool = t.Any
 # How long the daemon may take for what takes it no time. It starts when it is asked for the first time.
 _ANSWER_S = 60.0
+# So long a connection that was good is taken for good: a guest that stands still waits for each question.
+_GOOD_S = 1.0
 
 
 class LibvirtError(HostError):
@@ -123,11 +126,14 @@ class _Mine(threading.local):
     """A thread's connection to this host's daemon. A child that a process forks shares the socket, and must not ask."""
 
     connection: Connection = None
+    good_until = 0.0
 
     def answers(self) -> bool:
         """Whether there is one that is still good; the daemon may have been started anew meanwhile."""
         if self.connection is None:
             return False
+        if time.monotonic() < self.good_until:
+            return True
         connection, self.connection = self.connection, None
         try:
             _in_time(connection.getLibVersion, "say its version")
@@ -193,11 +199,15 @@ def connect(uri: str = URI) -> t.Iterator[Connection]:
             connection = _in_time(lambda: found.open(uri), "open a connection")
     if uri == URI:
         _mine.connection = connection
+    good = False
     try:
         with doing("do what it was asked to"):
             yield connection
+        good = True
     finally:
-        if uri != URI:
+        if uri == URI:
+            _mine.good_until = time.monotonic() + _GOOD_S if good else 0.0
+        else:
             try:
                 connection.close()
             except found.libvirtError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import sys
 import threading
+import time
 import types
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -160,7 +161,10 @@ def test_another_daemons_connection_is_closed_whatever_happens(binding: types.Mo
     assert connection.closed == 3
 
 
-def test_the_connection_to_this_hosts_daemon_stays_open(binding: types.ModuleType) -> None:
+def test_the_connection_to_this_hosts_daemon_stays_open(
+    binding: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libvirt, "_GOOD_S", 0.0)
     made: list[FakeConnection] = []
 
     def one_more(uri: str) -> FakeConnection:
@@ -187,11 +191,39 @@ def test_the_connection_to_this_hosts_daemon_stays_open(binding: types.ModuleTyp
     assert [each.closed for each in made] == [0] * 3
 
 
+def test_what_was_good_a_moment_ago_is_not_asked(binding: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless what was done with it failed."""
+    connection, clock, asked = FakeConnection(), [100.0], []
+    opened(binding, connection)
+    monkeypatch.setattr(connection, "getLibVersion", lambda: asked.append(clock[0]))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def use(after: float, error: t.Optional[Exception] = None) -> None:
+        clock[0] += after
+        with libvirt.connect():
+            if error:
+                raise error
+
+    def all_uses() -> None:
+        use(0.0)
+        use(0.9)
+        use(0.9)
+        use(1.1)
+        with pytest.raises(libvirt.LibvirtError):
+            use(0.1, FakeError(1))
+        use(0.1)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(all_uses).result()
+    assert asked == [pytest.approx(102.9), pytest.approx(103.1)]
+
+
 def test_a_daemon_that_hangs_is_not_waited_for_for_ever(
     binding: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To one that was stopped by a signal one can connect; nothing comes of it. Nor on a connection that was good."""
     monkeypatch.setattr(libvirt, "_ANSWER_S", 0.05)
+    monkeypatch.setattr(libvirt, "_GOOD_S", 0.0)
     good, goes_on = FakeConnection(), threading.Event()
 
     def hang(*args: str) -> FakeConnection:
