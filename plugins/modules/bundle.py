@@ -45,7 +45,7 @@ options:
   oci_layout:
     description:
       - OCI image layout on the host (a directory), or an archive of one. Needs C(umoci), for archives C(skopeo) too.
-      - Where it has several images, the one that is meant is given as V(PATH:TAG).
+      - Where it has several images, V(PATH:TAG) says which one is meant. Default is C(latest).
     type: str
   mmdebstrap:
     description:

@@ -9,6 +9,7 @@ One by one, and made only where it is missing: its unit (``supervise``), the mod
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -281,17 +282,20 @@ def without_limits(definition: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 
 def apply_limits(definition: t.Mapping[str, t.Any]) -> None:
-    """Write the limits of a running container into its cgroup."""
-    group = paths.payload_cgroup(definition["name"])
-    there = os.listdir(CGROUP_ROOT + group)
+    """Write the limits of a running container into its cgroup. It may end just then, and takes that with it."""
     cpus = definition.get("cpus")
-    for file, value in (
-        ("memory.max", str(definition["memory_mib"] * 2**20) if definition.get("memory_mib") else "max"),
-        ("cpu.max", f"{int(cpus * 100000)} 100000" if cpus else "max 100000"),
-        ("pids.max", str(definition["pids_limit"]) if definition.get("pids_limit") else "max"),
-    ):
-        if file in there:
-            write_cgroup(group, file, value)
+    limits = {
+        "memory.max": str(definition["memory_mib"] * 2**20) if definition.get("memory_mib") else "max",
+        "cpu.max": f"{int(cpus * 100000)} 100000" if cpus else "max 100000",
+        "pids.max": str(definition["pids_limit"]) if definition.get("pids_limit") else "max",
+    }
+    group = paths.payload_cgroup(definition["name"])
+    try:
+        for file in limits.keys() & set(os.listdir(CGROUP_ROOT + group)):
+            write_cgroup(group, file, limits[file])
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def frozen(name: str) -> bool:

@@ -202,7 +202,7 @@ def _settle(
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
-    channel.call("finish", timeout_s=60)
+    channel.call("finish", timeout_s=120)
     return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
 
 

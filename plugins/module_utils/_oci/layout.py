@@ -20,15 +20,17 @@ def split(text: str) -> tuple[str, str]:
 
 
 def pick(index: t.Any, tag: str, path: str) -> str:
-    """The tag of the image in ``path``, whose index.json is ``index``: ``tag``, or the only one where none is given."""
+    """The tag of the image in ``path``, whose index.json is ``index``: ``tag``; where none is given the only one, or
+    ``latest``."""
     found = index.get("manifests") if isinstance(index, dict) else None
     if not isinstance(found, list):
         raise InputError(f"oci_layout: the index.json of {path} is none.", hint="Its list 'manifests' is missing.")
     notes = [one.get("annotations") for one in found if isinstance(one, dict)]
     tags = sorted({str(each[_TAG]) for each in notes if isinstance(each, dict) and _TAG in each})
-    if tag in tags or (not tag and len(tags) == 1):
-        return tag or tags[0]
+    if not tag:
+        tag = tags[0] if len(tags) == 1 else "latest"
+    if tag in tags:
+        return tag
     if not tags:
         raise InputError(f"oci_layout: no image in {path} has a tag.", hint="Give it one: umoci tag, or skopeo copy.")
-    missing = f"{path} has no image {tag!r}" if tag else f"{path} has several images"
-    raise InputError(f"oci_layout: {missing}.", hint=f"Its tags: {', '.join(tags)}. Give PATH:TAG.")
+    raise InputError(f"oci_layout: {path} has no image {tag!r}.", hint=f"Its tags: {', '.join(tags)}. Give PATH:TAG.")

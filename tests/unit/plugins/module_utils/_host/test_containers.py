@@ -98,6 +98,16 @@ def test_limits_need_their_controllers(key: str, controller: str) -> None:
     containers.check_limits(item, [controller])
 
 
+def test_one_that_ends_just_then_has_no_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_parts, "CGROUP_ROOT", str(tmp_path))
+    definition = {"name": "web", "pids_limit": 20}
+    container_parts.apply_limits(definition)
+    group = tmp_path / paths.payload_cgroup("web").lstrip("/")
+    (group / "pids.max").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        container_parts.apply_limits(definition)
+
+
 def test_what_is_mounted_must_be_there(tmp_path: Path) -> None:
     mounts = [{"source": str(tmp_path), "destination": "/x"}]
     containers.check_mounts(normalise({"name": "web", "image": "x", "mounts": mounts}))

@@ -37,12 +37,13 @@ def test_split(text: str, parts: tuple[str, str]) -> None:
 def test_pick() -> None:
     assert layout.pick(index("v1"), "", "/l") == "v1"
     assert layout.pick(index("v1", "v2"), "v2", "/l") == "v2"
+    assert layout.pick(index("v1", "latest"), "", "/l") == "latest"
 
 
 @pytest.mark.parametrize(
     ("found", "tag", "message", "hint"),
     [
-        (index("v1", "v2"), "", "/l has several images", "v1, v2"),
+        (index("v1", "v2"), "", "/l has no image 'latest'", "v1, v2"),
         (index("v1"), "latest", "no image 'latest'", "v1"),
         (index(), "", "no image in /l has a tag", "umoci tag"),
         ([], "", "index.json of /l is none", "manifests"),
