@@ -409,8 +409,12 @@ def newcomers(before: t.Optional[Document], document: Document, members: t.Colle
     those may have it."""
     if not before or {peer["name"] for peer in document["peers"]} <= set(members):
         return []
+    names = {entry["name"] for entry in _entries(document)}
     known = {(entry["name"], entry["address"]) for entry in _entries(before)}
-    return [peer for peer in document["peers"] if (peer["name"], peer["address"]) not in known]
+    # Of a host that has another name now, or has left.
+    free = {entry["address"] for entry in _entries(before) if entry["name"] not in names}
+    peers = [peer for peer in document["peers"] if peer["address"] not in free]
+    return [peer for peer in peers if (peer["name"], peer["address"]) not in known]
 
 
 def encrypted(document: Document) -> bool:

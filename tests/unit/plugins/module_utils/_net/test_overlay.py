@@ -300,6 +300,11 @@ def test_only_new_addresses_are_asked_for_and_only_when_hosts_are_left_out() -> 
     assert overlay.newcomers(before, found, ["host1", "host2", "host3", "host4"]) == []
     assert overlay.newcomers(found, found, ["host1", "host4"]) == []
     assert overlay.newcomers(None, found, ["host1", "host4"]) == []
+    # One that has another name now has its address all the same.
+    found = joined([everybody[0], everybody[1]._replace(name="other")])[0].document
+    assert found
+    assert [peer["name"] for peer in found["peers"]] == ["host3", "other"]
+    assert overlay.newcomers(before, found, ["host1", "other"]) == []
 
 
 @pytest.mark.parametrize(
