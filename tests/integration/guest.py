@@ -148,6 +148,12 @@ class Guest:
         )
         assert self.ticks()[-1][1] == host.name, self.stays()
 
+    def starts_on(self, host: Host) -> None:
+        """It was off, and runs there now that it is told to."""
+        host.run("virsh", "start", self.name)
+        self.connect()
+        self.counts_on(host)
+
     def check(self, host: Host, stays: t.Sequence[Host], *, memory: bool = True, client: bool = True) -> None:
         """It runs on ``host`` and nowhere else, was on ``stays`` since ``watch``, and nothing of a move is left.
 

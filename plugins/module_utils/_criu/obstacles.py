@@ -45,8 +45,7 @@ def mptcp_sockets(text: str) -> int:
 
 def obstacles(
     name: str, processes: t.Sequence[Process], *, raw: int = 0, packet: int = 0, mptcp: int = 0,
-    joined: t.Sequence[str] = (),
-    device: int = 0, names: t.Optional[Names] = None,
+    joined: t.Sequence[str] = (), device: int = 0, names: t.Optional[Names] = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Why the container cannot be dumped, one sentence each.
 

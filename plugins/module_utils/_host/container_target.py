@@ -281,7 +281,7 @@ def drained(journal: t.Mapping[str, t.Any], timeout_s: float) -> dict[str, bool]
     end = time.monotonic() + timeout_s
     while not os.path.exists(path) and time.monotonic() < end:
         time.sleep(0.01)
-    return {"ended": os.path.exists(path), "drained": criu.read_text(path).strip() == "0"}
+    return {"ended": os.path.exists(path), "drained": files.text_of(path).strip() == "0"}
 
 
 def is_alive(name: str, journal: t.Mapping[str, t.Any]) -> bool:

@@ -17,21 +17,12 @@ import typing as t
 
 from .._core import paths
 from .._criu import log, stats
-from . import freezer
+from . import files, freezer
 from .system import Host
 
 _TCP_REPAIR = 19
 _PIDFD_GETFD = 438  # the same on all architectures (Linux 5.6)
 _TABLE = re.compile(r"^table (\w+) (CRIU-\S+)$", re.MULTILINE)
-
-
-def read_text(path: str) -> str:
-    """A log, '' where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def read_end(path: str, size: int = 8192) -> str:
@@ -46,7 +37,7 @@ def read_end(path: str, size: int = 8192) -> str:
 
 def failure(path: str) -> dict[str, str]:
     """``error`` and ``advice`` of a CRIU log, and the ``log`` itself."""
-    error = log.first_error(read_text(path))
+    error = log.first_error(files.text_of(path))
     return {"error": error, "advice": log.advice(error), "log": path}
 
 
@@ -95,8 +86,8 @@ def restoring(move_id: str) -> bool:
     """Whether the criu that restores for a move still lives on this host. (It says in its title what it does.)"""
     marker = paths.move_dir(move_id).encode()
     return any(
-        read_text(f"/proc/{pid}/comm").strip() == "criu"
-        and "restore" in read_text(f"/proc/{pid}/cmdline")
+        files.text_of(f"/proc/{pid}/comm").strip() == "criu"
+        and "restore" in files.text_of(f"/proc/{pid}/cmdline")
         and _works_for(pid, marker)
         for pid in _pids()
     )

@@ -65,7 +65,7 @@ def write_json(path: str, value: t.Mapping[str, t.Any], *, mode: int = 0o644, du
 
 
 def text_of(path: str) -> str:
-    """A small file's text, such as one of /proc; empty where it cannot be read."""
+    """A file's text, such as one of /proc or a log; empty where it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()

@@ -117,9 +117,7 @@ def test_stopped(guest: Guest) -> None:
     assert guest.content(away) == before
     refused = home.run("cnvm-host", "guest", "may-start", guest.name, check=False)
     assert f"is at {away.name}" in refused.stderr
-    away.run("virsh", "start", guest.name)
-    guest.connect()
-    guest.counts_on(away)
+    guest.starts_on(away)
 
 
 def test_several_connections(guest: Guest) -> None:
