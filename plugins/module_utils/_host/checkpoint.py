@@ -357,7 +357,7 @@ def give_up(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         files.remove_tree(paths.layer_work_dir(name))
         os.rename(_before(name), paths.upper_dir(name))
     movedir.remove(host, journal["move_id"])
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
 
 
 def recover(host: Host, journal: t.Mapping[str, t.Any]) -> str:

@@ -417,7 +417,7 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
     # Its unit does not start it while a move has it frozen or stopped (see ``supervise``).
     files.write_json(paths.journal_file(name), {**journal, "state": records.SOURCE_BEGUN})
     anew = container_units.start_again(host, journal)
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
     return anew if anew or there else None
 
 
@@ -441,7 +441,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
     for directory in (paths.bundle_dir(name), paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)
     files.remove_file(paths.definition_file(name))
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
 
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:

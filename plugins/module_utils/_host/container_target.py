@@ -304,7 +304,7 @@ def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     container_parts.remove_criu_config(name)
     container_units.enable(name, bool(journal.get("enabled")))
     movedir.remove(host, journal["move_id"])
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
     container_units.start_again(host, {**journal, "anew": noted.get("anew")})
 
 
@@ -330,7 +330,7 @@ def give_up(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     for directory in (paths.bundle_dir(name), paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)
     files.remove_file(paths.definition_file(name))
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
     if owner is None and not os.listdir(paths.workload_dir(name)):
         os.rmdir(paths.workload_dir(name))
 

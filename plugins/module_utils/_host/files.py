@@ -42,11 +42,21 @@ def sync_dir(path: str) -> None:
         os.close(fd)
 
 
+def _unfinished(path: str) -> str:
+    """What ``path`` is written to before it is whole."""
+    return f"{path}.new"
+
+
+def remove_unfinished(path: str) -> None:
+    """Remove what a write of ``path`` has left that was cut off. Nobody may be writing it."""
+    remove_file(_unfinished(path))
+
+
 def write_text(path: str, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` atomically; ``durable``: it is on the disk when this returns."""
     directory = os.path.dirname(path)
     os.makedirs(directory, exist_ok=True)
-    temporary = f"{path}.new"
+    temporary = _unfinished(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), mode)

@@ -23,7 +23,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
 from .._migrate import plan, records
-from . import domains, files, freezer, guest_preflight, kinds, libvirt, peers, sparse
+from . import domains, files, freezer, guest_preflight, kinds, libvirt, movedir, peers, sparse
 from .libvirt_tunnel import Tunnel
 from .system import Host
 
@@ -387,7 +387,7 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
 
     patiently(work)
     files.remove_tree(paths.move_dir(journal["move_id"]))
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
     return bool(anew)
 
 
@@ -471,7 +471,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         files.remove_file(path, durable=True)
     remove_files(name)
     files.remove_tree(paths.move_dir(journal["move_id"]))
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
 
 
 def remove_domain(each: libvirt.Domain) -> None:

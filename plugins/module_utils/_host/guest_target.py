@@ -205,7 +205,7 @@ def finish(host: Host, name: str, journal: Record) -> None:
                 each.create()
 
     guest_source.patiently(work)
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
     if journal.get("running"):
         start(host, name)
 
@@ -256,7 +256,7 @@ def give_up(host: Host, name: str, journal: Record) -> None:
     for path in journal.get("own", ()):
         files.remove_file(path)
     guest_source.remove_files(name)
-    files.remove_file(paths.journal_file(name), durable=True)
+    movedir.end_journal(name)
     if owner is None and not os.listdir(paths.workload_dir(name)):
         os.rmdir(paths.workload_dir(name))
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # This module util is PRIVATE to the collection.
-"""The checkpoint of a move while it is on a host: in memory, for root only, gone with the move."""
+"""What a move has on a host while it goes on: its checkpoint (in memory, for root only) and its journal."""
 
 from __future__ import annotations
 
@@ -70,3 +70,10 @@ def remove(host: Host, move_id: str) -> None:
     if directory in files.mount_points():
         host.run(["umount", "-l", directory])
     files.remove_tree(directory)
+
+
+def end_journal(name: str) -> None:
+    """The move is over on this host. What a write of a record left that was cut off goes, too."""
+    for record in (paths.journal_file(name), paths.owner_file(name), paths.definition_file(name)):
+        files.remove_unfinished(record)
+    files.remove_file(paths.journal_file(name), durable=True)

@@ -107,13 +107,14 @@ def test_it_stays_where_it_is(shared: Guest) -> None:
 
 
 def test_a_copy_that_is_given_up_leaves_it(shared: Guest) -> None:
-    """Before the target may have it, when it has begun, and when the copy there is whole."""
+    """Before the target may have it: when the move has begun, and when the guest stands still."""
     home = shared.source()
     had = disk(home)
-    for move in (lambda: stopped_at(shared, "begun"), lambda: shared.stopped_in("commit")):
-        kill(move().source, MOVER)
+    for state in ("begun", "frozen"):
+        move = stopped_at(shared, state)
+        kill(move.source, MOVER)
         shared.check(home, [home])
-        assert disk(home) == disk(shared.fleet.other(home)) == had
+        assert disk(home) == disk(move.target) == had
 
 
 def test_what_stood_still_at_the_source_leaves_it(shared: Guest) -> None:

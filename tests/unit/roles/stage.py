@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -81,6 +82,8 @@ class Stage:
         """What the playbook ``name`` (of the collection, or a file) prints, in one line."""
         shared = {
             "ansible_connection": "local",
+            # The first python3 in PATH need not be one that modules can run with.
+            "ansible_python_interpreter": sys.executable,
             "stage_answers": str(self.path / "answers.json"),
             "stage_asked": str(self.path / "asked.json"),
             "ansible_become": False,

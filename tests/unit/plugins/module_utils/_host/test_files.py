@@ -180,3 +180,16 @@ def test_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
         raise ValueError("inside")
     with files.lock(path, "Two"):
         pass
+
+
+def test_an_unfinished_write_is_removed_and_what_was_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "owner.json"
+    files.write_json(str(path), {"generation": 1})
+    # A file cannot be renamed to a directory: the write is cut off when it is whole beside its place.
+    (tmp_path / "full.json/x").mkdir(parents=True)
+    with pytest.raises(OSError):
+        files.write_json(str(tmp_path / "full.json"), {"generation": 2})
+    assert sorted(os.listdir(tmp_path)) == ["full.json", "full.json.new", "owner.json"]
+    files.remove_unfinished(str(tmp_path / "full.json"))
+    files.remove_unfinished(str(path))
+    assert sorted(os.listdir(tmp_path)) == ["full.json", "owner.json"]

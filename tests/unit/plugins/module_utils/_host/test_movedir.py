@@ -1,0 +1,26 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is left of a move that is over; on a real file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, movedir
+
+
+def test_the_end_of_a_move_leaves_what_was_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mover was killed as it wrote: what it had not finished never counted, and does not stay."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    for record in (paths.journal_file("web"), paths.owner_file("web"), paths.definition_file("web")):
+        files.write_json(record, {"generation": 1})
+        Path(f"{record}.new").write_text('{"gener', encoding="utf-8")
+    movedir.end_journal("web")
+    assert sorted(os.listdir(tmp_path / "web")) == ["definition.json", "owner.json"]
+    movedir.end_journal("web")
+    assert files.read_json(paths.owner_file("web")) == {"generation": 1}
