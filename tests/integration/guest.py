@@ -256,8 +256,7 @@ class Guest:
 
 
 def stopped_at(guest: Guest, state: str, **more: t.Any) -> Move:
-    """A move whose mover stands still since its journal says so; of one that is committed, since its owner record does:
-    a moment after the journal the target has it, too."""
+    """A move whose mover stands still since its journal says so, or its owner record that it is committed."""
     source = guest.source()
     home, target = f"/var/lib/cnvm/workloads/{guest.name}", guest.fleet.other(source)
     file, text = ("owner.json", target.name) if state == "committed" else ("move.json", state)

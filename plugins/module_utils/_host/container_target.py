@@ -297,15 +297,15 @@ def statistics(journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {"criu": criu.statistics(f"{directory}/work") or criu.statistics(f"{directory}/images")}
 
 
-def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
+def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> bool:
     """The source has let go: start with the host if it did there, remove the checkpoint and the journal. It may have
-    ended meanwhile, and its unit had to wait for this moment to start it anew."""
+    ended meanwhile, and its unit had to wait for this moment to start it anew; whether that was done."""
     noted = files.read_json(paths.journal_file(name)) or {}
     container_parts.remove_criu_config(name)
     container_units.enable(name, bool(journal.get("enabled")))
     movedir.remove(host, journal["move_id"])
     movedir.end_journal(name)
-    container_units.start_again(host, {**journal, "anew": noted.get("anew")})
+    return container_units.start_again(host, {**journal, "anew": noted.get("anew")})
 
 
 def end_copy(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:

@@ -77,20 +77,18 @@ class Leaving(kinds.Leaving):
         # For ``let_go``: they go with it. And for ``roll_back``.
         move.journal["moved"] = [disk["path"] for disk in self._moved]
         move.journal["cut_first"] = move.request["connections"] == 1
-        self._mark([disk["path"] for disk in survey.needs["disks"] if disk["shared"]])
-
-    def _mark(self, shared: t.Sequence[str]) -> None:
-        """Show the target which storage it is that has these disks (see ``guest_preflight.mark_of``)."""
-        mark = f".cnvm-{self.move.move_id}"
+        shared = [disk["path"] for disk in survey.needs["disks"] if disk["shared"]]
+        mark = survey.needs["mark"] = f".cnvm-{move.move_id}"
         marks = sorted({guest_preflight.mark_of(path, mark) for path in shared})
-        self.survey.needs["mark"] = mark
-        self.move.journal.update(shared=bool(shared), marks=marks)
+        move.journal.update(shared=bool(shared), marks=marks)
+
+    def begin(self) -> None:
+        """Show the target which storage it is that has the shared disks (see ``guest_preflight.mark_of``)."""
         try:
-            for path in marks:
+            for path in self.move.journal["marks"]:
                 with open(path, "xb"):
                     pass
         except OSError as error:
-            _unmark(self.move.journal)
             raise HostError(
                 f"{error.filename} cannot be made: {error.strerror}.",
                 hint="By it the target sees that the disks there are on the storage that it has.",

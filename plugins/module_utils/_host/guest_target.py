@@ -190,9 +190,10 @@ def statistics(journal: Record) -> dict[str, t.Any]:
     return {}
 
 
-def finish(host: Host, name: str, journal: Record) -> None:
-    """The source has let go: start with the host from now on if it did there. One that ran and died is started."""
-    noted = files.read_json(paths.journal_file(name)) or {}
+def finish(host: Host, name: str, journal: Record) -> bool:
+    """The source has let go: start with the host from now on if it did there. One that ran and died is started;
+    whether that was done."""
+    noted, started = files.read_json(paths.journal_file(name)) or {}, []
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
@@ -203,15 +204,16 @@ def finish(host: Host, name: str, journal: Record) -> None:
         if noted.get("anew") and not each.isActive():
             with libvirt.doing(f"start the guest {name!r}"):
                 each.create()
+            started.append(name)
 
     guest_source.patiently(work)
     movedir.end_journal(name)
-    if journal.get("running"):
-        start(host, name)
+    return bool(started) or (bool(journal.get("running")) and start(host, name))
 
 
-def start(host: Host, name: str) -> None:
-    """Start it if it was running when its host lost power; one that was turned off stays off."""
+def start(host: Host, name: str) -> bool:
+    """Start it if it was running when its host lost power; one that was turned off stays off. Whether that was done."""
+    started = []
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
@@ -221,8 +223,10 @@ def start(host: Host, name: str) -> None:
         if not guest_source.ended_by_itself(reason) and each.autostart():
             with libvirt.doing(f"start the guest {name!r}"):
                 each.create()
+            started.append(name)
 
     guest_source.patiently(work)
+    return bool(started)
 
 
 def end_copy(host: Host, name: str, journal: Record) -> None:

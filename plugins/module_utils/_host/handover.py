@@ -80,13 +80,13 @@ def give_back(host: Host, name: str, journal: Record) -> dict[str, t.Any]:
     by which the source has it back; ``ran``: whether this copy may have run.
     """
     owner = files.read_json(paths.owner_file(name)) or {"generation": journal["generation"]}
-    generation, ran = journal["generation"] + 2, int(owner["generation"]) > journal["generation"]
+    generation = journal["generation"] + 2
     if int(owner["generation"]) < generation:
-        files.write_json(
-            paths.owner_file(name),
-            records.owner_record(
-                name, journal["uuid"], journal["peer_id"], journal["peer"], generation, journal["kind"]
-            ),
+        made = records.owner_record(
+            name, journal["uuid"], journal["peer_id"], journal["peer"], generation, journal["kind"]
         )
+        # The source may ask for it later, or again.
+        owner = {**made, "ran": int(owner["generation"]) > journal["generation"]}
+        files.write_json(paths.owner_file(name), owner)
     kinds.target_of(journal).give_up(host, name, journal)
-    return {"generation": generation, "ran": ran}
+    return {"generation": generation, "ran": bool(owner.get("ran", True))}

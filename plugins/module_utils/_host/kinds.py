@@ -51,6 +51,9 @@ class Leaving:
         self.name = move.name
         self.definition = move.definition
 
+    def begin(self) -> None:
+        """What the target looks for when it begins. The journal is on the disk."""
+
     def bring(self) -> None:
         """What can be sent while it runs and is not its memory."""
         raise NotImplementedError
@@ -177,8 +180,8 @@ class Target(t.Protocol):
     def statistics(self, journal: Record) -> dict[str, t.Any]:
         """For the result."""
 
-    def finish(self, host: Host, name: str, journal: Record) -> None:
-        """The source has let go: the move is over. Started again if it is to run and does not."""
+    def finish(self, host: Host, name: str, journal: Record) -> bool:
+        """The source has let go: the move is over. Started again if it is to run and does not; whether it was."""
 
     def end_copy(self, host: Host, name: str, journal: Record) -> None:
         """End a copy that can never be whole; its files stay, it may be started anew."""

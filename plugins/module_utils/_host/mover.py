@@ -134,6 +134,7 @@ class Move:
         self.steps = self._source.leaving(self, seen)
         files.write_json(paths.journal_file(self.name), self.journal)
         try:
+            self.steps.begin()
             self.channel.call(
                 "begin", timeout_s=self.left(60), definition=self.definition, owner=self.owner, move_id=self.move_id,
                 source=ownership.host_identity(), mode=self.mode, needs=seen.needs, running=seen.running,
@@ -156,7 +157,6 @@ class Move:
         self.phase("commit")
         self.steps.check_still()
         handover.commit(self.name, self.owner, self.there["host_id"], self.channel.peer)
-        self._save(records.SOURCE_COMMITTED)
         self.phase("activate")
         self.steps.let_run()
         limit = self.steps.activate_limit_s

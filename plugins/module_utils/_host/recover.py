@@ -175,7 +175,7 @@ def _settle(
     # The promise alone is not enough: a target that was interrupted may still have a copy that runs.
     given_back = records.given_back(record, journal["generation"])
     if theirs is None and given_back:
-        here = _take_back(host, journal, generation)
+        here = _take_back(host, journal, generation, ran=bool(record.get("ran", True)))
         return _outcome(name, "source", f"{peer} had given {name} back; {here}.")
     if theirs is None and record.get("owner") == there["identity"]["host_id"]:
         return _leave(host, journal)
@@ -296,9 +296,11 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     elif not whole:
         target.end_copy(host, name, journal)
         handover.own(name, journal)
-    target.finish(host, name, journal)
-    how = "runs here" if whole else f"was started anew here; the memory that only {peer} had is lost"
-    return _outcome(name, "target", f"{peer} was declared dead; {name} {how}.")
+    started = target.finish(host, name, journal)
+    runs = started or (whole and bool(journal.get("running")))
+    lost = "" if whole else f" The memory that only {peer} had is lost."
+    here = kinds.going_on(name, (started and not whole) if runs else None)
+    return _outcome(name, "target", f"{peer} was declared dead; {here}.{lost}")
 
 
 def ask_decision(host: Host, journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -18,8 +18,9 @@ SCHEMA = 1
 
 # States of a journal (move.json). Written before what they announce is done.
 SOURCE_BEGUN = "begun"  # nothing is frozen; giving up costs nothing
-SOURCE_FROZEN = "frozen"  # the container stands still or is about to; giving up means thawing it
-SOURCE_COMMITTED = "committed"  # the owner record names the target; only the target's word can bring it back
+# The workload stands still or is about to. Giving up means thawing it; but once the owner record names the target, only
+# the target's word can bring it back.
+SOURCE_FROZEN = "frozen"
 SOURCE_LEAVING = "leaving"  # the target has proven itself; what is here is being removed, and nothing brings it back
 TARGET_RECEIVING = "receiving"  # may give up by itself
 TARGET_PREPARED = "prepared"  # restored and held; must ask the source
@@ -111,7 +112,7 @@ def source_next(state: str, owner_is_me: bool) -> str:
 
     ``roll_back``, ``finish`` (ask the target first) or ``let_go`` (the target has proven itself).
     """
-    if state not in (SOURCE_BEGUN, SOURCE_FROZEN, SOURCE_COMMITTED, SOURCE_LEAVING):
+    if state not in (SOURCE_BEGUN, SOURCE_FROZEN, SOURCE_LEAVING):
         raise ValueError(state)
     if state == SOURCE_LEAVING:
         return "let_go"

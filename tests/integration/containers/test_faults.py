@@ -195,8 +195,8 @@ def test_ssh_killed(app: App, phase: str) -> None:
         else:
             move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
         if phase == "activate":
-            journal = f"/var/lib/cnvm/workloads/{app.name}/move.json"
-            trap = Trap(source, file=journal, text="committed", signal=KILL, victim=SSH)
+            owner = f"/var/lib/cnvm/workloads/{app.name}/owner.json"
+            trap = Trap(source, file=owner, text=f'"{target.name}"', signal=KILL, victim=SSH)
             kill(target, RESTORE, CONT)
             trap.sprung()
         else:

@@ -119,11 +119,13 @@ def test_what_has_run_here_is_told_when_it_is_given_back(
     assert handover.give_back(HOST, "web", JOURNAL)["ran"] is ran
 
 
+@pytest.mark.parametrize(("generation", "ran"), [(3, False), (4, True)])
 @pytest.mark.usefixtures("state")
-def test_give_back_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_give_back_again(monkeypatch: pytest.MonkeyPatch, generation: int, ran: bool) -> None:
+    """Whether its copy has run is still known the second time."""
     monkeypatch.setattr(container_target, "_kill", lambda *args: None)
-    # Whether its copy has run is not known the second time.
-    for ran in (False, True):
+    files.write_json(paths.owner_file("web"), {**OWNER, "owner": "T", "generation": generation})
+    for _time in range(2):
         assert handover.give_back(HOST, "web", JOURNAL) == {"generation": 5, "ran": ran}
     assert os.listdir(paths.workload_dir("web")) == ["owner.json"]
 

@@ -267,6 +267,9 @@ def test_shared_storage_is_marked_until_the_target_has_seen_it(
     (tmp_path / "other").mkdir()
     leaving = marked("other")
     assert leaving.survey.needs["mark"] == ".cnvm-m1"
+    # Not before the journal is written, by which it is removed in any case.
+    assert list(tmp_path.rglob(".cnvm-*")) == []
+    leaving.begin()
     assert sorted(tmp_path.rglob(".cnvm-*")) == [tmp_path / ".cnvm-m1", tmp_path / "other/.cnvm-m1"]
     assert leaving.move.journal["shared"]
     leaving.bring()
@@ -278,11 +281,15 @@ def test_no_mark_stays(
 ) -> None:
     """Of a move that fails before, nor of one that cannot begin."""
     (tmp_path / "other").mkdir()
-    journal = marked("other").move.journal
+    leaving = marked("other")
+    leaving.begin()
+    journal = leaving.move.journal
     roll_back(Stopped(RUNNING, 1), **journal, mode="live")
     assert list(tmp_path.rglob(".cnvm-*")) == []
+    leaving = marked("none")
     with pytest.raises(HostError, match=r"none/\.cnvm-m1 cannot be made: No such file"):
-        marked("none")
+        leaving.begin()
+    roll_back(Stopped(RUNNING, 1), **{**JOURNAL, **leaving.move.journal})
     assert list(tmp_path.rglob(".cnvm-*")) == []
 
 

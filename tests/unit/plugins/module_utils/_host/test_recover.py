@@ -220,6 +220,47 @@ def test_what_became_of_it_is_said(host: Host, booted: Kind, anew: bool | None, 
     assert recover.recover_one(host, "web")["message"] == f"The move was not committed; web {said}."
 
 
+class Copy:
+    """What a host does with a workload that was coming to it. ``whole``: it has it all; ``started``: by its end."""
+
+    def __init__(self, whole: bool, started: bool) -> None:
+        self.did: list[str] = []
+        self.started = started
+        self.is_alive = lambda name, journal: True
+        self.drained = lambda journal, timeout_s: {"ended": True, "drained": whole}
+        self.activate = lambda host, name, journal, timeout_s: self.did.append("activate")
+        self.end_copy = lambda host, name, journal: self.did.append("end")
+
+    def finish(self, host: Host, name: str, journal: dict[str, t.Any]) -> bool:
+        self.did.append("finish")
+        return self.started
+
+
+@pytest.mark.parametrize(
+    ("running", "whole", "started", "said"),
+    [
+        (True, True, False, "goes on here."),
+        # Cold: it is started when the move ends.
+        (True, True, True, "goes on here."),
+        (False, True, False, "stays here and does not run."),
+        (True, False, True, "was started anew here. The memory that only host1 had is lost."),
+        # It had ended by itself.
+        (True, False, False, "stays here and does not run. The memory that only host1 had is lost."),
+    ],
+)
+def test_what_became_of_it_without_its_source_is_said(
+    host: Host, monkeypatch: pytest.MonkeyPatch, running: bool, whole: bool, started: bool, said: str
+) -> None:
+    copy = Copy(whole, started)
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    more = {"role": "target", "state": records.TARGET_PREPARED, "mode": "post_copy", "running": running, "uuid": "u"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "kind": "guest", **more})
+    result = recover.recover_one(host, "web", "host1")
+    assert (result["outcome"], result["message"]) == ("target", f"host1 was declared dead; web {said}")
+    assert copy.did == (["activate", "finish"] if whole else ["end", "finish"])
+
+
 class Lazy(Kind):
     """The same, of a move that has run on its target and fetches the rest of its memory."""
 
@@ -272,7 +313,7 @@ def test_what_was_not_fetched(
     monkeypatch.setattr(movedir, "boot_id", lambda: "now")
     files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
     files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
-    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_COMMITTED}
+    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_FROZEN}
     files.write_json(paths.journal_file("web"), {**JOURNAL, **more, "kind": "guest", "mode": "post_copy"})
     result = recover.recover_one(host, "web")
     assert (calls, kind.did) == (asked, [did])
@@ -285,8 +326,10 @@ def test_what_was_not_fetched(
     [
         # It is given back now, by a target that knows whether its copy has run.
         ({**JOURNAL, "state": records.TARGET_PREPARED}, {"generation": 3}, "", False),
-        # It was before, or the target has forgotten it, or is declared dead.
+        # It was before, by a target that had noted it, or has not.
+        (None, {"generation": 5, "ran": False}, "", False),
         (None, {"generation": 5}, "", True),
+        # The target has forgotten it, or is declared dead.
         (None, None, "", True),
         (None, None, "host2", True),
     ],
@@ -306,7 +349,7 @@ def test_what_is_taken_back_may_be_old(
 
     monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
     files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
-    begun("now", records.SOURCE_COMMITTED)
+    begun("now", records.SOURCE_FROZEN)
     more = {"kind": "guest", **(files.read_json(paths.journal_file("web")) or {})}
     files.write_json(paths.journal_file("web"), more)
     assert recover.recover_one(host, "web", fenced)["outcome"] == "source"

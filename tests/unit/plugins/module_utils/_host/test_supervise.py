@@ -61,7 +61,7 @@ def test_it_is_started_where_it_is(host: Host) -> None:
         ("source", records.SOURCE_BEGUN, "stop_copy", True),
         # Nobody is at work on it: this host has lost power, and the other one may have been told to go on meanwhile.
         ("source", records.SOURCE_FROZEN, "stop_copy", False),
-        ("source", records.SOURCE_COMMITTED, "stop_copy", False),
+        ("source", records.SOURCE_LEAVING, "stop_copy", False),
         ("source", records.SOURCE_FROZEN, records.CHECKPOINT, True),
         ("target", records.TARGET_ACTIVE, "stop_copy", False),
         ("target", records.TARGET_ACTIVE, "cold", True),

@@ -93,7 +93,6 @@ class Model:
             *([] if cold else ["restore"]),
             self.may_commit,
             lambda w: w._replace(so=record_of(records.handed_over(owner_of(w.so) or {}, "T", "host2"))),
-            lambda w: w._replace(sj=records.SOURCE_COMMITTED),
             "activate",
             *(["drained"] if mode == "post_copy" else []),
             *self.leave(),
@@ -351,7 +350,7 @@ class Model:
         """systemd starts what has died where the owner record allows it; looking and starting are two steps."""
         found: Worlds = []
         if w.sup:
-            busy = w.s is not None and w.sj in (records.SOURCE_FROZEN, records.SOURCE_COMMITTED, records.SOURCE_LEAVING)
+            busy = w.s is not None and w.sj in (records.SOURCE_FROZEN, records.SOURCE_LEAVING)
             if "unit_does_not_look" in self.before:
                 busy = False
             if w.sp == "dead" and not w.sunit and not w.sstop:

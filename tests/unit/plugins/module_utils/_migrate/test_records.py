@@ -67,7 +67,7 @@ def test_a_source_that_may_run_it_never_says_commit(generation: int, owner: str,
 
 
 def test_source_next() -> None:
-    for state in (records.SOURCE_BEGUN, records.SOURCE_FROZEN, records.SOURCE_COMMITTED):
+    for state in (records.SOURCE_BEGUN, records.SOURCE_FROZEN):
         assert records.source_next(state, True) == "roll_back"
         assert records.source_next(state, False) == "finish"
     assert records.source_next(records.SOURCE_LEAVING, False) == "let_go"
