@@ -155,7 +155,8 @@ images:
       elements: dict
       sample: [{path: /var/lib/libvirt/images/base.qcow2, format: qcow2, virtual_bytes: 10737418240, backing: null}]
     dependants:
-      description: The images that rest directly on it, where O(dependants).
+      description: The images that rest directly on it, where O(dependants). Null where nobody can say, such as while
+        libvirt does not answer; a warning says why.
       type: list
       elements: str
       sample: [/var/lib/libvirt/images/one.qcow2]
@@ -180,13 +181,13 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Report."""
-    images = disk_images.report(
+    found = disk_images.report(
         [path for path in params["paths"] if path],
         with_digest=params["digest"],
         with_dependants=params["dependants"],
         places=[place for place in params["dependants_in"] if place],
     )
-    return {"changed": False, "images": images}
+    return {"changed": False, **found}
 
 
 def main() -> None:

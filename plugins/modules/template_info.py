@@ -107,7 +107,8 @@ templates:
       type: str
       sample: null
     dependants:
-      description: What rests on it, guests by name and other images by path.
+      description: What rests on it, guests by name and other images by path. Null where nobody can say, such as while
+        libvirt does not answer; a warning says why.
       returned: when O(dependants)
       type: list
       elements: str
@@ -148,7 +149,7 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
     )
     overlay = files.read_json(paths.OVERLAY_FILE) or {}
     peers = sorted(str(peer["name"]) for peer in overlay.get("peers") or ())
-    return {"changed": False, "templates": found, "peers": peers}
+    return {"changed": False, **found, "peers": peers}
 
 
 def main() -> None:

@@ -364,12 +364,19 @@ def report(
     with_digest: bool = False,
     with_dependants: bool = True,
     places: t.Sequence[str] = (),
-) -> list[dict[str, t.Any]]:
-    """What there is to say about images, with all below them. Never fails for an image: it says what is wrong."""
-    found: t.Optional[dict[str, str]] = None
-    result = []
+) -> dict[str, t.Any]:
+    """What there is to say about images, with all below them: ``images``, ``warnings``.
+
+    Never fails for an image: ``problem`` says what is wrong. ``dependants``: None where nobody can say.
+    """
     for path in wanted:
         path_of(path, "paths", ours=False)
+    found: t.Optional[dict[str, str]] = {}
+    warnings: list[str] = []
+    if with_dependants and any(map(os.path.lexists, wanted)):
+        found, warnings = disks.overlays_known(wanted, places)
+    result = []
+    for path in wanted:
         one: dict[str, t.Any] = {"path": path, "exists": os.path.lexists(path), "problem": None, "chain": []}
         if one["exists"]:
             try:
@@ -377,11 +384,9 @@ def report(
             except (Refused, InputError, HostError) as error:
                 one["problem"] = error.message
             if with_dependants:
-                if found is None:
-                    found = disks.overlays_around(wanted, places)
-                one["dependants"] = disks.resting_on(path, found)
+                one["dependants"] = None if found is None else disks.resting_on(path, found)
         result.append(one)
-    return result
+    return {"images": result, "warnings": warnings}
 
 
 def _told(path: str, with_digest: bool) -> dict[str, t.Any]:

@@ -241,6 +241,14 @@ def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict
     return overlays([*sorted(guests), paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
 
 
+def overlays_known(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> tuple[t.Optional[dict[str, str]], list[str]]:
+    """The same for who only asks: None, and why, where nobody can say (libvirt does not answer, or too many files)."""
+    try:
+        return overlays_around(wanted, more), []
+    except HostError as error:
+        return None, [f"What rests on the images here is not known: {error}"]
+
+
 # -- Making. Functions with a ``path`` that is made: it appears whole, with its mode, or not at all.
 
 

@@ -286,15 +286,18 @@ def remove(word: str, *, check_mode: bool = False) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------------
 def report(
     wanted: t.Optional[t.Sequence[str]] = None, *, with_dependants: bool = True, full: bool = False
-) -> list[dict[str, t.Any]]:
-    """What there is to say about the templates of this host (or of ``wanted``), sorted by name.
+) -> dict[str, t.Any]:
+    """What there is to say about the templates of this host (or of ``wanted``): ``templates`` by name, ``warnings``.
 
-    Never fails for one of them: ``problem`` says what is wrong.
+    Never fails for one of them: ``problem`` says what is wrong. ``dependants``: None where nobody can say.
     """
     known = names()
     asked = None if wanted is None else {known.get(word, word) for word in wanted}
     listed = [digest for digest in digests() if asked is None or digest in asked]
-    overlays = disks.overlays_around(map(paths.template_disk, listed)) if with_dependants and listed else {}
+    overlays: t.Optional[dict[str, str]] = {}
+    warnings: list[str] = []
+    if with_dependants and listed:
+        overlays, warnings = disks.overlays_known(map(paths.template_disk, listed))
     found = []
     for digest in listed:
         about = record(digest) or {}
@@ -313,9 +316,10 @@ def report(
             "problem": problem(digest, full=full) or None,
         }
         if with_dependants:
-            one["dependants"] = dependants(digest, overlays)
+            one["dependants"] = None if overlays is None else dependants(digest, overlays)
         found.append(one)
-    return sorted(found, key=lambda one: (one["names"] or ["\x7f"], one["digest"]))
+    found.sort(key=lambda one: (one["names"] or ["\x7f"], one["digest"]))
+    return {"templates": found, "warnings": warnings}
 
 
 def shown(digest: str, name: str) -> dict[str, t.Any]:

@@ -100,7 +100,7 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
     elif seen.swapped:
         # A backup that was brought back, with what a guest has written; its source is what it was.
         raise Refused(
-            f"{wanted.path} is not the file that was made here; it was restored or put there.",
+            f"{wanted.path} is not the file that was made here; it was put there, or a run was cut off as it made it.",
             hint="Leave replace out to keep it, or remove it to have it made anew.",
         )
     elif not seen.exists or (wanted.source and wanted.replace and not seen.up_to_date):

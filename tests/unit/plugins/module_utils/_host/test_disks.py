@@ -362,7 +362,7 @@ def test_a_guest_that_writes_a_header_into_its_raw_disk(place: Path, qemu: Qemu)
     with open(item["path"], "r+b") as file:
         file.write(images.qcow2(backing=b"/etc/shadow").read(0, 1000))
     assert not bring(qemu, [item])["changed"]
-    told = disk_images.report([item["path"]])[0]
+    told = disk_images.report([item["path"]])["images"][0]
     assert (told["format"], told["chain"][0]["backing"], told["problem"]) == ("raw", None, None)
     with pytest.raises(Refused, match="qcow2"):
         bring(qemu, [{**item, "size": "128M"}])
@@ -642,11 +642,29 @@ def test_device_numbers_and_times_make_a_fingerprint(place: Path) -> None:
 
 def test_a_report_names_all_that_is_below_and_above(place: Path, qemu: Qemu) -> None:
     bring(qemu, [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/o", "backing": f"{place}/b.qcow2"}])
-    top, base, none = disk_images.report([f"{place}/o", f"{place}/b.qcow2", f"{place}/none"], with_digest=True)
+    told = disk_images.report([f"{place}/o", f"{place}/b.qcow2", f"{place}/none"], with_digest=True)
+    top, base, none = told["images"]
     assert [one["path"] for one in top["chain"]] == [f"{place}/o", f"{place}/b.qcow2"]
     assert (top["backing"], top["dependants"], base["dependants"]) == (f"{place}/b.qcow2", [], [f"{place}/o"])
     assert base["digest"] == hashlib.sha256((place / "b.qcow2").read_bytes()).hexdigest()
     assert none == {"path": f"{place}/none", "exists": False, "problem": None, "chain": []}
+
+
+def test_where_nobody_can_say_what_rests_on_it_the_rest_is_told(
+    place: Path, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = {"path": f"{place}/b.qcow2", "size": "64M"}
+    bring(qemu, [item])
+    monkeypatch.setattr(disks, "MOST_FILES", 0)
+    told = disk_images.report([item["path"]])
+    assert (told["images"][0]["virtual_bytes"], told["images"][0]["dependants"]) == (64 * MIB, None)
+    (words,) = told["warnings"]
+    assert words.startswith("What rests on the images here is not known: There are more than 0 files in")
+    assert disk_images.report([item["path"]], with_dependants=False)["warnings"] == []
+    # What would be lost with it must be known.
+    with pytest.raises(HostError, match="more than 0 files"):
+        bring(qemu, [{**item, "state": "absent"}])
+    assert os.path.exists(item["path"])
 
 
 def test_a_report_says_what_is_wrong(place: Path) -> None:
@@ -656,7 +674,8 @@ def test_a_report_says_what_is_wrong(place: Path) -> None:
     images.vmdk(descriptor=images.DESCRIPTOR + b'RW 5 FLAT "/etc/shadow" 0\n').write(place / "d")
     images.Bytes(4096, {0: b"LUKS\xba\xbe"}).write(place / "e")
     os.mkfifo(place / "f")
-    problems = {one["path"][-1]: one["problem"] for one in disk_images.report([f"{place}/{name}" for name in "abcdef"])}
+    told = disk_images.report([f"{place}/{name}" for name in "abcdef"])
+    problems = {one["path"][-1]: one["problem"] for one in told["images"]}
     for name, words in zip("abcdef", ("gone", "comes back", "version is 9", "/etc/shadow", "luks", "no plain file")):
         assert words in problems[name]
 

@@ -209,7 +209,7 @@ def test_a_name_gets_another_content_and_the_old_one_stays(qemu: Qemu, place: Pa
     done = bring(qemu, name="debian", source=str(file), checksum=f"sha256:{sha(file)}")
     assert done["diff"]["before"]["digest"] == old["digest"]
     assert done["template"]["digest"] != old["digest"]
-    assert [one["names"] for one in templates.report()] == [["debian"], []]
+    assert [one["names"] for one in templates.report()["templates"]] == [["debian"], []]
     assert bring(qemu, name=old["digest"], state="absent")["actions"] == [f"remove template {old['digest']}"]
 
 
@@ -248,7 +248,7 @@ def test_one_that_was_written_to_is_seen_and_refused(qemu: Qemu, place: Path) ->
     assert caught.value.details["dependants"] == ["guest web01"]
     with pytest.raises(Refused, match="damaged"):
         bring(qemu, name="debian")
-    assert "was changed" in templates.report()[0]["problem"]
+    assert "was changed" in templates.report()["templates"][0]["problem"]
 
 
 def test_bytes_that_changed_behind_its_back_are_seen_when_all_are_read(qemu: Qemu, place: Path) -> None:
@@ -263,7 +263,7 @@ def test_bytes_that_changed_behind_its_back_are_seen_when_all_are_read(qemu: Qem
     assert "was changed" in templates.problem(found["digest"], full=True)
     with pytest.raises(Refused, match="damaged"):
         bring(qemu, name="debian", verify=True)
-    assert templates.report(full=True)[0]["problem"]
+    assert templates.report(full=True)["templates"][0]["problem"]
 
 
 def test_one_that_was_only_touched_is_known_again(qemu: Qemu, place: Path) -> None:
@@ -323,7 +323,7 @@ def test_one_that_is_in_use_stays(qemu: Qemu, place: Path) -> None:
     images.qcow2(4 * MIB, backing=backing, backing_format=b"qcow2").write(kept / "vda.qcow2")
     users = ["guest pooled", "guest web01", f"{kept}/vda.qcow2"]
     assert templates.dependants(found["digest"]) == users
-    assert templates.report()[0]["dependants"] == users
+    assert templates.report()["templates"][0]["dependants"] == users
     for check_mode in (True, False):
         with pytest.raises(Refused, match="in use by guest pooled, guest web01") as caught:
             bring(qemu, name="debian", state="absent", check_mode=check_mode)
@@ -362,10 +362,20 @@ def test_one_that_a_disk_in_a_pool_or_of_a_foreign_domain_rests_on_stays(
     monkeypatch.setattr(libvirt, "available", lambda: True)
     monkeypatch.setattr(libvirt, "connect", lambda: contextlib.nullcontext(connection))
     users = ["guest db", str(kept), str(foreign)]
-    assert templates.report()[0]["dependants"] == users
+    assert templates.report()["templates"][0]["dependants"] == users
     with pytest.raises(Refused) as caught:
         bring(qemu, name="debian", state="absent")
     assert caught.value.details["dependants"] == users
+
+    def hangs() -> t.Any:
+        raise HostError("libvirt does not answer.")
+
+    monkeypatch.setattr(libvirt, "connect", hangs)
+    told = templates.report()
+    assert (told["templates"][0]["problem"], told["templates"][0]["dependants"]) == (None, None)
+    assert told["warnings"] == ["What rests on the images here is not known: libvirt does not answer."]
+    with pytest.raises(HostError, match="does not answer"):
+        bring(qemu, name="debian", state="absent")
 
 
 def test_by_its_digest_only_one_without_a_name_is_removed(qemu: Qemu, place: Path) -> None:
@@ -376,12 +386,12 @@ def test_by_its_digest_only_one_without_a_name_is_removed(qemu: Qemu, place: Pat
 
 
 def test_a_report_of_some_and_of_none(qemu: Qemu, place: Path) -> None:
-    assert templates.report() == []
+    assert templates.report()["templates"] == []
     one, other = register(qemu, place, "b"), register(qemu, place, "a", 8 * MIB)
-    assert [found["names"] for found in templates.report()] == [["a"], ["b"]]
-    assert [found["digest"] for found in templates.report(["b", "none"])] == [one["digest"]]
-    assert [found["digest"] for found in templates.report([other["digest"]])] == [other["digest"]]
-    assert "dependants" not in templates.report(with_dependants=False)[0]
+    assert [found["names"] for found in templates.report()["templates"]] == [["a"], ["b"]]
+    assert [found["digest"] for found in templates.report(["b", "none"])["templates"]] == [one["digest"]]
+    assert [found["digest"] for found in templates.report([other["digest"]])["templates"]] == [other["digest"]]
+    assert "dependants" not in templates.report(with_dependants=False)["templates"][0]
 
 
 # -- Of a guest
