@@ -19,8 +19,8 @@ description:
     a running guest can take over (memory, virtual CPUs, disks, network cards, CDs, tags) it is given at once. The rest
     is stored, and RV(guests[].restart_required) and RV(guests[].restart_reasons) say so until it was restarted.
   - B(Exactly one.) A guest runs in one place. When it was moved to another host, this module does nothing for it and
-    returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name or the
-    address, and refuses when one of them does, or does not answer.
+    returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name, the address,
+    the UUID or a MAC, and refuses when one of them does, or does not answer.
   - UUID and MACs follow from the name and stay what they are.
 extends_documentation_fragment:
   - cnvm.platform.peers
@@ -218,8 +218,8 @@ options:
             type: str
           mac:
             description:
-              - MAC of the card, in quotes. Default is one that stands for the guest's name and the card's place in the
-                list.
+              - MAC of the card, in quotes, unique on all hosts. Default is one that stands for the guest's name and the
+                card's place in the list.
             type: raw
           model:
             description: Model of the card.

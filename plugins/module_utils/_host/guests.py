@@ -37,7 +37,7 @@ from . import (
 )
 from .domains import Known, read, xml_of
 from .guest_disks import Work
-from .ownership import Registry
+from .ownership import Identity, Registry
 from .system import Host
 
 # How many guests are started at a time: each costs libvirt a process, and QEMU a moment of a CPU.
@@ -123,10 +123,13 @@ class Batch:
             for item in self.items
             if item["state"] != "absent" and not seen[item["name"]].managed and item["described"]
         }
-        for name, holder in self.registry.locate(gone_away, wanted).items():
+        identities = {item["name"]: _identity(item) for item in self.items if item["name"] in wanted}
+        for name, holder in self.registry.locate(gone_away, wanted, identities).items():
             history = None if name in wanted and not holder else seen[name].owner
             seen[name] = dataclasses.replace(seen[name], elsewhere=holder, owner=history)
-        return [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
+        jobs = [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
+        self._check_new_cards(jobs)
+        return jobs
 
     def _job(self, item: dict[str, t.Any], seen: Seen, known: t.Optional[Known]) -> Job:
         job = Job(item, seen, Plan(item["name"]), known if seen.defined else None)
@@ -426,6 +429,17 @@ class Batch:
                         f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
                     )
 
+    def _check_new_cards(self, jobs: t.Sequence[Job]) -> None:
+        """Refused where a card that a guest of this host is to get has the MAC of a guest of another host."""
+        found = {}
+        for job in jobs:
+            if job.seen.managed and job.plan.wanted is not None:
+                had = [card["mac"] for card in (job.seen.definition or {}).get("networks", ())]
+                new = [mac for mac in job.plan.wanted.model["networks"] if mac not in had]
+                if new:
+                    found[job.name] = Identity(macs=tuple(new))
+        self.registry.check_identities(found)
+
     # -- doing ------------------------------------------------------------------------------------------------------
     def apply(self, jobs: t.Sequence[Job]) -> None:
         """Do what was decided. Each guest is locked while it is changed; a move of it is refused meanwhile.
@@ -439,7 +453,11 @@ class Batch:
             self.see_again(todo)
             fresh = [job for job in todo if job.plan.create or job.plan.adopt]
             fresh = [job for job in fresh if not (job.seen.managed and job.seen.owner)]
-            self.registry.claim({job.name: self._identity(job) for job in fresh})
+            claimed = {job.name: t.cast(Wanted, job.plan.wanted).definition for job in fresh}
+            self.registry.claim(
+                {name: (one["uuid"], one["address"]) for name, one in claimed.items()},
+                {name: _identity(one) for name, one in claimed.items()},
+            )
             try:
                 failed = self.stop([job for job in todo if job.plan.stop])
                 todo = [job for job in todo if job.name not in failed]
@@ -486,10 +504,6 @@ class Batch:
                     f"Guest {job.name!r} was changed by somebody else a moment ago; nothing is changed.",
                     hint="Run it again.",
                 )
-
-    def _identity(self, job: Job) -> tuple[str, str]:
-        definition = t.cast(Wanted, job.plan.wanted).definition
-        return definition["uuid"], definition["address"]
 
     def undo(self, job: Job) -> None:
         """End what of a creation that failed outlives its directory."""
@@ -783,6 +797,11 @@ class Batch:
         )
         with _gone_is_good(), libvirt.doing(f"remove the guest {name!r}"):
             each.undefineFlags(flags)
+
+
+def _identity(guest: t.Mapping[str, t.Any]) -> Identity:
+    """Of an item or a definition."""
+    return Identity(guest["uuid"], tuple(card["mac"] for card in guest["networks"]))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ claim is written and they are asked once more, so that two hosts that begin at o
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import typing as t
 
@@ -21,6 +22,18 @@ from . import files, placement
 from .system import Host
 
 CONTAINER, GUEST = "container", "guest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What no other guest of any host may have beside a name and an address: it may come to that host one day, and on
+    the overlay and on a bridge two MACs that are the same disturb each other at once."""
+
+    uuid: str = ""
+    macs: tuple[str, ...] = ()
+
+
+Identities = t.Mapping[str, Identity]
 
 
 def host_identity() -> dict[str, t.Any]:
@@ -71,8 +84,15 @@ def record(name: str, host_id: str) -> t.Optional[dict[str, t.Any]]:
     return None if owner is not None and owner.get("claim") and owner.get("owner") == host_id else owner
 
 
-def check_free(wanted: t.Mapping[str, str], answers: t.Mapping[str, t.Any], *, ignore_unreachable: bool) -> None:
-    """Refused where a peer has a name or an address of ``wanted`` ({name: address}), or cannot be asked."""
+def check_free(
+    wanted: t.Mapping[str, str],
+    answers: t.Mapping[str, t.Any],
+    *,
+    ignore_unreachable: bool,
+    identities: t.Optional[Identities] = None,
+) -> None:
+    """Refused where a peer has a name or an address of ``wanted`` ({name: address}), or cannot be asked; or a UUID or a
+    MAC of ``identities``."""
     silent = {peer: answer["error"] for peer, answer in answers.items() if not answer["ok"]}
     if silent and not ignore_unreachable:
         listed = "; ".join(f"{peer}: {error}" for peer, error in sorted(silent.items()))
@@ -98,6 +118,25 @@ def check_free(wanted: t.Mapping[str, str], answers: t.Mapping[str, t.Any], *, i
                     f"The address {wanted[taken[0]]} of {taken[0]!r} belongs to {kind} {name!r} at {peer}.",
                     hint="Choose another one.",
                 )
+    check_identities(identities or {}, answers)
+
+
+def check_identities(identities: Identities, answers: t.Mapping[str, t.Any]) -> None:
+    """Refused where a guest of a peer that has answered has a UUID or a MAC of another guest here."""
+    for peer, answer in answers.items():
+        for name, known in (answer.get("workloads") or {}).items():
+            for own, identity in identities.items() if known.get("here") else ():
+                if own == name:
+                    continue
+                same = [("MAC", mac) for mac in identity.macs if mac in (known.get("macs") or ())]
+                if identity.uuid and identity.uuid == known.get("uuid"):
+                    same.append(("UUID", identity.uuid))
+                if same:
+                    raise Refused(
+                        f"The {same[0][0]} {same[0][1]} of {own!r} belongs to {known.get('kind') or CONTAINER} {name!r}"
+                        f" at {peer}.",
+                        hint="Choose another one.",
+                    )
 
 
 def check_free_here(name: str, address: str, kind: str) -> None:
@@ -147,11 +186,16 @@ class Registry:
             return {}
         return placement.ask(self.host, self.overlay, timeout_s=self.ask_timeout_s)
 
-    def locate(self, gone_away: t.Mapping[str, str], wanted: t.Mapping[str, str]) -> dict[str, str]:
+    def locate(
+        self,
+        gone_away: t.Mapping[str, str],
+        wanted: t.Mapping[str, str],
+        identities: t.Optional[Identities] = None,
+    ) -> dict[str, str]:
         """Where those are that this host does not have: {name: host, '' when no host has it}.
 
         ``gone_away``: {name: host that got it, by the record here}; ``wanted``: {name: address} of those that are to be
-        made here when they are nowhere. Refused or PeerError when that may not be.
+        made here when they are nowhere, with ``identities``. Refused or PeerError when that may not be.
         """
         if not gone_away and not wanted:
             return {}
@@ -180,7 +224,8 @@ class Registry:
         for name, address in free.items():
             check_free_here(name, address, self.kind)
         if free:
-            check_free(free, answers, ignore_unreachable=self.ignore_unreachable)
+            mine = {name: one for name, one in (identities or {}).items() if name in free}
+            check_free(free, answers, ignore_unreachable=self.ignore_unreachable, identities=mine)
         return found
 
     def check_elsewhere(self, name: str, address: str) -> None:
@@ -192,16 +237,23 @@ class Registry:
         check_free_here(name, address, self.kind)
         self.check_elsewhere(name, address)
 
-    def claim(self, wanted: t.Mapping[str, tuple[str, str]]) -> None:
+    def check_identities(self, identities: Identities) -> None:
+        """Refused where a peer that answers has a MAC that a guest of this host is to get now."""
+        if identities:
+            check_identities(identities, self.answers())
+
+    def claim(self, wanted: t.Mapping[str, tuple[str, str]], identities: t.Optional[Identities] = None) -> None:
         """Say that these ({name: (uuid, address)}) are being made here, then ask the peers once more."""
         if not wanted:
             return
+        own = identities or {}
         for name, (uuid, address) in wanted.items():
-            self._write(name, uuid, claim=True, address=address)
+            macs = own.get(name, Identity()).macs
+            self._write(name, uuid, claim=True, address=address, macs=list(macs))
             self._claims.append(name)
         try:
             addresses = {name: address for name, (_uuid, address) in wanted.items()}
-            check_free(addresses, self.answers(), ignore_unreachable=self.ignore_unreachable)
+            check_free(addresses, self.answers(), ignore_unreachable=self.ignore_unreachable, identities=own)
         except CnvmError:
             self.give_up()
             raise

@@ -46,11 +46,17 @@ def local_placement() -> dict[str, t.Any]:
             "uuid": owner.get("uuid"),
             # An address is taken where the container is, not where it was.
             "address": (definition.get("address") or owner.get("address") or "") if mine else "",
+            "macs": _macs(definition) or owner.get("macs") or [] if mine else [],
             "here": mine,
             "claim": bool(owner.get("claim")),
             "moving": os.path.exists(paths.journal_file(name)),
         }
     return {"schema": 1, "host_id": identity.get("host_id"), "name": identity.get("name"), "workloads": workloads}
+
+
+def _macs(definition: t.Mapping[str, t.Any]) -> list[str]:
+    """The MACs of a guest's cards."""
+    return [card["mac"] for card in definition.get("networks") or () if card.get("mac")]
 
 
 def _ask_one(host: Host, peer: t.Mapping[str, t.Any], timeout_s: float, answers: dict[str, t.Any]) -> None:

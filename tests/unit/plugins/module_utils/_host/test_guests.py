@@ -824,6 +824,27 @@ def test_a_name_or_an_address_at_a_peer(
     assert not os.path.exists(place / "workloads/mail")
 
 
+def test_a_mac_or_a_uuid_at_a_peer(connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another guest may not have it, wherever that is: neither a new one nor one that gets another card."""
+    mac, uuid = "52:54:00:00:00:77", "9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11"
+    db = {"here": True, "kind": "guest", "uuid": uuid, "macs": [mac]}
+    answers: dict[str, t.Any] = {"host2": {"ok": True, "workloads": {"db": db}}}
+    overlay(place, monkeypatch, answers)
+    for given, said in (({"networks": [{"mac": mac}]}, f"MAC {mac}"), ({"uuid": uuid}, f"UUID {uuid}")):
+        for check_mode in (True, False):
+            with pytest.raises(Refused, match=f"{said} of 'web' belongs to guest 'db' at host2"):
+                bring({**WEB, **given}, check_mode=check_mode)
+        assert connection.calls == []
+        assert os.listdir(place / "workloads") == []
+    bring(WEB)
+    with pytest.raises(Refused, match=f"MAC {mac} of 'web' belongs to guest 'db' at host2"):
+        bring({**WEB, "networks": [{}, {"mac": mac}]})
+    answers["host2"]["workloads"]["db"] = {**db, "here": False}
+    assert bring({**WEB, "networks": [{}, {"mac": mac}]})["changed"]
+    answers["host2"] = {"ok": False, "error": "no route"}
+    assert bring({**WEB, "networks": [{}, {"mac": mac}, {}]})["changed"], "one that is silent is in nobody's way"
+
+
 # -- Failures
 def test_a_creation_that_fails_leaves_nothing(connection: FakeConnection, place: Path) -> None:
     made = place / "made.qcow2"

@@ -192,6 +192,17 @@ def test_two_hosts_that_claim_at_once_both_stop(state: Path) -> None:
     assert ownership.names() == []
 
 
+def test_two_hosts_that_claim_the_same_mac_at_once_both_stop(state: Path) -> None:
+    """Each sees the other's claim the second time."""
+    mine = {"web": ownership.Identity("u", ("52:54:00:00:00:77",))}
+    theirs = {"here": True, "claim": True, "kind": "guest", "uuid": "v", "macs": ["52:54:00:00:00:77"]}
+    registry = Asked({"host2": says()}, {"host2": says(db=theirs)}, kind=ownership.GUEST)
+    registry.locate({}, {"web": ""}, mine)
+    with pytest.raises(Refused, match=r"MAC .* of 'web' belongs to guest 'db' at host2"):
+        registry.claim({"web": ("u", "")}, mine)
+    assert not (state / "workloads/web").exists()
+
+
 def test_what_failed_leaves_nothing(state: Path) -> None:
     registry = Asked({"host2": says()})
     registry.claim({"web": ("u", ""), "db": ("v", "")})

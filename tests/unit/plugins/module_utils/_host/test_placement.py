@@ -66,6 +66,18 @@ def test_local_placement(state: Path) -> None:
     assert coming["claim"] is True
 
 
+def test_the_cards_of_a_guest_are_told(state: Path) -> None:
+    """Of one that is this host's, and of one that is just being made."""
+    card = {"mac": "52:54:00:00:00:77", "type": "network"}
+    for name, owner in (("mine", "me"), ("given", "host2")):
+        record(state, name, owner, kind="guest")
+        (state / f"workloads/{name}/definition.json").write_text(json.dumps({"networks": [card]}))
+    record(state, "coming", claim=True, macs=["52:54:00:00:00:78"])
+    found = placement.local_placement()["workloads"]
+    macs = {name: one["macs"] for name, one in found.items()}
+    assert macs == {"mine": ["52:54:00:00:00:77"], "given": [], "coming": ["52:54:00:00:00:78"]}
+
+
 def peers(answers: t.Mapping[str, t.Any]) -> Host:
     """A host whose SSH gives these answers."""
 
