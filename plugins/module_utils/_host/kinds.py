@@ -125,6 +125,11 @@ def going_on(name: str, anew: t.Optional[bool], how: str = "") -> str:
     return f"{name} was started anew here" if anew else f"{name} goes on here{how}"
 
 
+def was_anew(journal: Record, started: bool) -> bool:
+    """Whether what ``finish`` says (``started``) means that a copy that had run was started anew: it had ended."""
+    return started and journal["mode"] != plan.COLD
+
+
 class Call(t.NamedTuple):
     """What the source of a move asks of its target. ``receive`` gives what the work makes of the stream that came."""
 

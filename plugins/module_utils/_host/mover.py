@@ -178,7 +178,13 @@ class Move:
             if self.journal["running"]:
                 self.channel.call("announce", timeout_s=10)
         with contextlib.suppress(CnvmError):
-            for key, value in self.channel.call("finish", timeout_s=60).items():
+            answer = self.channel.call("finish", timeout_s=60)
+            if answer.pop("anew", False):
+                said = (
+                    f"{self.name} had ended on {self.channel.peer} by then; it was started anew there with its files."
+                )
+                self.result.setdefault("lost", said)
+            for key, value in answer.items():
                 self.result[key] = {**self.result.get(key, {}), **value}
 
     # --- when something fails ---

@@ -202,7 +202,8 @@ def _settle(
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
-    channel.call("finish", timeout_s=120)
+    if channel.call("finish", timeout_s=120).get("anew"):
+        lost = lost or "It had ended there, and was started anew with its files."
     return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
 
 
@@ -258,8 +259,9 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     if following == "activate":
         return _go(host, journal)
     if following == "done" and decided == records.DECIDED_COMMIT and ended:
-        kinds.target_of(journal).finish(host, name, journal)
-        return _outcome(name, "target", f"{name} is here; {peer} had let it go.")
+        started = kinds.target_of(journal).finish(host, name, journal)
+        anew = " It had ended, and was started anew with its files." if kinds.was_anew(journal, started) else ""
+        return _outcome(name, "target", f"{name} is here; {peer} had let it go.{anew}")
     if following == "done":
         return _outcome(name, "waiting", f"{name} is here; {peer} must end the move. Recover on {peer} ({why}).")
     return _outcome(name, "waiting", f"{name} is restored here and stands still; {peer} must decide ({why}).")

@@ -219,8 +219,8 @@ class Conversation:
     def finish(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """The source has let go."""
         statistics = self._target().statistics(self.journal)
-        self._target().finish(self.host, self.name, self.journal)
-        return statistics
+        started = self._target().finish(self.host, self.name, self.journal)
+        return {**statistics, **({"anew": True} if kinds.was_anew(self.journal, started) else {})}
 
     def give_up(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """The source has decided against the move."""

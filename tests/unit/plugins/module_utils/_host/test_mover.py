@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -22,6 +23,31 @@ MOVE = "0123456789ab"
 
 def status(phase: str, **more: t.Any) -> dict[str, t.Any]:
     return {"phase": phase, "frozen": False, "elapsed_ms": 1.0, "bytes": {}, **more}
+
+
+@pytest.mark.parametrize(("answer", "lost"), [({}, False), ({"anew": True}, True)])
+def test_a_copy_that_had_ended_when_the_move_did_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, t.Any], lost: bool
+) -> None:
+    """What it had in its memory is lost, although the move has succeeded."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    request = {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60}
+    move = mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
+    move.journal = {"running": False}
+    move.result["libvirt"] = {"downtime_ms": 48}
+    numbers = {"libvirt": {"memory_bytes": 4096}}
+    said: dict[str, t.Any] = {
+        "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
+        "channel": types.SimpleNamespace(peer="host2", call=lambda word, **args: {**numbers, **answer}),
+        "_source": types.SimpleNamespace(let_go=lambda host, journal: None),
+    }
+    for key, value in said.items():
+        setattr(move, key, value)
+    move._end_well()
+    assert move.result["outcome"] == "target"
+    assert move.result["libvirt"] == {"downtime_ms": 48, "memory_bytes": 4096}
+    assert ("web had ended on host2" in move.result.get("lost", "")) is lost
+    assert "anew" not in move.result
 
 
 @pytest.fixture

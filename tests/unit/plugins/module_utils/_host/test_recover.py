@@ -261,6 +261,29 @@ def test_what_became_of_it_without_its_source_is_said(
     assert copy.did == (["activate", "finish"] if whole else ["end", "finish"])
 
 
+@pytest.mark.parametrize(
+    ("mode", "started", "said"),
+    [
+        ("live", False, ""),
+        ("live", True, " It had ended, and was started anew with its files."),
+        # It is started when the move ends.
+        ("cold", True, ""),
+    ],
+)
+def test_a_copy_that_had_ended_is_said(
+    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, started: bool, said: str
+) -> None:
+    copy = Copy(True, started)
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    answer = {"decision": records.DECIDED_COMMIT, "ended": True}
+    monkeypatch.setattr(recover, "ask_decision", lambda host, journal: answer)
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    more = {"role": "target", "state": records.TARGET_ACTIVE, "mode": mode, "running": True, "uuid": "u"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "kind": "guest", **more})
+    result = recover.recover_one(host, "web")
+    assert (result["outcome"], result["message"]) == ("target", f"web is here; host1 had let it go.{said}")
+
+
 class Lazy(Kind):
     """The same, of a move that has run on its target and fetches the rest of its memory."""
 

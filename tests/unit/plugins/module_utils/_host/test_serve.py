@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._host import files, recover, serve
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, kinds, recover, serve
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records, wire
 
@@ -261,6 +262,20 @@ def test_pumped_stream_that_was_cut_leaves_no_process() -> None:
 def test_no_stream() -> None:
     with pytest.raises(PeerError, match="has no stream"):
         serve._pumped(None, read_all)
+
+
+@pytest.mark.parametrize(
+    ("mode", "started", "said"), [("live", False, {}), ("live", True, {"anew": True}), ("cold", True, {})]
+)
+def test_the_end_of_a_move_says_what_had_ended_before(
+    monkeypatch: pytest.MonkeyPatch, mode: str, started: bool, said: dict[str, t.Any]
+) -> None:
+    """The source cannot see it, and its user would not know that the memory is lost."""
+    target = types.SimpleNamespace(statistics=lambda journal: {"criu": {}}, finish=lambda host, name, journal: started)
+    monkeypatch.setattr(kinds, "target_of", lambda journal: target)
+    conversation = serve.Conversation(host(), incoming(b""), io.BytesIO())
+    conversation.name, conversation.journal = "web", {"name": "web", "mode": mode}
+    assert conversation.finish({}, None) == {"criu": {}, **said}
 
 
 # --- the key ---
