@@ -98,7 +98,7 @@ class Mover(Asking):
         """The module's result from the mover's."""
         if move.get("outcome") == "target":
             said = {"warnings": [move["lost"]]} if move.get("lost") else {}
-            return {"changed": True, "msg": f"{move[self.KIND]} runs on {move['target']}.", **said, **move}
+            return {"changed": True, "msg": f"{move[self.KIND]} is on {move['target']} now.", **said, **move}
         text = f"{move.get('failed_phase')}: {move.get('error')}"
         for more in (move.get("hint"), *[f"Rolled back: {line}." for line in move.get("rolled_back", ())]):
             text += f" {more}" if more else ""
