@@ -195,6 +195,11 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
     header = disks.inspect(made, FORMAT).header
     if header.external or header.encrypted:
         raise Refused(f"The image is not complete in itself: {', '.join(header.external) or 'it is encrypted'}.")
+    if header.snapshots:
+        raise Refused(
+            f"The image has {header.snapshots} internal snapshots, which every host would get with it.",
+            hint="Leave digest out, and it is converted without them.",
+        )
     digest = disks.digest(made)
     if expected and digest != expected:
         raise Refused(

@@ -201,6 +201,9 @@ def test_the_image_of_a_template_is_copied_as_it_is(qemu: Qemu, place: Path) -> 
     bad = images.qcow2(4 * MIB, backing=b"/etc/shadow", backing_format=b"raw").write(place / "bad.qcow2")
     with pytest.raises(Refused, match="not complete in itself"):
         bring(qemu, name="bad", source=str(bad), checksum=f"sha256:{sha(bad)}", digest=sha(bad))
+    old = images.qcow2(4 * MIB, clusters=(5, 6), snapshots=2).write(place / "old.qcow2")
+    with pytest.raises(Refused, match="2 internal snapshots"):
+        bring(qemu, name="old", source=str(old), checksum=f"sha256:{sha(old)}", digest=sha(old))
 
 
 def test_a_name_gets_another_content_and_the_old_one_stays(qemu: Qemu, place: Path) -> None:
