@@ -80,7 +80,9 @@ def clones_of(values: t.Mapping[str, t.Any]) -> tuple[Clone, ...]:
     if names is None and pattern in (None, ""):
         raise InputError("pattern is missing.", hint="Give pattern: web%02d and count: 10, or names.")
     if names is not None:
-        found = [check_guest_name(name, f"names[{index}]") for index, name in enumerate(names)]
+        # Ansible splits a text at its commas, and leaves the blanks behind them.
+        plain = [name.strip() if isinstance(name, str) else name for name in names]
+        found = [check_guest_name(name, f"names[{index}]") for index, name in enumerate(plain)]
         most = len(found)
     elif count in (None, "") and numbers is None:
         raise InputError("count is missing.", hint="Say how many clones there are to be.")

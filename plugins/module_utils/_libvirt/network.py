@@ -64,7 +64,8 @@ _OVERLAY_DEVICES = (overlay.BRIDGE, overlay.TUNNEL, overlay.VXLAN, overlay.GATEW
 
 
 def _list(value: object, option: str) -> list[t.Any]:
-    if value is None or value == "":
+    # The last one is what Ansible makes of an empty text.
+    if value is None or value == "" or value == [""]:
         return []
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{option}: {value!r} is not a list.")

@@ -136,7 +136,8 @@ def _user(value: object, option: str) -> t.Optional[str]:
 
 
 def _devices(value: object, option: str) -> list[str]:
-    if value is None or value == "":
+    # The last one is what Ansible makes of an empty text.
+    if value is None or value == "" or value == [""]:
         return []
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{option}: {value!r} is not a list.")

@@ -42,6 +42,8 @@ def test_a_pattern_and_a_count() -> None:
 
 def test_names() -> None:
     assert clones_of({"names": ["ada", "bob"]}) == (Clone("ada", 1), Clone("bob", 2))
+    # What Ansible makes of "ada, bob".
+    assert clones_of({"names": ["ada", " bob"]}) == (Clone("ada", 1), Clone("bob", 2))
 
 
 def test_some_of_them_keep_their_numbers() -> None:

@@ -470,6 +470,11 @@ def test_input_is_decoded_as_surveys_send_it() -> None:
         {"name": "lan", "subnet": " 192.168.150.0/24 ", "mtu": "1400", "autostart": "no", "domain_local": "no"}
     )
     assert (normal["mtu"], normal["autostart"], normal["subnet"]) == (1400, False, "192.168.150.0/24")
+    # What Ansible makes of "" and of "192.0.2.1, 192.0.2.2".
+    empty = network.normalise({**NAT, "dns_forwarders": [""], "dhcp_hosts": [""], "dns_hosts": [""]})
+    assert (empty["dns_forwarders"], empty["dhcp_hosts"], empty["dns_hosts"]) == ([], [], [])
+    split = network.normalise({**NAT, "dns_forwarders": ["192.0.2.1", " 192.0.2.2"]})
+    assert split["dns_forwarders"] == ["192.0.2.1", "192.0.2.2"]
 
 
 def test_absent_needs_nothing_but_a_name() -> None:

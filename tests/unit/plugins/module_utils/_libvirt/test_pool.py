@@ -79,6 +79,7 @@ def test_parse_of_what_libvirt_says() -> None:
     assert pool.uuid_of(DIR_LIVE) == "1f1b7a2e-7d5e-4ad9-9a10-6d8f3d0b8c1e"
     logical = {"name": "vg0", "type": "logical", "volume_group": "vg0", "devices": ["/dev/sdb", "/dev/sdc"]}
     assert pool.parse(LOGICAL) == description(pool.normalise(logical))
+    assert pool.normalise({**logical, "devices": [""]})["devices"] == [], "what Ansible makes of an empty text"
 
 
 def test_parse_puts_the_rest_into_words() -> None:
