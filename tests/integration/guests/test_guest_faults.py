@@ -169,6 +169,20 @@ def test_copy_killed_at_the_handover(guest: Guest) -> None:
     guest.stays_at(move.source, move.result())
 
 
+def test_copy_killed_when_it_has_run(guest: Guest) -> None:
+    """The guest has died where it is now. It is started anew there, with its disk, and that is said."""
+    move = stopped_at(guest, "leaving")
+    kill(move.target, emulator(guest))
+    kill(move.source, MOVER, CONT)
+    result = move.result()
+    assert result["outcome"] == "target", result
+    assert f"{guest.name} had ended on {move.target.name}" in result["lost"], result
+    guest.settle(move.target)
+    guest.counts_on(move.target)
+    guest.connect()
+    guest.check(move.target, [move.source, move.target], memory=False)
+
+
 def test_guest_killed_at_the_handover(guest: Guest) -> None:
     """What stands still on the source is nobody's any more."""
     move = stopped_at(guest, "committed")
