@@ -356,9 +356,12 @@ def end_job(each: libvirt.Domain, *, cut_first: bool) -> None:
         time.sleep(0.05)
 
 
-def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
-    """End a move on the source with the guest going on here; whether QEMU had died, and it was started anew."""
-    name, anew = journal["name"], []
+def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
+    """End a move on the source with the guest going on here; whether QEMU had died, and it was started anew, None when
+    it does not run: it was turned off, or did not run before."""
+    name = journal["name"]
+    anew: list[str] = []
+    runs: list[str] = []
     _unmark(journal)
 
     def work(connection: libvirt.Connection) -> None:
@@ -382,11 +385,12 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> bool:
                 files.write_json(paths.journal_file(name), {**noted, "state": records.SOURCE_BEGUN})
                 each.create()
                 anew.append(name)
+            runs[:] = [name] if each.isActive() else []
 
     patiently(work)
     files.remove_tree(paths.move_dir(journal["move_id"]))
     movedir.end_journal(name)
-    return bool(anew)
+    return bool(anew) if runs else None
 
 
 def _unmark(journal: t.Mapping[str, t.Any]) -> None:

@@ -159,7 +159,7 @@ class Stopped:
 
 
 @pytest.fixture
-def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., bool]:
+def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., t.Optional[bool]]:
     """Roll a move of this guest back, as its journal has it, with ``more``."""
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
     monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
@@ -168,7 +168,7 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[...
     monkeypatch.setattr(guest_source, "announce", lambda each: None)
     files.write_json(paths.journal_file("web"), JOURNAL)
 
-    def back(each: Stopped, **more: t.Any) -> bool:
+    def back(each: Stopped, **more: t.Any) -> t.Optional[bool]:
         known = types.SimpleNamespace(domain=each)
         monkeypatch.setattr(guest_preflight, "known", lambda connection, name: known)
         host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
@@ -177,14 +177,14 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[...
     return back
 
 
-def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[Stopped], bool]) -> None:
+def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[Stopped], t.Optional[bool]]) -> None:
     each = Stopped(PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
     assert roll_back(each)
     assert each.calls == ["destroy frozen anew", "create begun anew"]
     assert files.read_json(paths.journal_file("web")) is None
 
 
-def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stopped], bool]) -> None:
+def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stopped], t.Optional[bool]]) -> None:
     """It was turned off by us, not by its user."""
     each = Stopped(PAUSED, LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, "create")
     with pytest.raises(CnvmError):
@@ -194,19 +194,26 @@ def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stoppe
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "calls"),
+    ("state", "reason", "running", "calls", "anew"),
     [
-        (PAUSED, 2, ["resume frozen"]),
-        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_DESTROYED, []),
-        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, []),
-        (SHUTOFF, 3, ["create begun"]),
+        (PAUSED, 2, True, ["resume frozen"], False),
+        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_DESTROYED, True, [], None),
+        (SHUTOFF, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, True, [], None),
+        (SHUTOFF, 3, True, ["create begun"], True),
+        # It was off before.
+        (SHUTOFF, 3, False, [], None),
     ],
 )
 def test_what_stood_still_goes_on_and_what_was_turned_off_stays_off(
-    roll_back: t.Callable[[Stopped], bool], state: int, reason: int, calls: list[str]
+    roll_back: t.Callable[..., t.Optional[bool]],
+    state: int,
+    reason: int,
+    running: bool,
+    calls: list[str],
+    anew: t.Optional[bool],
 ) -> None:
     each = Stopped(state, reason)
-    assert roll_back(each) == ("create begun" in calls)
+    assert roll_back(each, running=running) is anew
     assert each.calls == calls
 
 
@@ -221,7 +228,7 @@ def test_what_stood_still_goes_on_and_what_was_turned_off_stays_off(
     ],
 )
 def test_what_is_older_than_its_disks_does_not_go_on(
-    roll_back: t.Callable[..., bool], state: int, more: dict[str, bool], calls: list[str]
+    roll_back: t.Callable[..., t.Optional[bool]], state: int, more: dict[str, bool], calls: list[str]
 ) -> None:
     """Its copy may have written to the disks that both hosts have: what it had in mind of them would ruin them."""
     each = Stopped(state, 2)
@@ -229,7 +236,9 @@ def test_what_is_older_than_its_disks_does_not_go_on(
     assert each.calls == calls
 
 
-def test_nor_does_libvirt_let_it_go_on(roll_back: t.Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_does_libvirt_let_it_go_on(
+    roll_back: t.Callable[..., t.Optional[bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It does when its client hears no answer any more."""
     each = Stopped(PAUSED, 2)
     leaving = object.__new__(guest_source.Leaving)
@@ -277,7 +286,7 @@ def test_shared_storage_is_marked_until_the_target_has_seen_it(
 
 
 def test_no_mark_stays(
-    tmp_path: Path, marked: t.Callable[[str], guest_source.Leaving], roll_back: t.Callable[..., bool]
+    tmp_path: Path, marked: t.Callable[[str], guest_source.Leaving], roll_back: t.Callable[..., t.Optional[bool]]
 ) -> None:
     """Of a move that fails before, nor of one that cannot begin."""
     (tmp_path / "other").mkdir()
