@@ -46,6 +46,7 @@ class Move:
         self.journal: dict[str, t.Any] = {}
         self._source = kinds.source(self.kind)
         self._report = report
+        self._runs = True
         self._frozen = False
         self._end = time.monotonic() + request["timeout_s"]
 
@@ -99,6 +100,11 @@ class Move:
         self.phase(phase)
         self._frozen_at = self.time.elapsed_ms()
 
+    def _stood_still(self) -> None:
+        """Note for how long; of one that does not run there is nothing to say."""
+        if self._runs:
+            self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
+
     def _save(self, state: str) -> None:
         self.journal = {**self.journal, "state": state}
         files.write_json(paths.journal_file(self.name), self.journal)
@@ -117,7 +123,7 @@ class Move:
     def _plan_and_move(self) -> None:
         self.phase("preflight")
         seen = self._source.survey(self.host, self.channel, self.definition, self.owner, self.request)
-        self.mode, self.there = seen.plan.mode, seen.identity
+        self.mode, self.there, self._runs = seen.plan.mode, seen.identity, seen.running
         self.result.update(plan=seen.plan.as_result(), mode=self.mode)
         if seen.plan.blockers:
             said = " ".join(seen.plan.blockers)
@@ -161,7 +167,7 @@ class Move:
         self.steps.let_run()
         limit = self.steps.activate_limit_s
         self.result.update(self.channel.call("activate", timeout_s=limit + 10, limit_s=limit))
-        self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
+        self._stood_still()
         self._frozen = False
         freezer.hurry(False)
 
@@ -213,7 +219,7 @@ class Move:
             outcome = "source"
             undone.append(self._roll_back(" as it was when it was frozen" if frozen else ""))
             if frozen:
-                self.result["frozen_ms"] = round(self.time.elapsed_ms() - self._frozen_at, 1)
+                self._stood_still()
             with contextlib.suppress(CnvmError):
                 self.channel.call("give_up", timeout_s=90)
                 undone.append(f"nothing of it is left on {self.channel.peer}")
@@ -233,7 +239,7 @@ class Move:
             return "waiting"
         self.journal = handover.reclaim(self.journal, int(back["generation"]), ran=bool(back["ran"]))
         here = self._roll_back(" as it was when it was frozen; what it did since then is lost")
-        self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
+        self._stood_still()
         undone.append(f"the copy on {self.channel.peer} is gone for good")
         undone.append(here)
         return "source"

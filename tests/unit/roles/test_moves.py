@@ -44,6 +44,14 @@ def test_the_records_have_other_names(stage: Stage, role: str) -> None:
     said = move(stage, role)
     assert [host for host, _options in stage.asked(KINDS[role][2])] == ["host1"]
     assert "web: host1 to host2" in said
+    assert "live, stood still for 1 ms, 2 ms in all" in said
+
+
+def test_one_that_was_off_did_not_stand_still(stage: Stage, role: str) -> None:
+    say(stage, role, [item("stopped")], [])
+    for host in stage.answers.values():
+        host[KINDS[role][2]] = {"mode": "offline", "timeline": {"total_ms": 2}}
+    assert "offline, 2 ms in all" in move(stage, role)
 
 
 def test_it_is_there_already(stage: Stage, role: str) -> None:

@@ -50,6 +50,17 @@ def test_a_copy_that_had_ended_when_the_move_did_is_said(
     assert "anew" not in move.result
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_only_what_runs_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    request = {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60}
+    move = mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
+    move._runs = runs
+    move.freeze("disks")
+    move._stood_still()
+    assert ("frozen_ms" in move.result) is runs
+
+
 @pytest.fixture
 def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., dict[str, t.Any]]:
     """Asks for something new while one status after the other is written, a second apart."""
