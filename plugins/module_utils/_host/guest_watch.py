@@ -27,7 +27,8 @@ _AGENT_TIMEOUT_S = 2
 _PAUSE_S = 0.25
 # Of a log of a console, which may have grown for years.
 _LOG_TAIL = 1 << 20
-_FINISHED = re.compile(r"Cloud-init v\. \S+ finished at ")
+# What cloud-init says at the beginning of each of its stages, and at its end.
+_STAGE = re.compile(r"Cloud-init v\. \S+ (running '|finished at )")
 _RESULT_FILE = "/run/cloud-init/result.json"
 
 
@@ -181,7 +182,8 @@ def cloud_init_done(one: Subject) -> t.Optional[list[str]]:
         if start > end:
             start = 0  # it was rotated
         file.seek(start)
-        if _FINISHED.search(file.read(_LOG_TAIL).decode("utf-8", "replace")):
+        # Behind the end of an earlier boot there may be the beginning of this one.
+        if _STAGE.findall(file.read(_LOG_TAIL).decode("utf-8", "replace"))[-1:] == ["finished at "]:
             return []
     return None
 

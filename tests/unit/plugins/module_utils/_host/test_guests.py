@@ -1251,6 +1251,10 @@ def test_cloud_init_is_done_by_what_the_console_says(place: Path, connection: Fa
     assert guest_watch.cloud_init_done(subject) is None
     log.write_text("x\nCloud-init v. 24.4 finished at Sat, 21 Nov 2026 10:00:00 +0000. Datasource DataSourceNoCloud.\n")
     assert guest_watch.cloud_init_done(subject) == []
+    with open(log, "a", encoding="utf-8") as file:
+        file.write("Cloud-init v. 24.4 running 'init-local' at Sat, 21 Nov 2026 11:00:00 +0000. Up 5.1 seconds.\n")
+    assert guest_watch.cloud_init_done(subject) is None, "it was booted again since"
+    log.write_text("x\nCloud-init v. 24.4 finished at Sat, 21 Nov 2026 10:00:00 +0000. Datasource DataSourceNoCloud.\n")
     guest_watch.mark_log("web")
     assert guest_watch.cloud_init_done(subject) is None, "what an earlier run has said is no news"
     assert guest_watch.last_words("web") == [
