@@ -203,9 +203,12 @@ class Conversation:
     def activate(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """The source has committed: run."""
         try:
-            return self._target().activate(self.host, self.name, self.journal, float(args["limit_s"]))
+            result = self._target().activate(self.host, self.name, self.journal, float(args["limit_s"]))
         finally:
             freezer.hurry(False)
+        # What follows writes the journal on: one that would say again that it was never active.
+        self.journal = files.read_json(paths.journal_file(self.name)) or {}
+        return result
 
     def announce(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """Repeat where the address is."""

@@ -164,6 +164,27 @@ def test_resume_does_not_wait_for_a_move() -> None:
     assert answer["error"]["kind"] == "Refused"
 
 
+def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``anew`` writes the journal on. Of a copy that had never been active a recovery leaves nothing."""
+    journal = records.journal("target", records.TARGET_PREPARED, "m1", OWNER, "host1", "S", "post_copy", "b")
+    files.write_json(paths.journal_file("web"), journal)
+
+    class Copy:
+        OPERATIONS: t.ClassVar[dict[str, t.Any]] = {"anew": lambda call: {"state": call.journal["state"]}}
+
+        def is_alive(self, name: str, journal: dict[str, t.Any]) -> bool:
+            return True
+
+        def activate(self, host: Host, name: str, journal: dict[str, t.Any], limit_s: float) -> dict[str, t.Any]:
+            files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
+            return {}
+
+    monkeypatch.setattr(kinds, "target_of", lambda journal: Copy())
+    monkeypatch.setattr(recover, "resolve_in_background", lambda host, name: None)
+    answers = ask(request("resume", name="web", move_id="m1"), request("activate", limit_s=1), request("anew"))
+    assert answers[2] == {"result": {"state": records.TARGET_ACTIVE}}
+
+
 def test_what_did_not_end_goes_to_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[str] = []
     monkeypatch.setattr(recover, "resolve_in_background", lambda _host, name: resolved.append(name))
