@@ -156,13 +156,32 @@ def _taken_over(host: Host, journal: dict[str, t.Any]) -> bool:
     """Whether the target went on with what it had been sent, since this host was declared dead while it was off."""
     with peers.connected(host, journal["peer"]) as channel:
         there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
-    record = there.get("owner") or {}
-    if record.get("uuid") != journal["uuid"] or record.get("owner") != there["identity"]["host_id"]:
-        return False
-    if int(record["generation"]) <= int(journal["generation"]):
+    record = _record_elsewhere(host, journal, there)
+    if record is None:
         return False
     files.write_json(paths.owner_file(journal["name"]), record)
     return True
+
+
+def _record_elsewhere(
+    host: Host, journal: dict[str, t.Any], there: t.Mapping[str, t.Any]
+) -> t.Optional[dict[str, t.Any]]:
+    """The owner record of the workload where it is another host's since the move began: the target's (``there``: its
+    answer), or one's that it was moved to from there. None when no such host says that it has it."""
+    me, since = ownership.host_identity()["host_id"], int(journal["generation"])
+    while True:
+        record = there.get("owner") or {}
+        generation = int(record.get("generation", -1))
+        if record.get("uuid") != journal["uuid"] or record.get("owner") == me or generation < since:
+            return None
+        if record.get("owner") == there["identity"]["host_id"]:
+            return dict(record) if generation > int(journal["generation"]) else None
+        # It knows where it has gone. A host that has it says so by the same generation, or has given it on by a later.
+        if generation == since:
+            return None
+        since = generation
+        with peers.connected(host, str(record.get("owner_name"))) as channel:
+            there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
 
 
 def _settle(
@@ -174,6 +193,11 @@ def _settle(
     generation = int(record.get("generation", 0))
     # The promise alone is not enough: a target that was interrupted may still have a copy that runs.
     given_back = records.given_back(record, journal["generation"])
+    # One that is not this host's promises nothing: the target had it, and has given it to a third host since.
+    elsewhere = _record_elsewhere(host, journal, there) if theirs is None else None
+    if elsewhere is not None:
+        files.write_json(paths.owner_file(name), elsewhere)
+        return _leave(host, journal)
     if theirs is None and given_back:
         here = _take_back(host, journal, generation, ran=bool(record.get("ran", True)))
         return _outcome(name, "source", f"{peer} had given {name} back; {here}.")

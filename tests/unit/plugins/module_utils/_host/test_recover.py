@@ -178,6 +178,42 @@ def test_what_went_on_elsewhere_while_this_host_was_off_is_left_there(
     assert (files.read_json(paths.owner_file("web")) == record) is (outcome == "target")
 
 
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize(
+    ("third", "outcome", "did"),
+    [
+        ({"owner": "U", "owner_name": "host3", "generation": 5, "uuid": "u"}, "target", "let go"),
+        # It has it no more, nor says who has.
+        (None, "source", "roll back"),
+        ({"owner": "T", "owner_name": "host2", "generation": 5, "uuid": "u"}, "source", "roll back"),
+    ],
+)
+def test_what_was_moved_on_while_this_host_was_off_is_left_there(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, committed: bool, third: t.Any, outcome: str, did: str
+) -> None:
+    """By a target that went on without this host. Its record is as new as a promise to give it back would be."""
+    moved = {"owner": "U", "owner_name": "host3", "generation": 5, "uuid": "u"}
+    says = {"host2": ("T", moved), "host3": ("U", third)}
+
+    class Peer:
+        def __init__(self, name: str) -> None:
+            host_id, owner = says[name]
+            self.answer = {"owner": owner, "identity": {"host_id": host_id}, "journal": None}
+
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            return self.answer
+
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer(name)))
+    if committed:
+        files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+        files.write_json(
+            paths.journal_file("web"), {**(files.read_json(paths.journal_file("web")) or {}), "kind": "guest"}
+        )
+    assert recover.recover_one(host, "web")["outcome"] == outcome
+    assert booted.did == [did]
+    assert (files.read_json(paths.owner_file("web")) == moved) is (outcome == "target")
+
+
 def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other host can be asked."""
 
