@@ -434,7 +434,12 @@ def _wait_for(
 # --------------------------------------------------------------------------------------------------------------------
 def _op_image(call: Call) -> dict[str, t.Any]:
     """Receive the container's image; it must be what its digest says."""
-    call.receive(lambda file: receive_image(call.args["description"], call.args["name"], file))
+    description, name = call.args["description"], call.args["name"]
+    if description.get("digest") != ownership.read_definition(call.name)["image"]:
+        raise PeerError(f"{call.name} is not made of the image {description.get('digest')!r}.")
+    if name:
+        check_name(name, "image_name")
+    call.receive(lambda file: receive_image(description, name, file))
     return {}
 
 

@@ -330,7 +330,10 @@ _OPERATIONS: dict[str, _Operation] = {
 
 def _definition(args: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     definition = dict(args["definition"])
-    check_name(definition.get("name"), "name")
+    name = check_name(definition.get("name"), "name")
+    # The journal has its name from there, and with it all places that are written to.
+    if args["owner"].get("name") != name:
+        raise PeerError(f"The owner record of {name} is that of {args['owner'].get('name')!r}.")
     kinds.target_of(args["owner"]).check_definition(definition)
     return definition
 

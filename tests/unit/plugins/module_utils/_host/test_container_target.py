@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
@@ -23,6 +23,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_units,
     files,
     handover,
+    kinds,
     movedir,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -167,6 +168,22 @@ def test_no_directory_is_bound_into_what_comes(monkeypatch: pytest.MonkeyPatch) 
         definition = {"name": "web", "image": "a" * 64, "address": "", "ports": [], "mounts": mounts[:count]}
         found = container_target.check(HOST, definition, OWNER, {})["problems"]
         assert [one[: len("mounts: host2 binds no directory")] for one in found] == problems
+
+
+@pytest.mark.parametrize(
+    ("digest", "name", "said"),
+    [
+        ("/../../images", "", "is not made of the image '/../../images'"),
+        ("b" * 64, "", "is not made of the image"),
+        (None, "", "is not made of the image None"),
+        ("a" * 64, "../../../../etc/passwd", "image_name: '../../../../etc/passwd' is not allowed"),
+    ],
+)
+def test_an_image_is_stored_nowhere_else(digest: t.Any, name: str, said: str) -> None:
+    args = {"description": {"digest": digest}, "name": name}
+    call = kinds.Call(HOST, JOURNAL, args, True, lambda work: pytest.fail("received"), lambda: False)
+    with pytest.raises(CnvmError, match=said):
+        container_target.OPERATIONS["image"](call)
 
 
 def test_a_source_says_nothing_to_the_runtime() -> None:

@@ -105,6 +105,15 @@ def test_names_are_checked_like_a_users(name: t.Any) -> None:
     assert [one["error"]["kind"] for one in answers] == ["InputError"] * 4
 
 
+def test_an_owner_record_is_of_the_same_name() -> None:
+    """The journal has its name from there."""
+    definition = {"name": "web", "image": "a" * 64}
+    for name in ("db", "../../../../etc", None):
+        for op in ("check", "begin"):
+            (answer,) = ask(request(op, definition=definition, owner={**OWNER, "name": name}, needs={}))
+            assert answer["error"]["message"] == f"The owner record of web is that of {name!r}."
+
+
 def test_a_definition_must_name_its_image() -> None:
     (answer,) = ask(request("check", definition={"name": "web", "image": "../../x"}, owner=OWNER, sizes={}))
     assert "names no image" in answer["error"]["message"]
