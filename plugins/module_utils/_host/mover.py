@@ -278,12 +278,15 @@ def _start(args: t.Sequence[str], host: Host) -> int:
     request = parse_request(args[0])
     name = request["name"]
     peers.find(request["target"])
-    if files.read_json(paths.journal_file(name)) is not None:
+    earlier = files.read_json(paths.journal_file(name))
+    if earlier is not None:
         ended = recover.recover_one(host, name)
-        if ended["outcome"] == "target":
+        # One to another host has left it there, and one to this host has brought it: neither is what is asked for now.
+        wanted = (earlier.get("role"), earlier.get("peer")) == ("source", request["target"])
+        if ended["outcome"] == "target" and wanted:
             cli.write_line(host, {"already": True, "message": ended["message"]})
             return 0
-        if ended["outcome"] != "source":
+        if ended["outcome"] not in ("source", "target", "none"):
             raise HostError(ended["message"])
     preflight.movable(name, request["kind"])
     with files.lock(paths.lock_file(name), f"a move of {name}"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -15,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._host import freezer, mover
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    files,
+    freezer,
+    mover,
+    peers,
+    preflight,
+    recover,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 
 MOVE = "0123456789ab"
@@ -103,3 +111,37 @@ def test_when_nothing_is_new_it_is_told_how_far_it_is(follow: t.Callable[..., di
     assert follow(*counts, seconds=3)["bytes"] == {"memory": 4}
     still = [status("switch", frozen=True, elapsed_ms=float(at)) for at in range(9)]
     assert follow(status("memory"), *still, seconds=3)["phase"] == "switch"
+
+
+@pytest.mark.parametrize(
+    ("role", "peer", "outcome", "already"),
+    [
+        ("source", "host2", "target", True),
+        # It is there now, and was to go elsewhere.
+        ("source", "host3", "target", False),
+        # It has arrived here, and is to go on from here.
+        ("target", "host2", "target", False),
+        ("source", "host2", "source", False),
+        # Somebody else has ended it since.
+        ("source", "host2", "none", False),
+    ],
+)
+def test_a_move_that_is_over_is_this_one_only_to_the_same_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, peer: str, outcome: str, already: bool
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def movable(name: str, kind: str) -> t.Any:
+        raise Asked
+
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    monkeypatch.setattr(peers, "find", lambda name: {})
+    monkeypatch.setattr(recover, "recover_one", lambda host, name: {"outcome": outcome, "message": "It is over."})
+    monkeypatch.setattr(preflight, "movable", movable)
+    files.write_json(paths.journal_file("web"), {"role": role, "peer": peer})
+    out = io.BytesIO()
+    words = ["start", json.dumps({"container": "web", "target": "host2"})]
+    with contextlib.nullcontext() if already else pytest.raises(Asked):
+        assert mover.move(words, Host(run=t.cast("t.Any", None), stdout=out)) == 0
+    assert (json.loads(out.getvalue() or "{}").get("already") is True) is already
