@@ -96,9 +96,9 @@ class Move:
     def freeze(self, phase: str) -> None:
         """Begin the phase in which it comes to stand still."""
         self._save(records.SOURCE_FROZEN)
+        self._frozen_at = self.time.elapsed_ms()
         self._frozen = True
         self.phase(phase)
-        self._frozen_at = self.time.elapsed_ms()
 
     def _stood_still(self) -> None:
         """Note for how long; of one that does not run there is nothing to say."""
@@ -154,8 +154,7 @@ class Move:
                 self.steps.drain()
             self._end_well()
         except Exception as error:  # noqa: BLE001 - a bug of ours must not leave it frozen
-            known = error if isinstance(error, CnvmError) else HostError(f"{type(error).__name__}: {error}")
-            self._failed(known)
+            self._failed(_known(error))
         self.result.update(timeline=self.time.as_result())
 
     def _hand_over(self) -> None:
@@ -215,9 +214,8 @@ class Move:
         if committed:
             outcome = self._fail_committed(error, undone)
         else:
-            frozen = self.journal["state"] == records.SOURCE_FROZEN
-            outcome = "source"
-            undone.append(self._roll_back(" as it was when it was frozen" if frozen else ""))
+            frozen = self._frozen
+            outcome = self._roll_back(undone, " as it was when it was frozen" if frozen else "")
             if frozen:
                 self._stood_still()
             with contextlib.suppress(CnvmError):
@@ -237,20 +235,36 @@ class Move:
                 "Run the playbook cnvm.platform.recover."
             )
             return "waiting"
-        self.journal = handover.reclaim(self.journal, int(back["generation"]), ran=bool(back["ran"]))
-        here = self._roll_back(" as it was when it was frozen; what it did since then is lost")
-        self._stood_still()
         undone.append(f"the copy on {self.channel.peer} is gone for good")
-        undone.append(here)
-        return "source"
+        outcome = self._roll_back(undone, " as it was when it was frozen; what it did since then is lost", back)
+        self._stood_still()
+        return outcome
 
-    def _roll_back(self, how: str) -> str:
-        """The workload goes on here, as words. One that had died has lost what it had in its memory."""
-        self.steps.abandon()
-        anew = self._source.roll_back(self.host, self.journal)
+    def _roll_back(self, undone: list[str], how: str, back: t.Optional[dict[str, t.Any]] = None) -> str:
+        """Let the workload go on here; the outcome. One that had died has lost what it had in its memory.
+
+        ``back``: what the target has said when it gave it back.
+        """
+        try:
+            if back is not None:
+                self.journal = handover.reclaim(self.journal, int(back["generation"]), ran=bool(back["ran"]))
+            self.steps.abandon()
+            anew = self._source.roll_back(self.host, self.journal)
+        except Exception as error:  # noqa: BLE001 - what went wrong first is still to be told
+            undone.append(
+                f"nothing here: {self.name} may stand still ({_known(error).message}) Run the playbook"
+                " cnvm.platform.recover."
+            )
+            return "waiting"
         if anew:
             self.result["lost"] = f"The memory of {self.name} is lost; it was started anew here with its files."
-        return kinds.going_on(self.name, anew, how)
+        undone.append(kinds.going_on(self.name, anew, how))
+        return "source"
+
+
+def _known(error: Exception) -> CnvmError:
+    """As an error that has a message."""
+    return error if isinstance(error, CnvmError) else HostError(f"{type(error).__name__}: {error}")
 
 
 # --- the command ---
@@ -316,7 +330,13 @@ def _run(args: t.Sequence[str], host: Host) -> int:
     request = files.read_json(f"{paths.move_log_dir(move_id)}/request.json")
     if request is None:
         raise InputError(f"There is no move {move_id} on this host.")
-    move = Move(host, request, move_id, lambda status: _write_status(move_id, status))
+
+    def report(status: dict[str, t.Any]) -> None:
+        # On a disk that is full nobody sees how far it is; that is no reason to end it.
+        with contextlib.suppress(OSError):
+            _write_status(move_id, status)
+
+    move = Move(host, request, move_id, report)
     watchdog.begin(kinds.source(move.kind).answers)
     try:
         result = move.run()

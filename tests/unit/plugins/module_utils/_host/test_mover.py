@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is answered to those who follow a move."""
+"""What is answered to those who follow a move, and what is said of one that fails."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     files,
     freezer,
+    kinds,
+    movedir,
     mover,
     peers,
     preflight,
     recover,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan, records
 
 MOVE = "0123456789ab"
 
@@ -145,3 +149,109 @@ def test_a_move_that_is_over_is_this_one_only_to_the_same_host(
     with contextlib.nullcontext() if already else pytest.raises(Asked):
         assert mover.move(words, Host(run=t.cast("t.Any", None), stdout=out)) == 0
     assert (json.loads(out.getvalue() or "{}").get("already") is True) is already
+
+
+class Peer:
+    """The target, which does all that it is asked to but ``fails``."""
+
+    peer = "host2"
+    fails = ""
+
+    def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+        if op == self.fails:
+            raise HostError(f"{op} does not work.")
+        return {"generation": 5, "ran": True} if op == "give_back" else {}
+
+
+class Steps(kinds.Leaving):
+    """Nothing takes any time."""
+
+    def bring(self) -> None:
+        pass
+
+    def hold(self) -> None:
+        self.move.freeze("switch")
+
+    def check_still(self) -> None:
+        pass
+
+
+class Source:
+    """A kind, as ``kinds.source`` gives it. ``wrong``: what its ``roll_back`` raises."""
+
+    leaving = Steps
+    wrong: Exception | None = None
+
+    def survey(self, *args: t.Any) -> kinds.Survey:
+        made = plan.Plan("live", (), (), (), 1)
+        return kinds.Survey(made, True, {"host_id": "T", "name": "host2"}, {}, {})
+
+    def is_enabled(self, name: str) -> bool:
+        return True
+
+    def keeps(self, journal: t.Any) -> bool:
+        return True
+
+    def roll_back(self, host: Host, journal: t.Any) -> bool:
+        if self.wrong is not None:
+            raise self.wrong
+        movedir.end_journal("web")
+        return False
+
+
+@pytest.fixture
+def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mover.Move:
+    """One of ``web`` from host1 to host2."""
+    for place in ("WORKLOADS", "RUN", "LOGS", "HOST_FILE"):
+        monkeypatch.setattr(paths, place, str(tmp_path / place))
+    monkeypatch.setattr(kinds, "source", lambda kind: Source())
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
+    monkeypatch.setattr(freezer, "hurry", lambda on=True: None)
+    monkeypatch.setattr(Peer, "fails", "")
+    monkeypatch.setattr(Source, "wrong", None)
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    files.write_json(paths.owner_file("web"), records.owner_record("web", "u", "S", "host1", 3))
+    files.write_json(paths.definition_file("web"), {"name": "web"})
+    request = {"kind": "container", "name": "web", "target": "host2", "timeout_s": 60}
+    return mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
+
+
+@pytest.mark.parametrize("wrong", [HostError("libvirt hangs."), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(("fails", "undone"), [("begin", 2), ("activate", 2)])
+def test_what_failed_first_is_told_also_when_the_rest_fails(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, fails: str, undone: int, wrong: Exception
+) -> None:
+    monkeypatch.setattr(Peer, "fails", fails)
+    monkeypatch.setattr(Source, "wrong", wrong)
+    result = move.run()
+    assert (result["outcome"], result["error"]) == ("waiting", f"{fails} does not work.")
+    assert len(result["rolled_back"]) == undone
+    (said,) = (line for line in result["rolled_back"] if "may stand still" in line)
+    assert str(wrong) in said
+    assert "cnvm.platform.recover" in said
+    # ``recover`` has all that it needs.
+    assert files.read_json(paths.journal_file("web")) is not None
+
+
+@pytest.mark.parametrize("file", ["move.json", "status"])
+def test_no_room_at_the_moment_at_which_it_is_to_stand_still(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    write = files.write_json
+
+    def full(path: str, value: t.Any, **more: t.Any) -> None:
+        if value.get("state") == records.SOURCE_FROZEN and file == "move.json":
+            raise OSError(28, "No space left on device")
+        write(path, value, **more)
+
+    def report(status: dict[str, t.Any]) -> None:
+        if status["phase"] == "switch":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_json", full)
+    if file == "status":
+        move._report = report
+    result = move.run()
+    assert (result["outcome"], result["rolled_back"][-1]) == ("source", "nothing of it is left on host2")
+    assert "No space left on device" in result["error"]
+    assert ("frozen_ms" in result) is (file == "status")
