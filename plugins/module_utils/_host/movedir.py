@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
@@ -51,13 +52,17 @@ def make(host: Host, move_id: str, expected: int) -> str:
 
 
 def keep_logs(move_id: str) -> str:
-    """Copy CRIU's logs out of the move's directory, which is about to go; where they are then."""
+    """Copy CRIU's logs out of the move's directory, which is about to go; where they are then.
+
+    On a disk that is full they are lost: what follows makes room on it.
+    """
     source, kept = paths.move_dir(move_id), paths.move_log_dir(move_id)
-    for directory, _names, found in os.walk(source):
-        for name in found:
-            if name.endswith(".log"):
-                os.makedirs(kept, mode=0o700, exist_ok=True)
-                shutil.copyfile(f"{directory}/{name}", f"{kept}/{name}")
+    with contextlib.suppress(OSError):
+        for directory, _names, found in os.walk(source):
+            for name in found:
+                if name.endswith(".log"):
+                    os.makedirs(kept, mode=0o700, exist_ok=True)
+                    shutil.copyfile(f"{directory}/{name}", f"{kept}/{name}")
     return kept
 
 

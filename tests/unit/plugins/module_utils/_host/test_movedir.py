@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import typing as t
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, movedir
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+
+HOST = Host(run=t.cast("t.Any", lambda *args, **kwargs: pytest.fail(f"ran {args}")))
 
 
 def test_the_end_of_a_move_leaves_what_was_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +29,20 @@ def test_the_end_of_a_move_leaves_what_was_decided(tmp_path: Path, monkeypatch: 
     assert sorted(os.listdir(tmp_path / "web")) == ["definition.json", "owner.json"]
     movedir.end_journal("web")
     assert files.read_json(paths.owner_file("web")) == {"generation": 1}
+
+
+def test_a_full_disk_keeps_nothing_of_a_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed after its directory is what has filled it."""
+    for place in ("RUN", "LOGS"):
+        monkeypatch.setattr(paths, place, str(tmp_path / place))
+    work = Path(paths.move_dir("m1"), "work")
+    work.mkdir(parents=True)
+    (work / "restore.log").write_text("Error (criu/files-reg.c:1): Can't write\n", encoding="utf-8")
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device", target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full)
+        movedir.remove(HOST, "m1")
+    assert not work.parent.exists()
