@@ -318,8 +318,13 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
         return _outcome(name, "none", f"{name} had not arrived when {peer} died; nothing of it is left here.")
     whole = target.is_alive(name, journal) and (journal["mode"] != "post_copy" or target.drained(journal, 0)["drained"])
     if whole and journal["state"] == records.TARGET_PREPARED:
-        target.activate(host, name, journal, 30)
-    elif not whole:
+        handover.check_not_given_back(name, journal)
+        try:
+            target.activate(host, name, journal, 30)
+        except HostError:
+            # It would not the next time either (CRIU was killed that held it, say), and nobody else has it.
+            whole = False
+    if not whole:
         target.end_copy(host, name, journal)
         handover.own(name, journal)
     started = target.finish(host, name, journal)

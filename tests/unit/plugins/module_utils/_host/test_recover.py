@@ -320,6 +320,28 @@ def test_a_copy_that_had_ended_is_said(
     assert (result["outcome"], result["message"]) == ("target", f"web is here; host1 had let it go.{said}")
 
 
+def test_what_does_not_come_alive_without_its_source_is_started_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Copy(True, True)
+
+    def activate(*args: t.Any) -> None:
+        raise HostError("CRIU was killed while it held the restored copy of web.")
+
+    copy.activate = activate
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    more = {"role": "target", "state": records.TARGET_PREPARED, "mode": "stop_copy", "running": True, "kind": "guest"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more})
+    result = recover.recover_one(host, "web", "host1")
+    assert result["message"].startswith("host1 was declared dead; web was started anew here. The memory")
+    assert copy.did == ["end", "finish"]
+    # What was given back is the source's, alive or not.
+    files.write_json(paths.owner_file("web"), {"owner": "S", "owner_name": "host1", "generation": 5, "uuid": "u"})
+    with pytest.raises(HostError, match="was given back"):
+        recover.recover_one(host, "web", "host1")
+
+
 class Lazy(Kind):
     """The same, of a move that has run on its target and fetches the rest of its memory."""
 
