@@ -381,18 +381,23 @@ def recover(args: t.Sequence[str], host: Host) -> int:
         fenced = check_name(words[at + 1], "--fenced")
         del words[at : at + 2]
     names = [check_name(word, "NAME") for word in words if word != "--patient"] or names_in_a_move()
-    results = [_recover_patiently(host, name, fenced, _RESOLVE_FOR_S if patient else 0) for name in names]
+    results = _recover_patiently(host, names, fenced, _RESOLVE_FOR_S if patient else 0)
     cli.write_line(host, {"results": results})
     return 0
 
 
-def _recover_patiently(host: Host, name: str, fenced: str, patience_s: float) -> dict[str, t.Any]:
-    """``recover_one``, again and again for ``patience_s`` while the other host decides or cannot be asked.
+def _recover_patiently(host: Host, names: t.Sequence[str], fenced: str, patience_s: float) -> list[dict[str, t.Any]]:
+    """``recover_one`` of each, again and again for ``patience_s`` while its other host decides or cannot be asked; what
+    one waits for keeps none of the others.
 
-    Somebody else who recovers it is done soon, so that is waited for in any case.
+    Somebody else who recovers one is done soon, so that is waited for in any case.
     """
-    start, said = time.monotonic(), ""
-    while True:
+    start, results = time.monotonic(), {}
+    due = dict.fromkeys(names, start)
+    while due:
+        name = min(due, key=lambda each: due[each])
+        if due[name] > time.monotonic():
+            time.sleep(due[name] - time.monotonic())
         limit, pause = patience_s, 2
         try:
             result = recover_one(host, name, fenced)
@@ -405,13 +410,18 @@ def _recover_patiently(host: Host, name: str, fenced: str, patience_s: float) ->
                 pause = 10
         except CnvmError as error:
             result = _outcome(name, "waiting", f"{name}: {error}")
+        except Exception as error:  # noqa: BLE001 - be it a full disk or a bug of ours, the others are still to be ended
+            result = _outcome(name, "waiting", f"{name}: {type(error).__name__}: {error}")
+        new = result["message"] != results.get(name, {}).get("message")
+        results[name] = result
         if result["outcome"] not in ("waiting", "busy") or time.monotonic() - start >= limit:
-            return result
-        if host.stderr is not None and result["message"] != said:
-            said = result["message"]
-            host.stderr.write(f"{said}\n".encode())
+            del due[name]
+            continue
+        if host.stderr is not None and new:
+            host.stderr.write(f"{result['message']}\n".encode())
             host.stderr.flush()
-        time.sleep(pause)
+        due[name] = time.monotonic() + pause
+    return [results[name] for name in names]
 
 
 def commands() -> dict[str, t.Callable[[t.Sequence[str], Host], int]]:

@@ -486,6 +486,24 @@ def test_patience_has_an_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 590 < sum(pauses) < 610
 
 
+def test_one_that_cannot_be_ended_keeps_none_of_the_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch)
+    asked: list[str] = []
+
+    def one(host: Host, name: str, fenced: str) -> dict[str, t.Any]:
+        asked.append(name)
+        if name == "full":
+            raise OSError(28, "No space left on device")
+        return {"name": name, "outcome": "target" if asked.count(name) > name.count(".") else "waiting", "message": "m"}
+
+    monkeypatch.setattr(recover, "recover_one", one)
+    assert recover.recover(["--patient", "dead...", "full", "web", "db."], host) == 0
+    assert asked[:6] == ["dead...", "full", "web", "db.", "dead...", "full"]
+    results = json.loads(t.cast("io.BytesIO", host.stdout).getvalue())["results"]
+    assert [one["outcome"] for one in results] == ["target", "waiting", "target", "target"]
+    assert results[1]["message"] == "full: OSError: [Errno 28] No space left on device"
+
+
 def test_another_recovery_is_waited_for_but_not_a_move(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, busy("recovering web"), busy("recovering web"), "none")
     assert outcome(host, "web") == "none"
