@@ -109,19 +109,30 @@ def begin(
 
 def receive_image(description: t.Mapping[str, t.Any], name: str, stream: t.BinaryIO) -> None:
     """Store an image that comes as a tar of its directory; HostError when it is not what its digest says."""
+    wanted = description["digest"]
+    with files.lock(f"{paths.RUN}/locks/image-{wanted}.lock", f"receiving the image {wanted[:16]}"):
+        # Another container may have brought it a moment ago.
+        if images.record(wanted) is None:
+            _store_image(description, stream)
+        if name and name not in images.names():
+            images.point(name, wanted)
+
+
+def _store_image(description: t.Mapping[str, t.Any], stream: t.BinaryIO) -> None:
     building = images.building_dir(f"move-{description['digest'][:16]}")
-    # What it may hold was decided when it was made on the source; here its digest is what counts.
-    archive.extract(stream, building, Policy(allow_setuid=True, allow_devices=True), what="Receiving the image")
-    kept = {
-        key: value for key, value in description.items() if key not in ("schema", "digest", "entries", "size_bytes")
-    }
-    digest, _new = images.store(building, kept)
+    try:
+        # What it may hold was decided when it was made on the source; here its digest is what counts.
+        archive.extract(stream, building, Policy(allow_setuid=True, allow_devices=True), what="Receiving the image")
+        kept = {
+            key: value for key, value in description.items() if key not in ("schema", "digest", "entries", "size_bytes")
+        }
+        digest, _new = images.store(building, kept)
+    finally:
+        files.remove_tree(building)
     if digest != description["digest"]:
         raise HostError(
             f"The image that arrived is {digest}, not {description['digest']}.", hint="Check the source's image."
         )
-    if name and name not in images.names():
-        images.point(name, digest)
 
 
 def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str]) -> int:

@@ -18,11 +18,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    archive,
     container_parts,
     container_target,
     container_units,
     files,
     handover,
+    images,
     kinds,
     movedir,
 )
@@ -184,6 +186,30 @@ def test_an_image_is_stored_nowhere_else(digest: t.Any, name: str, said: str) ->
     call = kinds.Call(HOST, JOURNAL, args, True, lambda work: pytest.fail("received"), lambda: False)
     with pytest.raises(CnvmError, match=said):
         container_target.OPERATIONS["image"](call)
+
+
+def test_an_image_is_received_once_and_leaves_nothing_when_it_breaks(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two containers of one image may come at the same time, into the same place."""
+    monkeypatch.setattr(paths, "IMAGES", f"{state}/images")
+    digest = "a" * 64
+    seen: list[list[str]] = []
+
+    def extract(stream: t.Any, building: str, policy: t.Any, *, what: str) -> None:
+        Path(building, "rootfs").mkdir()
+        seen.append(os.listdir(f"{state}/images/building"))
+        with pytest.raises(Refused, match="receiving the image aaaaaaaaaaaaaaaa is refused"):
+            container_target.receive_image({"digest": digest}, "", stream)
+        raise HostError("It was cut off.")
+
+    monkeypatch.setattr(archive, "extract", extract)
+    with pytest.raises(HostError, match="cut off"):
+        container_target.receive_image({"digest": digest}, "debian", t.cast("t.BinaryIO", None))
+    assert (len(seen), os.listdir(f"{state}/images/building")) == (1, [])
+    files.write_json(f"{paths.image_dir(digest)}/image.json", {})
+    container_target.receive_image({"digest": digest}, "debian", t.cast("t.BinaryIO", None))
+    assert images.names() == {"debian": digest}
 
 
 def test_a_source_says_nothing_to_the_runtime() -> None:
