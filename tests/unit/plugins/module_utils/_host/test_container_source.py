@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import mmap
@@ -289,6 +290,32 @@ def test_cpu_quotas_do_not_slow_down_criu(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(group / file).read_text() for file in ("cpu.max", "pids.max")] == ["max 100000", "20"]
     container_source.thaw(Host(run=t.cast("t.Any", None)), definition, "m1")
     assert quotas == ["10000 100000"] * 3
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_a_page_server_that_has_ended_is_no_failure_while_the_target_is_about_to_say_that_it_has_all(
+    leave: Leave, monkeypatch: pytest.MonkeyPatch, came: bool
+) -> None:
+    """Its last page was fetched, and after the target had been asked."""
+    leaving = leave(Sides([]))
+    asked: list[float] = []
+    clock = iter(range(0, 1000, 10))
+
+    def call(word: str, *, timeout_s: float, limit_s: float) -> dict[str, bool]:
+        assert limit_s < timeout_s
+        asked.append(limit_s)
+        return {"ended": came and limit_s > 1, "drained": came and limit_s > 1}
+
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(criu, "lazy_pages", lambda directory: 0)
+    move = t.cast("t.Any", leaving.move)
+    move.channel = types.SimpleNamespace(call=call)
+    move.tell, move.time = lambda: None, Timeline(time.monotonic)
+    # It ends just after the first question.
+    leaving.dump = t.cast("t.Any", types.SimpleNamespace(running=lambda: not asked, wait=lambda timeout_s: None))
+    with contextlib.nullcontext() if came else pytest.raises(HostError, match="ended before the target had all"):
+        leaving.drain()
+    assert asked == [0.5, 20]
 
 
 @pytest.fixture
