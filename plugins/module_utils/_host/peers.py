@@ -86,21 +86,24 @@ class Channel:
                 raise self._lost("was lost") from error
 
     def _read_line(self) -> bytes:
-        while b"\n" not in self._buffer:
-            self._wait(self._out, select.POLLIN)
-            try:
-                data = os.read(self._out, 1 << 16)
-            except BlockingIOError:
-                continue
-            if not data:
-                raise self._lost("was lost")
-            self._buffer += data
-            if len(self._buffer) > wire.MAX_LINE:
-                raise self._lost("sent too long a line")
-        found, _newline, rest = bytes(self._buffer).partition(b"\n")
-        self._buffer = bytearray(rest)
+        found = b""
         # An empty line is a sign of life.
-        return found or self._read_line()
+        while not found:
+            while b"\n" not in self._buffer:
+                self._wait(self._out, select.POLLIN)
+                try:
+                    data = os.read(self._out, 1 << 16)
+                except BlockingIOError:
+                    continue
+                if not data:
+                    raise self._lost("was lost")
+                self._buffer += data
+                if len(self._buffer) > wire.MAX_LINE:
+                    raise self._lost("sent too long a line")
+            end = self._buffer.index(b"\n")
+            found = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+        return found
 
     def call(
         self,

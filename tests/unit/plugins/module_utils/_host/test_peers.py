@@ -159,6 +159,13 @@ def test_no_overlay(tmp_path: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
         peers.find("host2")
 
 
+def test_signs_of_life_of_hours(channel: t.Any) -> None:
+    """One comes every 5 seconds while a container takes its time to stop."""
+    signs = "\n" * 5000 + '{"result": {}}\n'
+    one = channel(f"sys.stdout.write({signs!r}); sys.stdout.flush(); time.sleep(9)")
+    assert one.call("arrived", timeout_s=20) == {}
+
+
 def test_answer_lines_are_kept_apart(channel: t.Any) -> None:
     answers = "".join(json.dumps({"result": {"n": n}}) + "\n" for n in range(2))
     one = channel(f"sys.stdout.write({answers!r}); sys.stdout.flush(); time.sleep(9)")
