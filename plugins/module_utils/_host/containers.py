@@ -14,7 +14,7 @@ import typing as t
 import uuid
 
 from .._core import paths
-from .._core.errors import CnvmError, HostError, InputError
+from .._core.errors import CnvmError, HostError, InputError, Refused
 from .._net.endpoint import check_address, forwards_from
 from .._oci.definition import DEFAULTS, normalise_all
 from .._oci.plan import Plan, Seen, plan
@@ -168,6 +168,7 @@ class Batch:
         self.registry = registry
         self.warnings = registry.warnings
         self.reload = False
+        self._seen: dict[str, Seen] = {}
 
     # -- deciding ---------------------------------------------------------------------------------------------------
     def seen(self) -> dict[str, Seen]:
@@ -196,7 +197,7 @@ class Batch:
 
     def decide(self) -> tuple[dict[str, Seen], list[Plan]]:
         """What each container needs. Raises before anything is changed when one of them cannot be had."""
-        seen = self.locate(self.seen())
+        seen = self._seen = self.locate(self.seen())
         controllers = container_parts.controllers()
         plans = []
         for item in self.items:
@@ -268,6 +269,7 @@ class Batch:
         with contextlib.ExitStack() as held:
             for name in sorted(one.name for one in todo):
                 held.enter_context(files.lock(paths.lock_file(name), f"changing container {name!r}"))
+            self.see_again([one.name for one in todo])
             self.registry.claim(
                 {
                     one.name: (one.definition["uuid"], one.definition["address"])
@@ -295,6 +297,18 @@ class Batch:
                 container_units.reload(self.host)
             self.start([one.name for one in todo if one.start])
         self.wait([by_name[one.name] for one in plans if not one.elsewhere])
+
+    def see_again(self, names: t.Collection[str]) -> None:
+        """Refused when somebody has changed or moved one since it was decided what to do with it."""
+        for name, seen in self._seen.items():
+            if name not in names:
+                continue
+            now = container_report.see(name, str(self.registry.identity["host_id"]), {})
+            if now.moving or (now.here, now.definition) != (seen.here, seen.definition):
+                raise Refused(
+                    f"Container {name!r} was changed by somebody else a moment ago; nothing is changed.",
+                    hint="Run it again.",
+                )
 
     def undo(self, name: str) -> None:
         """Unmount what the creation of a container that failed had mounted."""

@@ -16,12 +16,18 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CommandError, HostError, InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    CommandError,
+    HostError,
+    InputError,
+    Refused,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
     container_units,
     containers,
+    files,
     ownership,
     supervise,
 )
@@ -296,3 +302,32 @@ def test_one_that_cannot_be_changed_keeps_no_other_one_down(home: Path, monkeypa
         both.apply([*plans, Plan("old", stop=True, definition={}, changes=("env",))])
     units = [paths.unit_name(name) for name in ("db", "web")]
     assert ran[-1] == ("systemctl", "start", "--no-block", "--", *units)
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [
+        ("owner.json", {"owner": "T", "owner_name": "host2", "generation": 4}),
+        ("definition.json", {"name": "web", "image": "another"}),
+        ("move.json", {"role": "source"}),
+    ],
+)
+def test_what_somebody_else_has_changed_since_is_let_be(
+    home: Path, monkeypatch: pytest.MonkeyPatch, file: str, value: dict[str, t.Any]
+) -> None:
+    """A move that ended while the peers were asked, say."""
+    monkeypatch.setattr(container_parts, "controllers", list)
+    files.write_json(paths.owner_file("web"), {"owner": "S", "owner_name": "host1", "generation": 3})
+    files.write_json(paths.definition_file("web"), {"name": "web", "image": "a"})
+    host, ran = host_that_says("")
+    registry = types.SimpleNamespace(warnings=[], identity={"host_id": "S"}, locate=lambda gone, wanted: {})
+    item = {"name": "web", "state": "absent"}
+    one = containers.Batch(host, [item], t.cast("t.Any", registry), restart_on_change=True, image_change=False)
+    _seen, plans = one.decide()
+    assert plans[0].remove
+    del ran[:]
+    files.write_json(f"{paths.workload_dir('web')}/{file}", value)
+    with pytest.raises(Refused, match="changed by somebody else a moment ago; nothing is changed"):
+        one.apply(plans)
+    assert ran == []
+    assert files.read_json(f"{paths.workload_dir('web')}/{file}") == value
