@@ -298,6 +298,9 @@ class Leaving(kinds.Leaving):
         """Let libvirt end the copy here."""
         if self._tunnel is None or self._thread is None:
             return
+        if self._tunnel.lost.is_set() or not self._tunnel.answered.wait(_ARRIVAL_LIMIT_S):
+            # The client will hear no answer, and takes that for a guest that has not arrived: it would let it go on.
+            patiently(self._end_before)
         self._tunnel.release()
         self._thread.join(60)
         self._tunnel.close()
@@ -305,6 +308,12 @@ class Leaving(kinds.Leaving):
         if stats:
             self.move.time.bytes.update(migration.sent_bytes(self._stats))
             self.move.result["libvirt"] = stats
+
+    def _end_before(self, connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, self.name)
+        if each is not None and each.isActive():
+            with libvirt.doing(f"end the guest {self.name!r}"):
+                _destroy(each)
 
     def said(self, error: CnvmError) -> dict[str, t.Any]:
         """libvirt's own words, where they are not the error."""
@@ -481,11 +490,7 @@ def remove_domain(each: libvirt.Domain) -> None:
     library = libvirt.library()
     with libvirt.doing(f"remove the guest {each.name()!r}"):
         if each.isActive():
-            owners = _shared_owners(each)
-            each.destroy()
-            # libvirt has given the disks back to root. The other host may have them in use, or take them up next.
-            for path, owner in owners.items():
-                os.chown(path, *owner)
+            _destroy(each)
         if each.isPersistent():
             each.undefineFlags(
                 library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -493,6 +498,14 @@ def remove_domain(each: libvirt.Domain) -> None:
                 | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
                 | library.VIR_DOMAIN_UNDEFINE_NVRAM
             )
+
+
+def _destroy(each: libvirt.Domain) -> None:
+    owners = _shared_owners(each)
+    each.destroy()
+    # libvirt has given the disks back to root. The other host may have them in use, or take them up next.
+    for path, owner in owners.items():
+        os.chown(path, *owner)
 
 
 def _shared_owners(each: libvirt.Domain) -> dict[str, tuple[int, int]]:

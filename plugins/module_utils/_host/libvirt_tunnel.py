@@ -47,10 +47,12 @@ _LOOK_S = 5
 class Tunnel:
     """A socket (``uri``) behind which the target's libvirt is. ``arrived`` is set when the guest is whole there: then
     neither a lost link nor anything else but ``release`` or ``close`` lets the client go on. ``post_copy``: it is set
-    when the guest stands still there, and may go on with ``let_run``."""
+    when the guest stands still there, and may go on with ``let_run``. ``answered``: what the client is to hear is here.
+    """
 
     def __init__(self, host: Host, peer: str, name: str, move_id: str, *, post_copy: bool = False) -> None:
         self.arrived = threading.Event()
+        self.answered = threading.Event()
         self.lost = threading.Event()
         self._post_copy = post_copy
         self._let_run = threading.Event()
@@ -143,6 +145,7 @@ class Tunnel:
                     if not self._post_copy and rpc.is_arrival(frame):
                         self.arrived.set()
                     if self.arrived.is_set() and rpc.is_answer(frame):
+                        self.answered.set()
                         self._released.wait()
                     with self._guard:
                         if self._closed:

@@ -251,6 +251,37 @@ def test_nor_does_libvirt_let_it_go_on(
     assert each.calls == ["destroy frozen anew", "close"]
 
 
+@pytest.mark.parametrize(("lost", "answered"), [(False, True), (True, False), (False, False)])
+def test_a_tunnel_that_is_lost_lets_nothing_go_on_once_the_target_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool, answered: bool
+) -> None:
+    """As the client hears no answer: it is ended before."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
+    monkeypatch.setattr(guest_source, "patiently", lambda work: work(None))
+    monkeypatch.setattr(guest_source, "_shared_owners", lambda each: {})
+    each = Stopped(PAUSED, 2)
+    monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
+    leaving = object.__new__(guest_source.Leaving)
+    leaving.name, leaving._stats = "web", {}
+
+    def end(what: str) -> t.Callable[[], None]:
+        return lambda: each.calls.append(what)
+
+    leaving._tunnel = t.cast(
+        "t.Any",
+        types.SimpleNamespace(
+            lost=types.SimpleNamespace(is_set=lambda: lost),
+            answered=types.SimpleNamespace(wait=lambda timeout: answered),
+            release=end("release"),
+            close=end("close"),
+        ),
+    )
+    leaving._thread = t.cast("t.Any", types.SimpleNamespace(join=lambda timeout: None))
+    leaving.leave()
+    assert each.calls == [*([] if answered else ["destroy None"]), "release", "close"]
+
+
 @pytest.fixture
 def marked(tmp_path: Path) -> t.Callable[[str], guest_source.Leaving]:
     """A move of a guest with disks on shared storage, in the test's directory and in this one below it."""
