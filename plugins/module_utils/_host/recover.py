@@ -267,6 +267,8 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     try:
         answer = ask_decision(host, journal)
         decided, ended = str(answer["decision"]), bool(answer["ended"])
+        if decided != records.UNDECIDED:
+            why = "it has not ended its side"
     except CnvmError as error:
         why = error.message
     promised = records.given_back(files.read_json(paths.owner_file(name)), journal["generation"])
@@ -288,7 +290,8 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
         return _outcome(name, "target", f"{name} is here; {peer} had let it go.{anew}")
     if following == "done":
         return _outcome(name, "waiting", f"{name} is here; {peer} must end the move. Recover on {peer} ({why}).")
-    return _outcome(name, "waiting", f"{name} is restored here and stands still; {peer} must decide ({why}).")
+    here = "stands still here" if journal["state"] == records.TARGET_PREPARED else "has not all arrived here"
+    return _outcome(name, "waiting", f"{name} {here}; {peer} must decide ({why}).")
 
 
 def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -342,6 +342,26 @@ def test_what_does_not_come_alive_without_its_source_is_started_anew(
         recover.recover_one(host, "web", "host1")
 
 
+@pytest.mark.parametrize(
+    ("state", "decision", "here", "why"),
+    [
+        (records.TARGET_ACTIVE, records.DECIDED_COMMIT, "is here", "it has not ended its side"),
+        (records.TARGET_PREPARED, records.UNDECIDED, "stands still here", "it has not decided yet"),
+        (records.TARGET_RECEIVING, records.UNDECIDED, "has not all arrived here", "it has not decided yet"),
+    ],
+)
+def test_what_a_target_waits_for_is_said(
+    host: Host, monkeypatch: pytest.MonkeyPatch, state: str, decision: str, here: str, why: str
+) -> None:
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target", "state": state})
+    peer_says(monkeypatch, {"decision": decision, "ended": False, "host_id": "S"})
+    result = recover.recover_one(host, "web")
+    assert result["outcome"] == "waiting"
+    assert result["message"].startswith(f"web {here}; host1 must ")
+    assert result["message"].endswith(f" ({why}).")
+
+
 class Lazy(Kind):
     """The same, of a move that has run on its target and fetches the rest of its memory."""
 
