@@ -312,7 +312,7 @@ def _start(args: t.Sequence[str], host: Host) -> int:
     # Not ended with whoever started it. What CRIU serves to the target must outlive a mover that dies.
     started = host.run(
         [
-            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-move-{name}", "-p", "KillMode=process",
+            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-move-{name}.service", "-p", "KillMode=process",
             "-p", f"ExecStopPost={paths.HELPER} recover --patient {name}", "-p", "TimeoutStopSec=700",
             "-p", f"WatchdogSec={_WATCHDOG_S}", "-p", "WatchdogSignal=SIGKILL", "-p", "NotifyAccess=main",
             paths.HELPER, "move", "run", move_id,

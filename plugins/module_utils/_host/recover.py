@@ -361,8 +361,8 @@ def resolve_in_background(host: Host, name: str) -> None:
     """Start ``recover NAME --patient`` as a unit of its own: it must outlive the SSH session that we are in."""
     host.run(
         [
-            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-resolve-{name}", paths.HELPER, "recover", "--patient",
-            name,
+            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-resolve-{name}.service", paths.HELPER, "recover",
+            "--patient", name,
         ],
         check=False,
         timeout_s=20,
@@ -413,7 +413,7 @@ def _recover_patiently(host: Host, names: t.Sequence[str], fenced: str, patience
                 pause = 10
         except CnvmError as error:
             result = _outcome(name, "waiting", f"{name}: {error}")
-        except Exception as error:  # noqa: BLE001 - be it a full disk or a bug of ours, the others are still to be ended
+        except Exception as error:  # noqa: BLE001 - a full disk or a bug of ours: the others are to be ended
             result = _outcome(name, "waiting", f"{name}: {type(error).__name__}: {error}")
         new = result["message"] != results.get(name, {}).get("message")
         results[name] = result

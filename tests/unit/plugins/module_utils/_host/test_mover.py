@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     files,
     freezer,
@@ -149,6 +150,25 @@ def test_a_move_that_is_over_is_this_one_only_to_the_same_host(
     with contextlib.nullcontext() if already else pytest.raises(Asked):
         assert mover.move(words, Host(run=t.cast("t.Any", None), stdout=out)) == 0
     assert (json.loads(out.getvalue() or "{}").get("already") is True) is already
+
+
+def test_a_name_that_ends_like_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd would take the end for the kind of the unit, and who looks for a service would find none."""
+    for place in ("WORKLOADS", "RUN", "LOGS"):
+        monkeypatch.setattr(paths, place, str(tmp_path / place))
+    monkeypatch.setattr(peers, "find", lambda name: {})
+    monkeypatch.setattr(preflight, "movable", lambda name, kind: ({}, {}))
+    ran: list[str] = []
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        ran.extend(argv)
+        return CommandResult(tuple(argv), 0)
+
+    words = ["start", json.dumps({"container": "app.service", "target": "host2"})]
+    assert mover.move(words, Host(run=run, stdout=io.BytesIO())) == 0
+    assert "--unit=cnvm-move-app.service.service" in ran
+    recover.resolve_in_background(Host(run=run), "web.socket")
+    assert "--unit=cnvm-resolve-web.socket.service" in ran
 
 
 class Peer:
