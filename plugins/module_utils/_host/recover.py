@@ -17,7 +17,7 @@ import time
 import typing as t
 
 from .._core import paths
-from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
+from .._core.errors import CnvmError, CommandError, HostError, InputError, PeerError, Refused
 from .._core.names import check_name
 from .._migrate import records
 from . import cli, files, handover, kinds, movedir, ownership, peers
@@ -26,6 +26,8 @@ from .system import Host
 RECOVERING = "recovering"
 _RESOLVE_FOR_S = 600
 _OTHERS_S = 60
+# How a copy that does not come alive says so: by itself, or by a command that failed (of the network, of systemd).
+_NOT_ALIVE = (HostError, CommandError)
 
 
 def names_in_a_move() -> list[str]:
@@ -213,8 +215,9 @@ def _settle(
         try:
             channel.call("activate", timeout_s=60, limit_s=30)
             alive = ran = True
-        except HostError as error:
-            problem = error.message
+        except _NOT_ALIVE as error:
+            # What is held there stands still.
+            alive, problem = False, error.message
     if alive and journal["mode"] == "post_copy" and not _drain(channel, journal):
         alive, problem = False, "its memory has not all arrived"
     lost = ""
@@ -300,7 +303,7 @@ def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     try:
         kinds.target_of(journal).activate(host, name, journal, 30)
         text = f"{name} runs here; {peer} still has its frozen copy and ends the move."
-    except HostError as error:
+    except _NOT_ALIVE as error:
         handover.give_back(host, name, journal)
         text = f"{name} was given back to {peer}: {error.message}"
     _wake(host, journal)
@@ -324,7 +327,7 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
         handover.check_not_given_back(name, journal)
         try:
             target.activate(host, name, journal, 30)
-        except HostError:
+        except _NOT_ALIVE:
             # It would not the next time either (CRIU was killed that held it, say), and nobody else has it.
             whole = False
     if not whole:

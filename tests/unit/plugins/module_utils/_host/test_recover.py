@@ -11,15 +11,21 @@ import json
 import subprocess
 import sys
 import time
+import types
 import typing as t
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    CommandError,
+    HostError,
+    PeerError,
+    Refused,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import files, kinds, movedir, peers, recover
+from ansible_collections.cnvm.platform.plugins.module_utils._host import files, handover, kinds, movedir, peers, recover
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 
@@ -320,13 +326,17 @@ def test_a_copy_that_had_ended_is_said(
     assert (result["outcome"], result["message"]) == ("target", f"web is here; host1 had let it go.{said}")
 
 
+NOT_ALIVE = [HostError("CRIU was killed that held it."), CommandError("'ip link set cvweb master br0' failed.")]
+
+
+@pytest.mark.parametrize("problem", NOT_ALIVE)
 def test_what_does_not_come_alive_without_its_source_is_started_anew(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Host, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
     copy = Copy(True, True)
 
     def activate(*args: t.Any) -> None:
-        raise HostError("CRIU was killed while it held the restored copy of web.")
+        raise problem
 
     copy.activate = activate
     monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
@@ -360,6 +370,45 @@ def test_what_a_target_waits_for_is_said(
     assert result["outcome"] == "waiting"
     assert result["message"].startswith(f"web {here}; host1 must ")
     assert result["message"].endswith(f" ({why}).")
+
+
+@pytest.mark.parametrize("problem", NOT_ALIVE)
+def test_what_does_not_come_alive_is_given_back(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    """By either side: the one that is told that the other has committed, and the one that finds it not done there."""
+    calls: list[str] = []
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            calls.append(op)
+            if op == "resume":
+                theirs = {**JOURNAL, "state": records.TARGET_PREPARED}
+                return {"journal": theirs, "owner": None, "identity": {"host_id": "T"}, "alive": True}
+            if op == "activate":
+                raise problem
+            return {"generation": 5, "ran": False, "decision": records.DECIDED_COMMIT, "ended": False, "host_id": "S"}
+
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
+    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+    begun("now", records.SOURCE_FROZEN)
+    files.write_json(
+        paths.journal_file("web"), {**(files.read_json(paths.journal_file("web")) or {}), "kind": "container"}
+    )
+    assert recover.recover_one(host, "web")["outcome"] == "source"
+    assert (calls, booted.did) == (["resume", "activate", "give_back"], ["roll back"])
+
+    def activate(*args: t.Any) -> None:
+        raise problem
+
+    monkeypatch.setattr(kinds, "target_of", lambda journal: types.SimpleNamespace(activate=activate))
+    monkeypatch.setattr(handover, "give_back", lambda host, name, journal: calls.append("given back"))
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    more = {"role": "target", "state": records.TARGET_PREPARED, "kind": "container"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more})
+    files.remove_file(paths.owner_file("web"))
+    assert recover.recover_one(host, "web")["message"].startswith("web was given back to host1: ")
+    assert "given back" in calls
 
 
 class Lazy(Kind):
