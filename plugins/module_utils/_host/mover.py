@@ -340,10 +340,13 @@ def _run(args: t.Sequence[str], host: Host) -> int:
     watchdog.begin(kinds.source(move.kind).answers)
     try:
         result = move.run()
-    except CnvmError as error:
+    except Exception as error:  # noqa: BLE001 - who follows the move must hear of it, whatever it is
+        known = _known(error)
+        # What it has begun, and could not undo, is recovered when this process has ended.
+        begun = bool(move.journal) and os.path.exists(paths.journal_file(move.name))
         result = {
-            **move.result, "outcome": "source", "error": error.message, "hint": error.hint,
-            "failed_phase": move.time.phase() or "start", "rolled_back": [], "frozen_ms": 0.0,
+            **move.result, "outcome": "waiting" if begun else "source", "error": known.message, "hint": known.hint,
+            "failed_phase": move.time.phase() or "start", "rolled_back": [], **({} if begun else {"frozen_ms": 0.0}),
         }  # fmt: skip
     _write_status(move_id, {"phase": "done", "result": result})
     return 0 if result["outcome"] == "target" else 1

@@ -275,3 +275,23 @@ def test_no_room_at_the_moment_at_which_it_is_to_stand_still(
     assert (result["outcome"], result["rolled_back"][-1]) == ("source", "nothing of it is left on host2")
     assert "No space left on device" in result["error"]
     assert ("frozen_ms" in result) is (file == "status")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_whatever_ends_a_mover_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: mover.Move, begun: bool
+) -> None:
+    """A container that ends while it is looked at, say. One that has begun is recovered by who comes after it."""
+
+    def broken(*args: t.Any) -> t.NoReturn:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/12/status")
+
+    monkeypatch.setattr(mover.Move, "_failed" if begun else "_plan_and_move", broken)
+    monkeypatch.setattr(mover, "Move", lambda *args: move)
+    monkeypatch.setattr(Source, "answers", lambda self: True, raising=False)
+    monkeypatch.setattr(Peer, "fails", "begin")
+    files.write_json(f"{paths.move_log_dir(MOVE)}/request.json", move.request)
+    assert mover.move(["run", MOVE], Host(run=t.cast("t.Any", None))) == 1
+    status = files.read_json(f"{paths.move_log_dir(MOVE)}/status.json") or {}
+    assert (status["phase"], status["result"]["outcome"]) == ("done", "waiting" if begun else "source")
+    assert "FileNotFoundError: [Errno 2] No such file" in status["result"]["error"]
