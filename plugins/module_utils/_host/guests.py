@@ -403,9 +403,15 @@ class Batch:
         """Refused where another domain of this host has its UUID, a MAC or a disk."""
         new_macs = set(model["networks"]) - set(stored["networks"])
         writes = {disk["path"] for disk in model["disks"].values() if not disk["read_only"]}
-        new_paths = writes - {disk["path"] for disk in stored["disks"].values()}
+        new_paths = writes - {disk["path"] for disk in stored["disks"].values() if not disk["read_only"]}
         if not new_macs and not new_paths and job.known is not None:
             return
+        for path in sorted(new_paths):
+            if os.path.realpath(path).startswith(f"{os.path.realpath(paths.TEMPLATES)}/"):
+                raise Refused(
+                    f"The disk {path} of guest {job.name!r} is a template's, which others rest on.",
+                    hint="Give the template's name as template, and no path of its own.",
+                )
         if self._all is None:
             self._all = read(self.connection)
         named = {item["name"] for item in self.items if item["state"] == "absent"}
@@ -418,7 +424,9 @@ class Batch:
                     raise Refused(
                         f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
                     )
-                paths_taken = new_paths & {disk["path"] for disk in theirs["disks"].values()}
+                # What lies below a disk (a snapshot, say) is as much a part of it.
+                theirs_paths = {each["path"] for disk in theirs["disks"].values() for each in (disk, *disk["backing"])}
+                paths_taken = new_paths & theirs_paths
                 if paths_taken:
                     raise Refused(
                         f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",

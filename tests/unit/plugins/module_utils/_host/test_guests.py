@@ -541,6 +541,20 @@ def test_a_guest_stays_with_its_template(place: Path) -> None:
     assert not bring({**WEB, "disks": [{"template": DIGEST}]})["guests"][0]["restart_required"]
 
 
+def test_no_guest_writes_to_what_others_rest_on(place: Path) -> None:
+    template(place)
+    disk = str(place / f"templates/sha256/{DIGEST}/disk.qcow2")
+    bring({**WEB, "disks": [{"path": disk, "read_only": True}]})
+    for name in ("web", "new"):
+        with pytest.raises(Refused, match="is a template's"):
+            bring({**WEB, "name": name, "disks": [{"path": disk}]})
+    bring({**WEB, "name": "other", "state": "stopped"})
+    snap("one", guest="other")
+    path = str(place / "workloads/other/disks/vda.qcow2")
+    with pytest.raises(Refused, match="is that of 'other'"):
+        bring({**WEB, "name": "db", "disks": [{"path": path}]})
+
+
 def test_a_template_that_is_not_here(place: Path) -> None:
     with pytest.raises(InputError, match="no template"):
         bring({**WEB, "disks": [{"template": "debian"}]})
@@ -1062,9 +1076,9 @@ def test_the_command(place: Path) -> None:
 
 
 # -- Snapshots
-def snap(name: str, state: str = "present", **more: t.Any) -> dict[str, t.Any]:
+def snap(name: str, state: str = "present", guest: str = "web", **more: t.Any) -> dict[str, t.Any]:
     host = Host(run=fake_domains.run)
-    return t.cast("dict[str, t.Any]", guest_snapshots.bring_to(host, ["web"], name, state, **more)["guests"][0])
+    return t.cast("dict[str, t.Any]", guest_snapshots.bring_to(host, [guest], name, state, **more)["guests"][0])
 
 
 def top(connection: FakeConnection) -> str:
