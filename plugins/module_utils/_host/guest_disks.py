@@ -136,6 +136,18 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
+def check_format(path: str, wanted: str, where: str) -> None:
+    """Refused where a disk that the guest has is to be read as another format than it is in: as raw the guest would see
+    its header for its first bytes, and overwrite it."""
+    with disks.File(path) as image:
+        found = disks.format_by_content(image, path)
+    if found != wanted:
+        raise Refused(
+            f"{where}: format: {path} is {found}, not {wanted}.",
+            hint="Leave it as it was; or stop the guest and convert the disk first (cnvm.platform.disk_image).",
+        )
+
+
 def below_now(
     path: str, kind: str, known: t.Sequence[t.Mapping[str, t.Any]], where: str
 ) -> t.Optional[list[dict[str, t.Any]]]:

@@ -194,6 +194,8 @@ class Batch:
             # One that was moved is ours still; not one that was there before.
             moved = elsewhere and not os.path.lexists(was)
             new = old is None or (elsewhere and not moved)
+            if old and not new and old["format"] != disk["format"]:
+                guest_disks.check_format(path, disk["format"], at)
             top, below = (path, None) if new else tops.get(name, (path, None))
             digest = templates.get(name, "") if old is None else ""
             if stored is not None and old is None and name in stored["disks"] and seen.managed:

@@ -455,6 +455,27 @@ def test_a_disk_that_was_moved_is_ours_still(connection: FakeConnection, place: 
     assert not (place / "moved.qcow2").exists()
 
 
+def test_a_disk_is_not_read_as_another_format_than_it_is_in(connection: FakeConnection, place: Path) -> None:
+    path = place / "workloads/web/disks/vda.qcow2"
+    fixed = place / "fixed.img"
+    fake_domains.qcow2(fixed, 2**20)
+    wanted = {**WEB, "state": "stopped", "disks": [{"size_mib": 1}, {"path": str(fixed)}]}
+    bring(wanted)
+    with pytest.raises(Refused, match=f"vdb: format: {fixed} is qcow2, not raw"):
+        bring({**wanted, "disks": [{"size_mib": 1}, {"path": str(fixed), "format": "raw"}]})
+    raw = {**wanted, "disks": [{"size_mib": 1, "format": "raw"}, {"path": str(fixed)}]}
+    with pytest.raises(InputError, match="there is no file"):
+        bring(raw)
+    moved = path.rename(path.with_suffix(".raw"))
+    with pytest.raises(Refused, match=r"vda\.raw is qcow2, not raw"):
+        bring(raw)
+    moved.write_bytes(bytes(2**20))
+    bring(raw)
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))["disks"]["vda"]
+    assert (found["path"], found["format"]) == (str(moved), "raw")
+    assert not bring(raw)["changed"]
+
+
 @pytest.fixture
 def pools(connection: FakeConnection, place: Path) -> Path:
     """Two pools, and the file that a guest's disk has in the first one."""
