@@ -213,7 +213,12 @@ class Batch:
             disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"
             if old and disk["template_digest"]:
                 base = paths.template_disk(disk["template_digest"])
-                disk["linked"] = any(one["path"] == base for one in looked)
+                asked, disk["linked"] = disk["linked"], any(one["path"] == base for one in looked)
+                if disk["linked"] and not asked:
+                    self.warnings.append(
+                        f"Guest {job.name} has a disk {name} that rests on its template still: linked says how a new "
+                        "one is made. To make it a full copy, stop the guest and flatten it (cnvm.platform.disk_image)."
+                    )
             disks[name] = {"path": top, "backing": looked, "format": "qcow2" if top != path else disk["format"]}
             if work is not None:
                 works.append(work)
@@ -268,7 +273,12 @@ class Batch:
                         f"{word} is another one now."
                     )
                 found[name] = str(old["template_digest"])
-            elif word and old is None:
+            elif word and old is not None:
+                raise Refused(
+                    f"{where}: disks: {name} was not made of a template, so not of {word}.",
+                    hint="Leave template out, or give the new disk another name.",
+                )
+            elif word:
                 found[name] = templates.require(word, f"{where}: disks: {name}")
         return found
 

@@ -562,6 +562,26 @@ def test_a_guest_stays_with_its_template(place: Path) -> None:
     assert not bring({**WEB, "disks": [{"template": DIGEST}]})["guests"][0]["restart_required"]
 
 
+def test_a_disk_that_is_there_is_not_made_of_a_template(place: Path) -> None:
+    template(place)
+    bring(WEB)
+    with pytest.raises(Refused, match="vda was not made of a template"):
+        bring({**WEB, "disks": [{"template": "debian"}]})
+
+
+def test_a_disk_that_is_to_be_a_full_copy_and_is_none_is_told(place: Path) -> None:
+    template(place)
+    linked, full = ({**WEB, "state": "stopped", "disks": [{"template": "debian", "linked": one}]} for one in (1, 0))
+    bring(linked)
+    result = bring(full)
+    assert not result["changed"]
+    assert any("rests on its template still" in warning for warning in result["warnings"])
+    assert templates.dependants(DIGEST) == ["guest web"]
+    fake_domains.qcow2(place / "workloads/web/disks/vda.qcow2", 2**21)
+    assert bring(full)["warnings"] == []
+    assert bring(linked)["warnings"] == []
+
+
 def test_no_guest_writes_to_what_others_rest_on(place: Path) -> None:
     template(place)
     disk = str(place / f"templates/sha256/{DIGEST}/disk.qcow2")
