@@ -249,7 +249,7 @@ class Batch:
         there = os.path.lexists(paths.guest_seed(job.name))
         if job.seed and job.seed.changed:
             written.append("write seed")
-        elif there and not job.seed and not seen.active:
+        elif there and not job.seed and not seen.active and not (job.known is not None and job.known.saved):
             written.append("remove seed")
         return Wanted(definition, model, found, tuple(written))
 
@@ -549,6 +549,7 @@ class Batch:
             guest_disks.do(self.host, work)
         self._seed(job)
         self._define(job, domain.build(wanted.model))
+        self._drop_seed(job)
         files.write_json(paths.definition_file(job.name), wanted.definition)
         if fresh:
             self.registry.own(job.name, wanted.definition["uuid"])
@@ -575,6 +576,7 @@ class Batch:
             for path in made:
                 files.remove_file(path)
             raise
+        self._drop_seed(job)
         files.write_json(paths.definition_file(job.name), wanted.definition)
         if running:
             for step in wanted.changes.steps:
@@ -592,7 +594,11 @@ class Batch:
         words = t.cast(Wanted, job.plan.wanted).files
         if job.seed and "write seed" in words:
             guest_seeds.write(self.host, job.name, job.seed)
-        elif "remove seed" in words:
+
+    def _drop_seed(self, job: Job) -> None:
+        """Remove a seed that is not wanted, once neither the guest nor its stored XML has it."""
+        words = t.cast(Wanted, job.plan.wanted).files
+        if not job.seed and (job.plan.stop or "remove seed" in words):
             files.remove_file(paths.guest_seed(job.name))
 
     def autostart(self, job: Job) -> None:

@@ -1021,6 +1021,27 @@ def test_a_seed_that_is_not_wanted_goes_when_nothing_reads_it(connection: FakeCo
     assert not bring({**WEB, "state": "stopped"})["changed"]
 
 
+@pytest.mark.parametrize("more", [{"state": "stopped"}, {}])
+def test_it_goes_with_the_stop_that_lets_go_of_it(place: Path, more: dict[str, t.Any]) -> None:
+    bring({**WEB, "cloud_init": {"user_data": {}}})
+    assert "stop" in one({**WEB, **more}, restart_on_change=True)["actions"]
+    assert not (place / "workloads/web/seed.iso").exists()
+    assert not bring({**WEB, **more})["changed"]
+
+
+def test_it_stays_as_long_as_something_names_it(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "cloud_init": {"user_data": {}}})
+    bring({"name": "web", "state": "stopped"})
+    connection.domains["web"].saved = True
+    assert "remove seed" not in one({**WEB, "state": "stopped"})["actions"]
+    connection.domains["web"].saved = False
+    bring({**WEB, "state": "stopped", "cloud_init": {"user_data": {}}})
+    connection.fails["web"] = FakeError(errors.XML_ERROR, "no")
+    with pytest.raises(HostError, match="define"):
+        bring({**WEB, "state": "stopped"})
+    assert (place / "workloads/web/seed.iso").exists()
+
+
 # -- Screens, KVM
 def test_vnc_for_everybody_is_said(connection: FakeConnection) -> None:
     result = bring({**WEB, "graphics": {"type": "vnc", "listen": "0.0.0.0"}})
