@@ -106,7 +106,8 @@ def _report_one(
     }
     if known is None:
         uuid = (seen.definition or owner).get("uuid")
-        return {**found, "uuid": uuid, "state": "moved" if seen.elsewhere else "missing"}
+        state = "moved" if seen.elsewhere else "missing"
+        return {**found, "uuid": uuid, "state": state, "address": None, "address_source": None, "addresses": []}
     model, live = known.model, known.live_model
     shown = live or model
     tags = dict(model["marks"].get("tags") or {})

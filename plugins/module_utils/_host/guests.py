@@ -973,6 +973,8 @@ def _result(job: Job, found: t.Optional[dict[str, t.Any]], registry: Registry, *
     gone = job.plan.remove or (not shown and not job.plan.elsewhere)
     here = (job.seen.managed or job.plan.create or job.plan.adopt) and not job.plan.remove
     return {
+        "address": None,
+        "address_source": None,
         **shown,
         "name": job.name,
         "changed": job.plan.changed,

@@ -137,6 +137,17 @@ def test_check_mode_changes_nothing(connection: FakeConnection, place: Path) -> 
     assert os.listdir(place / "workloads") == []
 
 
+def test_one_that_is_not_there_has_no_address(connection: FakeConnection) -> None:
+    """Plays that use it say ``guests[0].address`` in check mode, too."""
+    assert one(WEB, check_mode=True)["address"] is None
+    bring(WEB)
+    del connection.domains["web"]
+    (missing,) = guest_report.report(t.cast("t.Any", connection))
+    assert (missing["state"], missing["address"], missing["addresses"]) == ("missing", None, [])
+    gone = one({"name": "web", "state": "absent"})
+    assert (gone["state"], gone["address"], gone["address_source"]) == ("absent", None, None)
+
+
 def test_many_unchanged_guests_are_few_questions_and_no_command(connection: FakeConnection) -> None:
     items = [{**WEB, "name": f"web{number}"} for number in range(20)]
     bring(*items)
