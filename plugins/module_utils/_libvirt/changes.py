@@ -32,8 +32,8 @@ _FIXED = {
 }
 # Disks on these buses can be plugged in and out.
 _HOTPLUG_BUSES = ("virtio", "scsi")
-# The options that the two CD drives come of.
-_DRIVES = {f"cdroms.{CDROM}": "cdrom", f"cdroms.{SEED}": "cloud_init"}
+# The options that others come of, which are called otherwise in a model.
+_OPTIONS = {"type": "accelerator", f"cdroms.{CDROM}": "cdrom", f"cdroms.{SEED}": "cloud_init"}
 # Keys of a model that are no difference by themselves.
 _IDENTITY = ("name", "uuid")
 
@@ -105,13 +105,13 @@ def differences(wanted: Model, actual: Model) -> list[Difference]:
         if key in ("disks", "cdroms", "networks", "shared_folders"):
             for name in [*actual[key], *(name for name in value if name not in actual[key])]:
                 place = f"{key}.{name}"
-                found += _device(_DRIVES.get(place, place), value.get(name), actual[key].get(name))
+                found += _device(_OPTIONS.get(place, place), value.get(name), actual[key].get(name))
         elif key == "marks":
             found += _marks(value, actual[key])
         elif key == "graphics":
             found += _graphics(value, actual[key])
         else:
-            found.append(Difference(key, actual[key], value))
+            found.append(Difference(_OPTIONS.get(key, key), actual[key], value))
     return found
 
 
@@ -187,7 +187,7 @@ def running(wanted: Model, live: Model, stored: Model) -> tuple[list[Step], dict
     reasons: dict[str, str] = {}
     for key, what in _FIXED.items():
         if not alike(key, wanted[key], live[key]):
-            reasons[key] = _turned(what, live[key], wanted[key])
+            reasons[_OPTIONS.get(key, key)] = _turned(what, live[key], wanted[key])
     _compute(wanted, live, stored, steps, reasons)
     _describe(wanted, live, steps)
     _storage(wanted, live, steps, reasons)
@@ -256,7 +256,7 @@ def _storage(wanted: Model, live: Model, steps: list[Step], reasons: dict[str, s
 def _drives(wanted: Model, live: Model, steps: list[Step], reasons: dict[str, str]) -> None:
     for name in sorted({*live["cdroms"], *wanted["cdroms"]}):
         before, after = live["cdroms"].get(name), wanted["cdroms"].get(name)
-        key = _DRIVES.get(f"cdroms.{name}", f"cdroms.{name}")
+        key = _OPTIONS.get(f"cdroms.{name}", f"cdroms.{name}")
         if before is None or after is None or before["bus"] != after["bus"]:
             verb = "added" if before is None else "taken away" if after is None else "moved to another bus"
             reasons[key] = f"the CD drive {name} cannot be {verb} while the guest runs"

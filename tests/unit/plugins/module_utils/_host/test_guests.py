@@ -1072,6 +1072,14 @@ def test_kvm_is_used_where_it_works(connection: FakeConnection, monkeypatch: pyt
     assert one({**WEB, "name": "slow", "accelerator": "tcg"})["type"] == "tcg"
 
 
+def test_how_it_is_run_is_said_by_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    bring(WEB)
+    monkeypatch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
+    found = one({**WEB, "accelerator": "kvm"})
+    assert {each["option"] for each in found["restart_reasons"]} == {"accelerator", "cpu"}
+    assert "change accelerator" in found["actions"]
+
+
 # -- The helper
 def record(place: Path, **more: t.Any) -> None:
     directory = place / "workloads/web"

@@ -57,7 +57,7 @@ def test_every_difference_is_done_or_has_a_reason(wanted: Model, live: Model) ->
     for key in wanted:
         if key in ("name", "uuid"):
             continue
-        words = {"cdroms": ("cdrom", "cloud_init")}.get(key, (key,))
+        words = {"cdroms": ("cdrom", "cloud_init"), "type": ("accelerator",)}.get(key, (key,))
         reasons = [one for one in found.reasons if one in words or one.startswith(f"{key}.")]
         if reasons:
             continue
