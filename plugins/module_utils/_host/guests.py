@@ -912,10 +912,18 @@ def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model:
             )
         item["uuid"] = model["uuid"]
     macs = [card["mac"] for card in before["networks"]] if before else list(model["networks"])
-    given = {card["mac"] for at, card in enumerate(item["networks"]) if card["mac"] != definitions.mac_of(name, at)}
-    for at, card in enumerate(item["networks"]):
-        if at < len(macs) and card["mac"] == definitions.mac_of(name, at) and macs[at] not in given:
-            card["mac"] = macs[at]
+    free = [at for at, card in enumerate(item["networks"]) if card["mac"] == definitions.mac_of(name, at)]
+    taken = {card["mac"] for at, card in enumerate(item["networks"]) if at not in free}
+    kept = {at: macs[at] for at in free if at < len(macs) and macs[at] not in taken}
+    taken.update(kept.values())
+    number = len(item["networks"])
+    for at in free:
+        mac = kept.get(at, definitions.mac_of(name, at))
+        # That of its place may be the one that another card has kept.
+        while at not in kept and mac in taken:
+            mac, number = definitions.mac_of(name, number), number + 1
+        item["networks"][at]["mac"] = mac
+        taken.add(mac)
 
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

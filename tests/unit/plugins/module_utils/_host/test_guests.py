@@ -37,7 +37,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors, xml
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors, guest_definition, xml
 
 from . import fake_domains
 from .fake_domains import FakeConnection, FakeError
@@ -417,6 +417,18 @@ def test_identity_is_kept(connection: FakeConnection) -> None:
     assert (after["uuid"], list(after["networks"])) == (before["uuid"], list(before["networks"]))
     with pytest.raises(Refused, match="keeps its UUID"):
         bring({**WEB, "uuid": "9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11"})
+
+
+def test_each_card_has_a_mac_of_its_own(connection: FakeConnection) -> None:
+    """The only card has the MAC that stands for a second one, and keeps it."""
+    second = guest_definition.mac_of("web", 1)
+    bring({**WEB, "networks": [{"mac": second}]})
+    wanted = {**WEB, "networks": [{}, {"model": "e1000"}]}
+    bring(wanted)
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))["networks"]
+    assert [card["model"] for card in found.values()] == ["virtio", "e1000"]
+    assert next(iter(found)) == second
+    assert not bring(wanted)["changed"]
 
 
 # -- Templates
