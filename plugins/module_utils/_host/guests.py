@@ -739,9 +739,6 @@ class Batch:
                 raise
             each.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
-    def _item(self, name: str) -> dict[str, t.Any]:
-        return next(item for item in self.items if item["name"] == name)
-
     def start(self, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
         """Start guests, several at once. Those that could not be, and why."""
         failed: dict[str, CnvmError] = {}
@@ -784,11 +781,12 @@ class Batch:
         wanted = {job.name: job.item["wait_for"] for job in jobs if job.item["wait_for"] and not job.plan.elsewhere}
         if not wanted:
             return
-        addresses = {name: definitions.address_of(self._item(name)) for name in wanted}
+        # An item that names only a state has no networks.
+        described = {job.name: job.item if job.item["described"] else job.seen.definition or job.item for job in jobs}
 
         def look(names: t.Sequence[str]) -> dict[str, guest_watch.Subject]:
             return {
-                name: guest_watch.Subject(name, one.domain, one.live, addresses[name])
+                name: guest_watch.Subject(name, one.domain, one.live, definitions.address_of(described[name]))
                 for name, one in read(self.connection, names).items()
                 if one.live is not None
             }

@@ -1347,6 +1347,21 @@ def test_waiting_ends_with_a_reason(connection: FakeConnection, monkeypatch: pyt
         bring({**WEB, "wait_for": {"ssh": True, "timeout_s": 1}})
 
 
+def test_one_whose_state_alone_is_named_is_asked_for_at_its_address(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay(place, monkeypatch, {"host2": {"ok": True, "workloads": {}}})
+    monkeypatch.setattr(guest_watch, "poke", lambda wanted: None)
+    bring({**WEB, "networks": [{"type": "overlay", "address": "10.100.101.30"}]})
+    poked: list[str] = []
+    monkeypatch.setattr(guest_watch, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(guest_watch, "_arp", dict)
+    monkeypatch.setattr(guest_watch, "poke", poked.extend)
+    with pytest.raises(HostError, match="no address of it was seen"):
+        bring({"name": "web", "wait_for": {"address": True, "timeout_s": 1}})
+    assert set(poked) == {"10.100.101.30"}
+
+
 def test_cloud_init_is_done_by_what_the_console_says(place: Path, connection: FakeConnection) -> None:
     bring({**WEB, "serial": "log"})
     each = connection.domains["web"]
