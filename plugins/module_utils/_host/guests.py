@@ -497,6 +497,8 @@ class Batch:
                 raise
             # An adoption that was not begun.
             self.registry.give_up()
+            failed.update(self.stop(self._to_restart(todo)))
+            todo = [job for job in todo if job.name not in failed]
             failed.update(self.start([job for job in todo if job.plan.start]))
             for job in todo:
                 if job.plan.resume or (job.plan.pause and not job.plan.start):
@@ -506,6 +508,14 @@ class Batch:
             error.details["guests"] = list(failed)
             raise error
         self.wait(jobs)
+
+    def _to_restart(self, jobs: t.Sequence[Job]) -> list[Job]:
+        """Those that run, and of which trying has shown that they must be restarted for a change, where they may."""
+        found = [job for job in jobs if self.restart_on_change and job.reasons and job.seen.state == guest_plan.RUNNING]
+        for job in found:
+            job.plan = dataclasses.replace(job.plan, stop=True, start=True)
+            job.reasons.clear()
+        return found
 
     def see_again(self, jobs: t.Sequence[Job]) -> None:
         """Refused when somebody has changed a guest since it was decided what to do: that decision is worth nothing."""

@@ -363,6 +363,16 @@ def test_a_guest_that_does_not_let_go_is_to_be_restarted(connection: FakeConnect
     assert "balloon" in reasons["memory_mib"]
 
 
+@pytest.mark.parametrize("state", ["running", "present", "paused"])
+def test_it_is_restarted_for_that_where_it_may(connection: FakeConnection, state: str) -> None:
+    bring({**WEB, "networks": [{}, {}]})
+    connection.domains["web"].releases = False
+    found = one({**WEB, "state": state}, restart_on_change=True)
+    assert (found["restarted"], found["restart_reasons"]) == (True, [])
+    assert found["state"] == ("paused" if state == "paused" else "running")
+    assert not bring({**WEB, "state": state})["changed"]
+
+
 def test_disks_grow_and_never_shrink(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
     grown = bring({**WEB, "disks": [{"size_mib": 2}]})
