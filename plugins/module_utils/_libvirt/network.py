@@ -542,6 +542,8 @@ def parse(text: str) -> dict[str, t.Any]:
     # How many guests are plugged in is no part of the description.
     reader.rest(root, "", ("connections",), _TOP)
     kind, device = reader.forward()
+    for domain in root.findall("domain"):
+        reader.rest(domain, "domain", ("name", "localOnly"), ())
     dns, forwarders, dns_hosts = reader.dns()
     mtu = xml.number(xml.attribute(root, "mtu", "size"))
     return {

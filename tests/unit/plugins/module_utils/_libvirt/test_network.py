@@ -110,7 +110,7 @@ STRANGE = """<network ipv6='yes' trustGuestRxFilters='no'>
   </forward>
   <bridge name='virbr7' stp='off' delay='5' zone='libvirt'/>
   <mac address='52:54:00:17:3F:37'/>
-  <domain name='Example.COM'/>
+  <domain name='Example.COM' register='yes'/>
   <dns forwardPlainNames='no'>
     <forwarder domain='example.org' addr='8.8.8.8'/>
     <txt name='example' value='example value'/>
@@ -196,6 +196,7 @@ def test_parse_puts_the_rest_into_words() -> None:
         "forward nat ipv6=yes",
         "forward nat address start=203.0.113.1 end=203.0.113.9",
         "forward nat port start=500 end=1000",
+        "domain register=yes",
         "dns forwardPlainNames=no",
         "dns txt name=example value=example value",
         "dns forwarder domain=example.org addr=8.8.8.8",
