@@ -306,8 +306,11 @@ class Batch:
     def _warn(self, job: Job) -> None:
         wanted = t.cast(Wanted, job.plan.wanted)
         model, item = wanted.model, job.item
-        if model["type"] == "qemu" and item["accelerator"] == "auto" and (job.plan.create or job.plan.start):
-            why = f": {self._kvm['reason']}" if self._kvm and self._kvm["reason"] else ""
+        emulated = model["type"] == "qemu" and item["accelerator"] == "auto"
+        # None for one that is restarted for a change: it stays as it was.
+        found = self._kvm
+        if emulated and found is not None and not found["usable"] and (job.plan.create or job.plan.start):
+            why = f": {found['reason']}" if found["reason"] else ""
             self.warnings.append(f"Guest {job.name} is emulated, which is slow; KVM cannot be used{why}.")
         listen = model["graphics"].get("listen")
         if listen in ("0.0.0.0", "::"):

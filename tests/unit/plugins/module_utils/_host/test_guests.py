@@ -1094,6 +1094,13 @@ def test_kvm_is_used_where_it_works(connection: FakeConnection, monkeypatch: pyt
     assert one({**WEB, "name": "slow", "accelerator": "tcg"})["type"] == "tcg"
 
 
+def test_nothing_is_said_of_kvm_that_was_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    bring(WEB)
+    monkeypatch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
+    result = bring({**WEB, "machine": "pc"}, restart_on_change=True)
+    assert (result["guests"][0]["restarted"], result["warnings"]) == (True, [])
+
+
 def test_how_it_is_run_is_said_by_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
     bring(WEB)
     monkeypatch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
