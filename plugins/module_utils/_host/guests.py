@@ -624,7 +624,8 @@ class Batch:
     def _grow_live(self, job: Job, work: Work) -> None:
         library = libvirt.library()
         live = t.cast(Known, job.known).live_model or domain.EMPTY
-        if work.name not in live["disks"]:
+        if live["disks"].get(work.name, {}).get("path") != work.path:
+            # It has that file only when it is started again.
             guest_disks.do(self.host, work)
             return
         with libvirt.doing(f"let the disk {work.name} of the guest {job.name!r} grow"):

@@ -387,6 +387,15 @@ def test_disks_grow_and_never_shrink(connection: FakeConnection, place: Path) ->
         bring({**WEB, "state": "stopped"})
 
 
+def test_a_file_that_a_running_guest_gets_later_grows_by_itself(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    fake_domains.qcow2(place / "other.qcow2", 2**20)
+    wanted = {**WEB, "disks": [{"path": str(place / "other.qcow2"), "size_mib": 2}]}
+    assert "disks.vda.path" in [each["option"] for each in one(wanted)["restart_reasons"]]
+    assert connection.domains["web"].sizes == {}
+    assert not bring(wanted)["changed"]
+
+
 def test_a_disk_that_is_taken_away_is_kept(connection: FakeConnection, place: Path) -> None:
     bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
     result = bring(WEB)
