@@ -180,7 +180,8 @@ def look(
             raise InputError(f"{where}: this host has no device {path}.", hint="See 'lsblk -p'.")
         return None, []
     if new:
-        there = os.path.lexists(path) and not (again and path.startswith(f"{paths.WORKLOADS}/"))
+        ours = again and not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
+        there = os.path.lexists(path) and not ours
         return _look_new(disk, path, digest, wanted, where, there=there)
     if wanted is None:
         return None, None

@@ -476,10 +476,11 @@ class Batch:
             self.see_again(todo)
             fresh = [job for job in todo if job.plan.create or job.plan.adopt]
             fresh = [job for job in fresh if not (job.seen.managed and job.seen.owner)]
-            claimed = {job.name: t.cast(Wanted, job.plan.wanted).definition for job in fresh}
+            claimed = {job.name: t.cast(Wanted, job.plan.wanted) for job in fresh}
             self.registry.claim(
-                {name: (one["uuid"], one["address"]) for name, one in claimed.items()},
-                {name: _identity(one) for name, one in claimed.items()},
+                {name: (one.definition["uuid"], one.definition["address"]) for name, one in claimed.items()},
+                {name: _identity(one.definition) for name, one in claimed.items()},
+                {job.name: _given(claimed[job.name].model, job.works) for job in fresh},
             )
             try:
                 failed = self.stop([job for job in todo if job.plan.stop])
@@ -818,8 +819,12 @@ class Batch:
         outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
         if job.item["delete_disks"]:
             made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]
+            model = domain.EMPTY if job.known is None else job.known.model
+            others = {name: disk for name, disk in model["disks"].items() if name not in made}
+            given = {disk["path"] for disk in definition.get("disks", ()) if not disk.get("made")}
+            given |= _given({"disks": others})
             guest_disks.delete(outside)
-            job.kept_disks = guest_disks.keep(self.host, job.name, snapshot_records.overlays(job.name, made))
+            job.kept_disks = guest_disks.keep(self.host, job.name, {*snapshot_records.overlays(job.name, made), *given})
         else:
             job.kept_disks = [*outside, *guest_disks.keep(self.host, job.name)]
         files.remove_file(paths.guest_log(job.name))
@@ -850,6 +855,12 @@ def _gone_is_good() -> t.Iterator[None]:
     except libvirt.LibvirtError as error:
         if error.code not in (errors.NO_DOMAIN, errors.OPERATION_INVALID):
             raise
+
+
+def _given(model: Model, works: t.Sequence[Work] = ()) -> set[str]:
+    """The files of a guest's disks, and those below them, that are not to be made."""
+    made = {work.path for work in works if work.kind != "grow"}
+    return {each["path"] for disk in model["disks"].values() for each in (disk, *disk["backing"])} - made
 
 
 def _turn_off(each: libvirt.Domain, name: str) -> None:

@@ -179,6 +179,7 @@ class Registry:
         self.warnings: list[str] = []
         self._generations: dict[str, int] = {}
         self._claims: list[str] = []
+        self._given: dict[str, t.Collection[str]] = {}
 
     def answers(self) -> dict[str, t.Any]:
         """What the peers have."""
@@ -242,11 +243,20 @@ class Registry:
         if identities:
             check_identities(identities, self.answers())
 
-    def claim(self, wanted: t.Mapping[str, tuple[str, str]], identities: t.Optional[Identities] = None) -> None:
-        """Say that these ({name: (uuid, address)}) are being made here, then ask the peers once more."""
+    def claim(
+        self,
+        wanted: t.Mapping[str, tuple[str, str]],
+        identities: t.Optional[Identities] = None,
+        given: t.Optional[t.Mapping[str, t.Collection[str]]] = None,
+    ) -> None:
+        """Say that these ({name: (uuid, address)}) are being made here, then ask the peers once more.
+
+        ``given``: {name: files that were there before}, which stay when it is given up.
+        """
         if not wanted:
             return
         own = identities or {}
+        self._given.update(given or {})
         for name, (uuid, address) in wanted.items():
             macs = own.get(name, Identity()).macs
             self._write(name, uuid, claim=True, address=address, macs=list(macs))
@@ -268,8 +278,18 @@ class Registry:
         for name in self._claims:
             if undo is not None:
                 undo(name)
-            files.remove_tree(paths.workload_dir(name))
+            self._forget(name)
         self._claims.clear()
+
+    def _forget(self, name: str) -> None:
+        directory = paths.workload_dir(name)
+        given = [path for path in self._given.get(name, ()) if path.startswith(f"{directory}/")]
+        if not given:
+            files.remove_tree(directory)
+        for place, _below, found in os.walk(directory):
+            for path in (f"{place}/{one}" for one in found):
+                if path not in given:
+                    files.remove_file(path)
 
     def _write(self, name: str, uuid: str, **more: t.Any) -> None:
         made = records.owner_record(

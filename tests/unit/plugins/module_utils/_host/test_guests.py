@@ -255,6 +255,27 @@ def test_what_was_there_before_is_never_deleted(place: Path) -> None:
     assert not made.exists()
 
 
+def test_nor_is_what_was_brought_into_its_directory(connection: FakeConnection, place: Path) -> None:
+    """As one is told to use a disk that a removed guest has left."""
+    mine = place / "workloads/web/disks/vda.qcow2"
+    mine.parent.mkdir(parents=True)
+    fake_domains.qcow2(mine, 2**20)
+    wanted = {**WEB, "disks": [{"path": str(mine)}, {"size_mib": 1}]}
+    connection.fails["web"] = FakeError(errors.XML_ERROR, "no")
+    with pytest.raises(HostError, match="define"):
+        bring(wanted)
+    assert [one.name for one in (place / "workloads/web").rglob("*") if one.is_file()] == ["vda.qcow2"]
+    # One that was cut off.
+    (place / "workloads/web/owner.json").write_text(json.dumps({"kind": "guest", "owner": "me", "claim": True}))
+    del connection.fails["web"]
+    inode = mine.stat().st_ino
+    bring(wanted)
+    assert mine.stat().st_ino == inode
+    result = one({"name": "web", "state": "absent", "delete_disks": True})
+    assert result["kept_disks"] == [f"{place}/kept_disks/web/vda.qcow2"]
+    assert os.listdir(place / "kept_disks/web") == ["vda.qcow2"]
+
+
 def test_nor_is_what_was_written_to_it_since_a_snapshot(place: Path) -> None:
     mine = place / "mine.qcow2"
     fake_domains.qcow2(mine, 2**20)
