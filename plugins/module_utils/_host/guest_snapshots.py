@@ -309,7 +309,8 @@ def _check(
         raise InputError(f"guests: {name!r} has no disk that it writes to.", hint="There is nothing to snapshot.")
     running = known.live_model
     if running is not None:
-        waiting = sorted({*snapshots.empty(known.model)["tops"]} ^ {*snapshots.empty(running)["tops"]})
+        then, now = (snapshots.empty(model)["tops"] for model in (known.model, running))
+        waiting = sorted(disk for disk in {**then, **now} if then.get(disk) != now.get(disk))
         if waiting:
             raise Refused(
                 f"Guest {name!r} runs with other disks than it is to have ({', '.join(waiting)}).",

@@ -1284,10 +1284,15 @@ def test_a_disk_that_came_after_the_first_snapshot(connection: FakeConnection, p
     assert not (place / "workloads/web/snapshots.json").exists()
 
 
-def test_disks_that_wait_for_a_restart_are_in_the_way_of_a_snapshot(connection: FakeConnection) -> None:
+def test_disks_that_wait_for_a_restart_are_in_the_way_of_a_snapshot(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
     bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1, "bus": "sata"}]})
-    with pytest.raises(Refused, match="other disks than it is to have"):
+    with pytest.raises(Refused, match=r"other disks than it is to have \(sdc\)"):
+        snap("one")
+    # The overlay would rest on the file that it has, and be said to rest on the other one.
+    fake_domains.qcow2(place / "other.qcow2", 2**20)
+    bring({**WEB, "disks": [{"path": str(place / "other.qcow2")}]})
+    with pytest.raises(Refused, match=r"other disks than it is to have \(vda\)"):
         snap("one")
 
 
