@@ -23,14 +23,16 @@ from .system import Host
 def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
     """One guest as this host has it, from its records and from libvirt."""
     owner = ownership.record(name, host_id)
+    if owner is not None and owner.get("kind") != ownership.GUEST:
+        # That of a container is none of a guest's.
+        owner = None
     here = owner is not None and owner.get("owner") == host_id
-    managed = here and (owner or {}).get("kind") == ownership.GUEST
     found = Seen(
-        definition=files.read_json(paths.definition_file(name)) if managed else None,
+        definition=files.read_json(paths.definition_file(name)) if here else None,
         owner=owner,
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
         moving=os.path.exists(paths.journal_file(name)),
-        managed=managed,
+        managed=here,
     )
     if known is None or (owner is None and _is_leftover(name, known)):
         return found

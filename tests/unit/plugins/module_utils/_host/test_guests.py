@@ -899,6 +899,21 @@ def test_a_guest_that_was_moved_is_left_alone(connection: FakeConnection, place:
     assert connection.calls == []
 
 
+@pytest.mark.parametrize("owner", ["me", "other"])
+def test_a_container_of_that_name_is_no_guest(place: Path, owner: str) -> None:
+    own = place / "workloads/web"
+    own.mkdir()
+    (own / "owner.json").write_text(json.dumps({"kind": "container", "owner": owner, "generation": 3}))
+    result = bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert (result["changed"], result["warnings"]) == (False, [])
+    assert (own / "owner.json").exists()
+    with pytest.raises(InputError, match="no such guest"):
+        bring({"name": "web", "state": "stopped"})
+    if owner == "me":
+        with pytest.raises(Refused, match="has a container called 'web'"):
+            bring(WEB)
+
+
 def test_a_guest_in_a_move_is_refused(place: Path) -> None:
     bring(WEB)
     (place / "workloads/web/move.json").write_text("{}")
