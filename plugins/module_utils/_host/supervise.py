@@ -172,8 +172,9 @@ def _stop(name: str, host: Host) -> int:
     pid = container_parts.init_pid(definition)
     if not pid:
         return 0
-    word = str(definition.get("stop_signal") or "TERM")
-    number = getattr(signal, f"SIG{word}", signal.SIGTERM)
+    # The real-time ones have no names of their own: RTMIN+3.
+    word, _plus, more = str(definition.get("stop_signal") or "TERM").partition("+")
+    number = getattr(signal, f"SIG{word}", signal.SIGTERM) + int(more or 0)
     end = time.monotonic() + float(definition.get("stop_timeout_s", 10))
     # A frozen one cannot end by itself, and must not be thawed: its other copy may live elsewhere.
     if not container_parts.frozen(name):

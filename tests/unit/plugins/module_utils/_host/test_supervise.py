@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import typing as t
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import files, supervise
+from ansible_collections.cnvm.platform.plugins.module_utils._host import container_parts, files, supervise
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 
@@ -80,3 +82,16 @@ def test_what_stood_still_in_a_move_is_started_by_its_recovery(
         assert start(host) == supervise.NOT_HERE
     # So its end knows that systemd wanted to have it run.
     assert (files.read_json(paths.turned_away_file("web")) or {}).get("move_id") == (None if may else "m1")
+
+
+@pytest.mark.parametrize(
+    ("word", "number"), [("TERM", signal.SIGTERM), ("PWR", signal.SIGPWR), ("RTMIN+3", signal.SIGRTMIN + 3)]
+)
+def test_the_signal_that_asks_it_to_end(word: str, number: int, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, signal: sent.append((pid, signal)))
+    monkeypatch.setattr(container_parts, "init_pid", lambda definition: 0 if sent else 7)
+    monkeypatch.setattr(container_parts, "frozen", lambda name: False)
+    files.write_json(paths.definition_file("web"), {"name": "web", "stop_signal": word})
+    assert supervise.commands()["container"](["stop", "web"], host) == 0
+    assert sent == [(7, number)]
