@@ -146,7 +146,7 @@ def _change(
     enable: t.Optional[bool] = None
     if state == "running" and seen.enabled != at_boot:
         enable = at_boot
-    elif state == "stopped" and seen.enabled:
+    elif seen.enabled and (state == "stopped" or not starts_with_host(item)):
         enable = False
     return Plan(
         name=name,

@@ -51,6 +51,8 @@ def made(item: dict[str, t.Any], state: Seen, **options: t.Any) -> Plan:
         (wish(state="absent"), Seen(owner=OWNER), ["remove"]),
         (wish(labels={"a": "b"}), seen(), ["change labels"]),
         (wish(restart="never"), seen(), ["change restart", "disable"]),
+        (wish(restart="never", state="present"), seen(), ["change restart", "disable"]),
+        (wish(restart="on_failure", state="present"), seen(), ["change restart"]),
         (wish(env={"A": "1"}), seen(), ["stop", "change env", "start"]),
         (wish(env={"A": "1"}, state="present"), seen(), ["stop", "change env", "start"]),
         (wish(env={"A": "1"}), seen(active=False), ["change env", "start"]),
