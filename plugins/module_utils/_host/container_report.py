@@ -21,9 +21,11 @@ def see(name: str, host_id: str, unit: t.Mapping[str, str]) -> Seen:
     """One container as this host has it, from its files."""
     owner = ownership.record(name, host_id)
     here = owner is not None and owner.get("owner") == host_id
+    definition = files.read_json(paths.definition_file(name))
     return Seen(
-        definition=files.read_json(paths.definition_file(name)) if here else None,
-        owner=owner,
+        definition=definition if here else None,
+        # What a creation or a removal has left that was cut off can be removed, too.
+        owner=files.read_json(paths.owner_file(name)) or (None if definition is None else {}),
         here=here,
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
         moving=os.path.exists(paths.journal_file(name)),

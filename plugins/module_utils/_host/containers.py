@@ -270,6 +270,10 @@ class Batch:
             for name in sorted(one.name for one in todo):
                 held.enter_context(files.lock(paths.lock_file(name), f"changing container {name!r}"))
             self.see_again([one.name for one in todo])
+            for one in todo:
+                if one.create and (files.read_json(paths.owner_file(one.name)) or {}).get("claim"):
+                    # A creation that was cut off: its layers may still be mounted, over another image.
+                    self.remove(one.name)
             self.registry.claim(
                 {
                     one.name: (one.definition["uuid"], one.definition["address"])
@@ -375,6 +379,9 @@ class Batch:
         self.reload = container_units.remove(name) or self.reload
         self.host.run(["systemctl", "reset-failed", "--", paths.unit_name(name)], check=False)
         files.remove_tree(paths.run_dir(name))
+        # The records last: what is left of a layer, of a removal that was cut off, is never taken for a new one's.
+        for directory in (paths.bundle_dir(name), paths.upper_dir(name), paths.layer_work_dir(name)):
+            files.remove_tree(directory)
         files.remove_tree(paths.workload_dir(name))
 
     def start(self, names: t.Sequence[str]) -> None:

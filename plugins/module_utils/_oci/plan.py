@@ -15,7 +15,8 @@ from .definition import IN_PLACE, changed_keys, definition_of
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A container as a host has it. ``definition`` and ``owner`` are None where there is none.
+    """A container as a host has it. ``definition`` is None where there is none, ``owner`` where the host has no
+    record of it at all; empty where only that of its owner is missing.
 
     ``here``: the owner record names this host. ``elsewhere``: the host that has it, by the record or by the peers.
     ``moving``: a move of it is not finished. ``active``: its unit is up or on its way. ``enabled``: it starts at boot.

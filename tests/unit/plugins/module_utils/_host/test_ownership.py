@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import typing as t
 from pathlib import Path
 
@@ -14,9 +16,15 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import containers, ownership
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    container_parts,
+    containers,
+    files,
+    ownership,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan, plan
 
 HERE = {"here": True, "claim": False, "address": "10.0.0.20"}
 SILENT = {"ok": False, "error": "no route"}
@@ -246,3 +254,62 @@ def test_a_creation_that_was_cut_off_is_begun_again(state: Path) -> None:
     record(state, "web", claim=True)
     found = seen({"host2": says()}, {"name": "web"})
     assert (found["web"].here, found["web"].definition, found["web"].elsewhere) == (False, None, "")
+
+
+@pytest.mark.parametrize("left", ["owner.json", "definition.json", ""])
+def test_what_was_cut_off_can_be_removed(state: Path, left: str) -> None:
+    """Of a creation (other hosts would be refused the name for ever), or of a removal."""
+    record(state, "web", claim=True)
+    for path in (state / "workloads/web").iterdir():
+        if left and path.name != left:
+            path.unlink()
+    item = normalise({"name": "web", "state": "absent"})
+    assert plan(item, seen({}, item)["web"]).remove
+    assert not plan(item, seen({}, {"name": "db", "state": "absent"})["db"]).remove
+
+
+def test_nothing_of_a_creation_that_was_cut_off_is_used(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its files nor a mount of its layers, which may be over another image."""
+    monkeypatch.setattr(paths, "RUN", str(state / "run"))
+    record(state, "web", claim=True)
+    (state / "workloads/web/upper").mkdir()
+    ran: list[tuple[str, ...]] = []
+
+    def run(argv: t.Sequence[str], **kwargs: t.Any) -> CommandResult:
+        ran.append(tuple(argv))
+        return CommandResult(tuple(argv), 0)
+
+    mounted = iter([True, False])
+    monkeypatch.setattr(container_parts, "layers_mounted", lambda name: next(mounted, False))
+    item = normalise({"name": "web", "image": "cnvm", "state": "present"})
+    batch = containers.Batch(Host(run=run), [item], Asked({}), restart_on_change=True, image_change=False)
+    found: list[list[str]] = []
+
+    def create(one: Plan) -> None:
+        found.append(sorted(path.name for path in (state / "workloads/web").iterdir()))
+
+    monkeypatch.setattr(batch, "create", create)
+    batch.apply([Plan("web", create=True, definition={"uuid": "u", "address": ""})])
+    assert found == [["owner.json"]]
+    assert ("umount", container_parts.rootfs("web")) in ran
+
+
+def test_a_removal_that_is_cut_off_leaves_no_part_of_a_layer_for_a_new_one(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(state, "web")
+    (state / "workloads/web/upper").mkdir()
+
+    def stop_at_the_layer(path: str) -> None:
+        if os.path.basename(path) == "upper":
+            raise KeyboardInterrupt
+        shutil.rmtree(path, ignore_errors=True)
+
+    monkeypatch.setattr(files, "remove_tree", stop_at_the_layer)
+    batch = containers.Batch(
+        Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0)), [], Asked({}),
+        restart_on_change=True, image_change=False,
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        batch.remove("web")
+    assert owner(state, "web")["owner"] == "me"
