@@ -365,6 +365,10 @@ def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
         absolute(params[kind], kind)
     for item in params["files"]:
         absolute(item["path"], "files.path")
+        if item["path"].endswith("/"):
+            raise InputError(
+                f"files.path: {item['path']!r} names no file.", hint="Allowed: a path that ends in a name."
+            )
         if not (
             item["mode"].isascii()
             and item["mode"].isdigit()
