@@ -22,7 +22,8 @@ description:
 options:
   name:
     description:
-      - Name of the image. 1 to 63 letters, digits, V(_), V(.) or V(-), the first one a letter or a digit.
+      - Name of the image. 1 to 63 letters, digits, V(_), V(.) or V(-), the first one a letter or a digit; no C(.new) at
+        its end.
     type: str
     required: true
   state:
@@ -356,6 +357,10 @@ def expected_digest(value: t.Optional[str]) -> str:
 
 def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
     """The image that the module's options describe."""
+    name = check_name(params["name"], "name")
+    if name.endswith(".new"):
+        # Names are written to such files before they are whole.
+        raise InputError(f"name: {name!r} is reserved.", hint="Choose another name.")
     kind = next((source for source in bundles.SOURCES if params[source]), "")
     if not kind:
         raise InputError("No source is given.", hint=f"Give one of: {', '.join(bundles.SOURCES)}.")
@@ -366,9 +371,7 @@ def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
     for item in params["files"]:
         absolute(item["path"], "files.path")
         if item["path"].endswith("/"):
-            raise InputError(
-                f"files.path: {item['path']!r} names no file.", hint="Allowed: a path that ends in a name."
-            )
+            raise InputError(f"files.path: {item['path']!r} names no file.", hint="Leave the slash at its end out.")
         if not (
             item["mode"].isascii()
             and item["mode"].isdigit()
@@ -379,7 +382,7 @@ def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
                 f"files.mode: {item['mode']!r} is not allowed.", hint='Allowed: octal digits such as "0644".'
             )
     return bundles.Wanted(
-        name=check_name(params["name"], "name"),
+        name=name,
         kind=kind,
         source=params[kind],
         overrides={key: value for key, value in params["config"].items() if value},

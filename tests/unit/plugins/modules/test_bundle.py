@@ -26,3 +26,10 @@ def test_a_directory_is_no_file(path: str) -> None:
     assert wanted(files=[item]).files == [item]
     with pytest.raises(InputError, match=r"files\.path: '.*' names no file"):
         wanted(files=[{**item, "path": path}])
+
+
+def test_a_name_that_the_store_needs_for_itself() -> None:
+    """``web.new`` was overwritten when ``web`` was made, and could not be removed."""
+    assert wanted(name="web.newer").name == "web.newer"
+    with pytest.raises(InputError, match=r"'web\.new' is reserved"):
+        wanted(name="web.new")
