@@ -262,7 +262,10 @@ def check(config: dict[str, t.Any], *, drop: bool = False) -> tuple[Process, lis
 def override(process: Process, wanted: t.Mapping[str, t.Any]) -> Process:
     """``process`` with what the user gives instead (``env`` is added to)."""
     env = dict(line.split("=", 1) for line in process.env)
-    env.update(wanted.get("env") or {})
+    for key, value in (wanted.get("env") or {}).items():
+        if isinstance(value, bool):
+            raise InputError(f"config.env: {key}: {value!r} is not text.", hint="Put it in quotes.")
+        env[key] = "" if value is None else value
     changes: dict[str, t.Any] = {"env": check_env([f"{key}={value}" for key, value in env.items()], "env")}
     if wanted.get("args"):
         changes["args"] = check_args(list(wanted["args"]), "args")

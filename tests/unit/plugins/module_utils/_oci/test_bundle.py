@@ -182,6 +182,10 @@ def test_override() -> None:
     assert found == bundle.Process(("b",), ("A=1", "B=3", "C=4"), "/x", "web", "me")
     with pytest.raises(InputError):
         bundle.override(process, {"cwd": "relative"})
+    # As in the environment of a container.
+    assert bundle.override(process, {"env": {"B": None}}).env == ("A=1", "B=")
+    with pytest.raises(InputError, match=r"config\.env: B: True is not text"):
+        bundle.override(process, {"env": {"B": True}})
 
 
 JSON = st.recursive(
