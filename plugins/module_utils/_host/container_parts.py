@@ -136,6 +136,12 @@ def layers_mounted(name: str) -> bool:
     return rootfs(name) in files.mount_points()
 
 
+def make_place(name: str) -> None:
+    """The container's directory. Nobody else on the host may run what is set-user-id in there."""
+    os.makedirs(paths.workload_dir(name), exist_ok=True)
+    os.chmod(paths.workload_dir(name), 0o700)
+
+
 def mount_layers(host: Host, definition: t.Mapping[str, t.Any]) -> None:
     """Mount the writable layer over the image; nothing to do where it is mounted."""
     name = definition["name"]
@@ -147,6 +153,7 @@ def mount_layers(host: Host, definition: t.Mapping[str, t.Any]) -> None:
             f"The image of container {name!r} ({definition.get('image_name') or definition['image']}) is not here.",
             hint=f"There is no {lower}. Bring it with the module bundle or the role cnvm_image.",
         )
+    make_place(name)
     for directory in (paths.bundle_dir(name), rootfs(name), paths.upper_dir(name), paths.layer_work_dir(name)):
         os.makedirs(directory, mode=0o755 if directory == paths.upper_dir(name) else 0o711, exist_ok=True)
     options = (
@@ -217,7 +224,7 @@ def write_config(definition: t.Mapping[str, t.Any]) -> None:
         home=account.home,
         machine=os.uname().machine,
     )
-    files.write_json(f"{paths.bundle_dir(name)}/config.json", made, durable=False)
+    files.write_json(f"{paths.bundle_dir(name)}/config.json", made, mode=0o600, durable=False)
 
 
 # --------------------------------------------------------------------------------------------------------------------

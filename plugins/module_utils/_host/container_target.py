@@ -98,6 +98,7 @@ def begin(
 ) -> None:
     """Make room: an empty writable layer, and memory for the checkpoint."""
     name = definition["name"]
+    container_parts.make_place(name)
     files.write_json(paths.definition_file(name), definition, mode=0o600)
     # What an earlier stay has left is older than what comes.
     for directory in (paths.upper_dir(name), paths.layer_work_dir(name)):

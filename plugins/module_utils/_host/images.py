@@ -120,11 +120,12 @@ def point(name: str, digest: str) -> bool:
 
 
 def building_dir(label: str) -> str:
-    """A fresh directory on the file system of the images, for an image in the making."""
+    """A fresh directory on the file system of the images, for an image in the making. It is root's alone: an image may
+    have files that are set-user-id."""
     directory = f"{paths.IMAGES}/building/{label}"
     os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
     files.remove_tree(directory)
-    os.mkdir(directory, 0o755)
+    os.mkdir(directory, 0o700)
     return directory
 
 

@@ -32,8 +32,9 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     supervise,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import definition_of, normalise
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.users import Account
 
 SHOWN = """Id=cnvm-container@a.service
 ActiveState=active
@@ -141,6 +142,29 @@ def test_mounting_needs_the_image(home: Path) -> None:
     assert f"upperdir={home}/containers/web/upper" in ran[-1][-2]
     assert {"redirect_dir=off", "metacopy=off", "index=off"} <= set(ran[-1][-2].split(","))
     assert oct(os.stat(home / "containers/web/upper").st_mode)[-3:] == "755"
+    # Its root can make a program set-user-id, which another user of the host must not reach.
+    assert oct(os.stat(home / "containers/web").st_mode)[-3:] == "700"
+
+
+def test_others_do_not_read_what_is_in_its_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = normalise({"name": "web", "image": "x", "env": {"PASSWORD": "secret"}, "command": ["a"]})
+    definition = definition_of(item, "u", "a" * 64, "x")
+    monkeypatch.setattr(container_parts, "mount_layers", lambda host, definition: None)
+    monkeypatch.setattr(container_parts, "account_of", lambda root, user: Account(0, 0))
+    monkeypatch.setattr(container_units, "write_policy", lambda definition: False)
+    monkeypatch.setattr(containers, "write_contents", lambda definition, keys: None)
+    image = home / "images/sha256" / ("a" * 64)
+    image.mkdir(parents=True)
+    (image / "image.json").write_text("{}")
+    made = batch("")
+    made.registry = t.cast("t.Any", types.SimpleNamespace(own=lambda name, uuid: None))
+    made.create(Plan("web", create=True, start=True, definition=definition))
+    written = [home / "containers/web/definition.json", home / "containers/web/bundle/config.json"]
+    for path in written:
+        assert "secret" in path.read_text()
+        assert oct(os.stat(path).st_mode)[-3:] == "600"
+    made.change(Plan("web", changes=("labels",), definition=definition))
+    assert oct(os.stat(written[0]).st_mode)[-3:] == "600"
 
 
 def test_a_busy_mount_is_detached(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,8 @@ def test_store_and_find(store: Path) -> None:
     assert record is not None
     assert (record["digest"], record["entries"], record["size_bytes"]) == (made, 1, 1)
     assert os.listdir(store / "images/building") == []
+    # What is set-user-id in it is nobody's on the host.
+    assert oct(os.stat(paths.image_dir(made)).st_mode)[-3:] == "700"
 
 
 def test_storing_twice_keeps_one(store: Path) -> None:
