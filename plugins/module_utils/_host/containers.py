@@ -16,7 +16,7 @@ import uuid
 from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, Refused
 from .._net.endpoint import check_address, forwards_from
-from .._oci.definition import DEFAULTS, normalise_all
+from .._oci.definition import DEFAULTS, IN_PLACE, normalise_all
 from .._oci.plan import Plan, Seen, plan
 from .._oci.users import Account
 from . import archive, container_parts, container_report, container_units, files, images, netns, ownership
@@ -337,12 +337,18 @@ class Batch:
         definition = t.cast("dict[str, t.Any]", one.definition)
         name = one.name
         running = not one.stop and container_parts.init_pid(definition) != 0
-        if {"hostname", "address", "dns", "authorized_keys", "login_user"} & set(one.changes):
+        hard = not IN_PLACE.issuperset(one.changes)
+        if hard or {"authorized_keys", "login_user"} & set(one.changes):
             mounted = container_parts.layers_mounted(name)
             container_parts.mount_layers(self.host, definition)
-            write_contents(definition, one.changes)
-            if not mounted:
-                container_parts.unmount_layers(self.host, name)
+            try:
+                if hard:
+                    # A user that it does not have is refused here, while it can go on as it was.
+                    container_parts.write_config(definition)
+                write_contents(definition, one.changes)
+            finally:
+                if not mounted:
+                    container_parts.unmount_layers(self.host, name)
         if running:
             if {"memory_mib", "cpus", "pids_limit"} & set(one.changes):
                 container_parts.apply_limits(definition)

@@ -355,3 +355,23 @@ def test_what_somebody_else_has_changed_since_is_let_be(
         one.apply(plans)
     assert ran == []
     assert files.read_json(f"{paths.workload_dir('web')}/{file}") == value
+
+
+@pytest.mark.parametrize("change", [{"user": "nobody-there"}, {"login_user": "nobody-there"}])
+def test_a_user_that_it_does_not_have_is_refused_while_it_can_go_on(
+    change: dict[str, t.Any], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = normalise({"name": "web", "image": "x", "authorized_keys": ["ssh-ed25519 " + "A" * 60], **change})
+    definition = definition_of(item, "u", "a" * 64, "x")
+    image = home / "images/sha256" / ("a" * 64)
+    image.mkdir(parents=True)
+    (image / "image.json").write_text('{"process": {"args": ["/init"]}}')
+    monkeypatch.setattr(container_parts, "read_inside", lambda root, names: ["root:x:0:0::/root:/bin/sh", ""])
+    mounts: list[str] = []
+    monkeypatch.setattr(container_parts, "layers_mounted", lambda name: False)
+    monkeypatch.setattr(container_parts, "mount_layers", lambda host, definition: mounts.append("mount"))
+    monkeypatch.setattr(container_parts, "unmount_layers", lambda host, name: mounts.append("unmount"))
+    with pytest.raises(InputError, match="no user 'nobody-there'"):
+        batch("").change(Plan("web", changes=tuple(change), definition=definition))
+    assert mounts == ["mount", "unmount"]
+    assert not (home / "containers/web/definition.json").exists()
