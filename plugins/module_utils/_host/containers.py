@@ -111,14 +111,28 @@ def write_inside(root: str, wanted: t.Sequence[tuple[str, str, int, int, int]], 
     archive.inside(root, work, what)
 
 
-def write_contents(definition: t.Mapping[str, t.Any], keys: t.Collection[str]) -> None:
-    """Write what follows from ``keys`` of the definition into the container's tree (its layers are mounted)."""
+def write_contents(
+    definition: t.Mapping[str, t.Any], keys: t.Collection[str], before: t.Optional[t.Mapping[str, t.Any]] = None
+) -> None:
+    """Write what follows from ``keys`` of the definition into the container's tree (its layers are mounted).
+
+    ``before``: the definition that it had; another user than the one of now loses the keys.
+    """
     root = container_parts.rootfs(definition["name"])
     wanted: list[tuple[str, str, int, int, int]] = []
     if {"hostname", "address", "dns"} & set(keys):
         wanted += _first_files(definition)
     if {"authorized_keys", "login_user"} & set(keys) and (definition["authorized_keys"] or "created" not in keys):
         wanted += _key_files(definition, root)
+    # Another image may have another login user.
+    if before is not None and before["authorized_keys"] and {"login_user", "image"} & set(keys):
+        now = _key_files(definition, root)
+        try:
+            lost = _key_files({**before, "authorized_keys": []}, root)
+        except InputError:
+            lost = []
+        if not lost or lost[-1][0] != now[-1][0]:
+            wanted += [*lost, *now]
     if wanted:
         write_inside(root, wanted, f"Writing the files of container {definition['name']!r}")
 
@@ -345,7 +359,7 @@ class Batch:
                 if hard:
                     # A user that it does not have is refused here, while it can go on as it was.
                     container_parts.write_config(definition)
-                write_contents(definition, one.changes)
+                write_contents(definition, one.changes, files.read_json(paths.definition_file(name)))
             finally:
                 if not mounted:
                     container_parts.unmount_layers(self.host, name)

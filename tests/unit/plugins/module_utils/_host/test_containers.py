@@ -32,7 +32,11 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     supervise,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import definition_of, normalise
+from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import (
+    changed_keys,
+    definition_of,
+    normalise,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.users import Account
 
@@ -375,3 +379,47 @@ def test_a_user_that_it_does_not_have_is_refused_while_it_can_go_on(
         batch("").change(Plan("web", changes=tuple(change), definition=definition))
     assert mounts == ["mount", "unmount"]
     assert not (home / "containers/web/definition.json").exists()
+
+
+KEY, ANOTHER = (f"ssh-ed25519 {letter * 60}" for letter in "AB")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "files"),
+    [
+        ({"login_user": "bob"}, {"login_user": "alice"}, {"/home/alice": KEY, "/home/bob": ""}),
+        ({"login_user": "bob"}, {"login_user": "alice", "authorized_keys": []}, {"/home/alice": "", "/home/bob": ""}),
+        ({"login_user": "bob"}, {"login_user": "bob", "authorized_keys": [ANOTHER]}, {"/home/bob": ANOTHER}),
+        # The image's own login user is bob, too, and alice in the other image.
+        ({}, {"login_user": "bob"}, {"/home/bob": KEY}),
+        ({}, {"image": "b"}, {"/home/alice": KEY, "/home/bob": ""}),
+        ({"login_user": "bob"}, {"login_user": "bob", "image": "b"}, {}),
+        ({"authorized_keys": []}, {"image": "b", "authorized_keys": []}, {}),
+        # He was removed in the container.
+        ({"login_user": "carol"}, {"login_user": "alice"}, {"/home/alice": KEY}),
+    ],
+)
+def test_the_keys_go_with_the_login_user(
+    was: dict[str, t.Any], now: dict[str, t.Any], files: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for digest, user in (("a" * 64, "bob"), ("b" * 64, "alice")):
+        place = home / "images/sha256" / digest
+        place.mkdir(parents=True)
+        (place / "image.json").write_text(f'{{"process": {{"login_user": "{user}"}}}}')
+    passwd = "alice:x:1:1::/home/alice:/bin/sh\nbob:x:2:2::/home/bob:/bin/sh\n"
+    monkeypatch.setattr(container_parts, "read_inside", lambda root, names: [passwd, ""])
+    written: dict[str, str] = {}
+
+    def write(root: str, wanted: t.Sequence[tuple[str, str, int, int, int]], what: str) -> None:
+        written.update({path: text for path, text, *_rest in wanted if not path.endswith("/")})
+
+    monkeypatch.setattr(containers, "write_inside", write)
+
+    def definition(values: dict[str, t.Any]) -> dict[str, t.Any]:
+        item = normalise({"name": "web", "image": "a", "authorized_keys": [KEY], **values})
+        return definition_of(item, "u", item["image"] * 64, "")
+
+    before, after = definition(was), definition(now)
+    containers.write_contents(after, changed_keys(before, after), before)
+    expected = {f"{place}/.ssh/authorized_keys": f"{text}\n" if text else "" for place, text in files.items()}
+    assert written == expected
