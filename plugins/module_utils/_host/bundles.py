@@ -152,7 +152,19 @@ def _copy_tree(source: str, dest: str, policy: Policy) -> archive.Tally:
         _pid, status = os.waitpid(child, 0)
     if status:
         raise HostError(f"Reading {source} failed (status {status}).")
+    # These are not even sent.
+    tally.skipped += [path for path, found in archive.walk(source) if stat.S_ISSOCK(found.st_mode)]
     return tally
+
+
+def _leave_out(root: str) -> list[str]:
+    """Remove what an archive of the image would not bring to another host, where its digest would be another one."""
+    found = []
+    for path, status in archive.walk(root):
+        if stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+            os.unlink(os.path.join(root, path))
+            found.append(path)
+    return found
 
 
 def _from_archive(wanted: Wanted, place: str) -> tuple[t.Optional[bundle.Process], list[str], list[str]]:
@@ -245,6 +257,7 @@ def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.An
             _add_files(root, wanted.files)
         if wanted.kind == "mmdebstrap":
             debian.run_inside(host, root, wanted.source.get("customize") or [], "mmdebstrap.customize")
+        skipped += _leave_out(root)
         final = bundle.override(process or bundle.Process(), wanted.overrides)
         if not final.args:
             final = dataclasses.replace(final, args=("/bin/sh",))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import typing as t
 from pathlib import Path
@@ -255,3 +256,32 @@ def test_what_a_killed_run_left_goes_with_the_next_one(store: Path, monkeypatch:
     with pytest.raises(HostError, match="Cut off"):
         bundles.make(Host(run=Qemu()), wanted, "f")
     assert not left.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("kind", ["mmdebstrap", "rootfs"])
+def test_what_no_archive_of_it_brings_is_not_in_the_image(
+    kind: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the socket of an agent that a command has started: elsewhere the image would have another digest."""
+
+    def fill_root(root: Path) -> None:
+        (root / "run").mkdir(parents=True, exist_ok=True)
+        (root / "file").write_text("x")
+        with socket.socket(socket.AF_UNIX) as agent:
+            monkeypatch.chdir(root / "run")
+            agent.bind("agent")
+        os.mkfifo(root / "run/pipe")
+
+    def packages(wanted: bundles.Wanted, place: str, host: Host) -> tuple[None, list[str], list[str]]:
+        fill_root(Path(place, "rootfs"))
+        return None, [], []
+
+    monkeypatch.setattr(bundles, "_from_packages", packages)
+    if kind == "rootfs":
+        fill_root(store / "root")
+    source = {"suite": "trixie"} if kind == "mmdebstrap" else str(store / "root")
+    wanted = bundles.Wanted(name="x", kind=kind, source=source, policy=Policy(allow_fifos=False))
+    made, said = bundles.make(Host(run=Qemu()), wanted, "f")
+    assert sorted(said["left_out"]) == ["run/agent", "run/pipe"]
+    assert os.listdir(f"{paths.image_dir(made)}/rootfs/run") == []
