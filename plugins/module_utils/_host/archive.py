@@ -11,6 +11,7 @@ one pass. The destination is a fresh directory that the caller throws away on fa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -451,6 +452,7 @@ class _Unpacker:
             status = os.lstat("/" + above)
         except FileNotFoundError:
             os.mkdir("/" + above, 0o755)
+            self.no_heritage("/" + above)
         else:
             if not stat.S_ISDIR(status.st_mode):
                 raise InputError(
@@ -552,6 +554,8 @@ class _Unpacker:
             os.mknod(where, kind | 0o600, os.makedev(*device))
         os.chown(where, member.uid, member.gid, follow_symlinks=False)
         if kind != stat.S_IFLNK:
+            if path and not kept:
+                self.no_heritage(where)
             os.chmod(where, mode)
         if kept:
             self.drop_attributes(where)
@@ -566,6 +570,12 @@ class _Unpacker:
         for name in os.listxattr(where, follow_symlinks=False):
             if keep_attribute(name, self.policy):
                 os.removexattr(where, name, follow_symlinks=False)
+
+    def no_heritage(self, where: t.Union[int, str]) -> None:
+        """Remove what a directory with a default ACL hands down to all that is made in it: it is not the archive's."""
+        for name in ("system.posix_acl_access", "system.posix_acl_default"):
+            with contextlib.suppress(OSError):
+                os.removexattr(where, name)
 
     def file(self, path: str, member: tarfile.TarInfo, stream: _Forward, mtime: int) -> None:
         # For a sparse file ``size`` is what it takes once it is unpacked, its parts are what the stream holds.
@@ -590,6 +600,7 @@ class _Unpacker:
                     stream.data(length, fd)
                 os.ftruncate(fd, member.size)
             os.fchown(fd, member.uid, member.gid)
+            self.no_heritage(fd)
             os.fchmod(fd, member.mode & 0o7777)
             self.attributes(path, member)
             os.utime(fd, ns=(mtime, mtime))

@@ -13,6 +13,7 @@ import random
 import shutil
 import socket
 import stat
+import struct
 import tarfile
 import time
 import typing as t
@@ -216,6 +217,32 @@ def test_a_stream_may_go_on_after_the_archive(source: Path, tmp_path: Path) -> N
         archive.extract(t.cast("t.BinaryIO", stream), str(tmp_path / "out"), layer_policy())
         assert stream.read(100) == b"and then this"
     os.wait()
+
+
+def test_a_default_acl_is_not_handed_down(tmp_path: Path) -> None:
+    """What is made in such a directory while it is unpacked may be older than the ACL, and has none."""
+    everything = ((0x01, 7, 2**32 - 1), (0x02, 6, 5), (0x04, 5, 2**32 - 1), (0x10, 7, 2**32 - 1), (0x20, 5, 2**32 - 1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in everything)
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "shared/below").mkdir(parents=True)
+    target.mkdir()
+    (source / "shared/file").write_text("x")
+    os.mkfifo(source / "shared/fifo")
+    for path in (source / "shared/file", source / "shared/fifo"):
+        os.chmod(path, 0o660)
+    try:
+        os.setxattr(source / "shared", "system.posix_acl_default", acl)
+    except OSError:
+        pytest.skip("this file system has no ACLs")
+    (source / "shared/heir").write_text("x")
+    before = settle(source)
+    extract(packed(source, layer=True), target, layer_policy())
+    assert tree(target) == tree(source)
+    (source / "shared/late").write_text("x")
+    os.removexattr(source / "shared/late", "system.posix_acl_access")
+    changed, removed = difference(before, archive.snapshot(str(source)))
+    extract(packed(source, layer=True, paths=changed), target, layer_policy(), removals=removed)
+    assert tree(target) == tree(source)
 
 
 # -- The second round of a synchronisation ----------------------------------------------------------------------------
