@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ BUFFER = 1 << 20
 _MOST_HEADER = 1 << 20
 _XATTR = "SCHILY.xattr."
 _SMALL = 0o7777777
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
 _TYPES = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -155,8 +157,9 @@ def attributes_of(path: t.Union[str, bytes], policy: Policy) -> list[tuple[bytes
     records = []
     for name in names:
         if keep_attribute(name, policy):
-            value = os.getxattr(path, name, follow_symlinks=False)
-            records.append(((_XATTR + name).encode("utf-8", "surrogateescape"), value))
+            with contextlib.suppress(FileNotFoundError):
+                value = os.getxattr(path, name, follow_symlinks=False)
+                records.append(((_XATTR + name).encode("utf-8", "surrogateescape"), value))
     return records
 
 
@@ -265,18 +268,30 @@ def pack(
         if letter is None or (kind == stat.S_IFCHR and status.st_rdev == 0 and not layer):
             tally.skipped.append(path)
             continue
+        key = (status.st_dev, status.st_ino)
+        linked = kind != stat.S_IFDIR and status.st_nlink > 1
+        first = seen.get(key) if linked else None
+        fd, target = -1, b""
+        try:
+            if first is None and kind == stat.S_IFREG:
+                fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            elif first is None and kind == stat.S_IFLNK:
+                target = os.readlink(full)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            # In a layer that is written to it may go, or become something else, in this very moment.
+            continue
         tally.entries += 1
-        if kind != stat.S_IFDIR and status.st_nlink > 1:
-            key = (status.st_dev, status.st_ino)
-            first = seen.setdefault(key, name_bytes)
-            if first is not name_bytes:
-                write(_header(name_bytes, b"1", status, link=first))
-                continue
+        if first is not None:
+            write(_header(name_bytes, b"1", status, link=first))
+            continue
+        if linked:
+            seen[key] = name_bytes
         if kind == stat.S_IFREG:
-            _pack_file(full, name_bytes, status, policy, buffer, write, tally, progress)
+            _pack_file(fd, full, name_bytes, status, policy, buffer, write, tally, progress)
         elif kind == stat.S_IFLNK:
-            records = attributes_of(full, policy)
-            write(_header(name_bytes, letter, status, link=os.readlink(full), records=records))
+            write(_header(name_bytes, letter, status, link=target, records=attributes_of(full, policy)))
         else:
             slash = b"/" if kind == stat.S_IFDIR else b""
             write(_header(name_bytes + slash, letter, status, records=attributes_of(full, policy)))
@@ -295,6 +310,7 @@ def _named(root: str, paths: t.Iterable[str]) -> t.Iterator[tuple[str, os.stat_r
 
 
 def _pack_file(
+    fd: int,
     full: bytes,
     name: bytes,
     status: os.stat_result,
@@ -304,7 +320,6 @@ def _pack_file(
     tally: Tally,
     progress: t.Optional[t.Callable[[int], None]],
 ) -> None:
-    fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         records = attributes_of(full, policy)
         size = status.st_size

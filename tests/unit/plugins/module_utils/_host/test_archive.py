@@ -219,6 +219,36 @@ def test_a_stream_may_go_on_after_the_archive(source: Path, tmp_path: Path) -> N
     os.wait()
 
 
+@pytest.mark.parametrize("becomes", ["nothing", "a link"])
+def test_what_goes_while_it_is_packed_is_left_out(
+    becomes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container goes on writing while its layer is copied."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    for name in ("a", "gone", "z"):
+        (source / name).write_text(name)
+    os.link(source / "gone", source / "kept")
+    (source / "link").symlink_to("a")
+    walked = archive.walk
+
+    def walk(root: str) -> t.Iterator[tuple[str, os.stat_result]]:
+        for path, status in walked(root):
+            if path in ("gone", "link"):
+                (source / path).unlink()
+                if becomes == "a link" and path == "gone":
+                    (source / path).symlink_to("z")
+            yield path, status
+
+    monkeypatch.setattr(archive, "walk", walk)
+    data = packed(source, layer=True)
+    monkeypatch.undo()
+    extract(data, target, layer_policy())
+    assert sorted(os.listdir(target)) == ["a", "kept", "z"]
+    assert (target / "kept").read_text() == "gone"
+
+
 def test_a_default_acl_is_not_handed_down(tmp_path: Path) -> None:
     """What is made in such a directory while it is unpacked may be older than the ACL, and has none."""
     everything = ((0x01, 7, 2**32 - 1), (0x02, 6, 5), (0x04, 5, 2**32 - 1), (0x10, 7, 2**32 - 1), (0x20, 5, 2**32 - 1))
