@@ -259,8 +259,8 @@ def network_up(host: Host, definition: t.Mapping[str, t.Any]) -> None:
 def network_down(host: Host, definition: t.Mapping[str, t.Any]) -> None:
     """Take away what ``network_up`` made; nothing to do where there is nothing."""
     name = definition["name"]
-    if definition.get("address") and os.path.exists(paths.OVERLAY_FILE):
-        netns.remove(host, t.cast("Endpoint", endpoint(definition)))
+    if definition.get("address"):
+        netns.remove(host, name, definition["uuid"])
     elif os.path.lexists(paths.netns_path(name)):
         host.run(["ip", "netns", "del", paths.netns_name(name)])
 

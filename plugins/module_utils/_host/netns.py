@@ -24,7 +24,16 @@ from .._core import paths
 from .._core.errors import HostError, Refused
 from .._core.runner import CommandResult
 from .._net import arp, nft
-from .._net.endpoint import INSIDE, Endpoint, Forward, forward_conflicts, forward_table, forwards_from, guard_table
+from .._net.endpoint import (
+    INSIDE,
+    Endpoint,
+    Forward,
+    forward_conflicts,
+    forward_table,
+    forwards_from,
+    guard_table,
+    host_link,
+)
 from .files import read_json
 from .system import Host
 
@@ -116,12 +125,16 @@ def refuse_mptcp(name: str) -> None:
         _in_namespace(name, write)
 
 
-def remove(host: Host, spec: Endpoint) -> bool:
-    """Take away link, guard, forwards and namespace, as far as they are there. Whether anything was."""
-    lines = [f"link del {spec.host_link}"] if _index_of(spec.host_link) else []
-    if os.path.lexists(paths.netns_path(spec.name)):
-        lines.append(f"netns del {paths.netns_name(spec.name)}")
-    tables = nft.drop_table("netdev", guard_table(spec.uuid)) + nft.drop_table("ip", forward_table(spec.name))
+def remove(host: Host, name: str, uuid: str) -> bool:
+    """Take away link, guard, forwards and namespace, as far as they are there. Whether anything was.
+
+    Whatever the overlay is by now: an address that was in it need not be so any more.
+    """
+    link = host_link(uuid)
+    lines = [f"link del {link}"] if _index_of(link) else []
+    if os.path.lexists(paths.netns_path(name)):
+        lines.append(f"netns del {paths.netns_name(name)}")
+    tables = nft.drop_table("netdev", guard_table(uuid)) + nft.drop_table("ip", forward_table(name))
     if lines:
         _batch(host, lines)
     host.run(["nft", "-f", "-"], stdin=tables)

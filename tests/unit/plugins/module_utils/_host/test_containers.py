@@ -218,6 +218,19 @@ def test_cleaning_goes_on_after_a_step_that_failed(home: Path, monkeypatch: pyte
     assert not (home / "run/containers/web").exists()
 
 
+@pytest.mark.parametrize("overlay", ["", '{"subnet": "10.9.9.0/24", "gateway": "10.9.9.1", "self": {"name": "host1"}}'])
+def test_its_network_goes_whatever_the_overlay_is_by_now(
+    overlay: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address may be in it no more; it could not even be removed."""
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(home / "overlay.json"))
+    if overlay:
+        (home / "overlay.json").write_text(overlay)
+    host, ran = host_that_says("")
+    container_parts.network_down(host, {"name": "web", "uuid": "u", "address": "10.100.101.20"})
+    assert ran == [("nft", "-f", "-")]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_files_go_into_the_tree_and_nowhere_else(tmp_path: Path) -> None:
     """A container's root may have put links where we write."""
