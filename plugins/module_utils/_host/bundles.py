@@ -316,7 +316,8 @@ def bring_to(host: Host, wanted: Wanted, *, refresh: bool = False, check_mode: b
             raise
         known_by = ""
     extra: dict[str, t.Any] = {"ignored": [], "left_out": []}
-    same = before is not None and before.get("fingerprint") == known_by and not refresh
+    # By another name it may have been made of another source since.
+    same = not refresh and known_by in ((before or {}).get("fingerprint"), *(before or {}).get("fingerprints", ()))
     if wanted.digest and before is not None:
         # The content decides, wherever it came from.
         same = before["digest"] == wanted.digest

@@ -139,16 +139,17 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
         raise InputError(
             f"The image has the digest {digest}, not {expected}.", hint="The source is not what it should be."
         )
-    files.write_json(
-        f"{building}/image.json",
-        {"schema": SCHEMA, **description, "digest": digest, "entries": entries, "size_bytes": size},
-    )
+    made = {"schema": SCHEMA, **description, "digest": digest, "entries": entries, "size_bytes": size}
     place = paths.image_dir(digest)
     if os.path.isdir(place):
         # The same content came another way; the record of where it came from is the newer one.
-        os.replace(f"{building}/image.json", f"{place}/image.json")
+        before = files.read_json(f"{place}/image.json") or {}
+        known = {*before.get("fingerprints", ()), before.get("fingerprint"), made.get("fingerprint")} - {None}
+        kept = {"archives": before["archives"]} if "archives" in before else {}
+        files.write_json(f"{place}/image.json", {**made, **kept, "fingerprints": sorted(known)})
         files.remove_tree(building)
         return digest, False
+    files.write_json(f"{building}/image.json", made)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     os.sync()
     os.rename(building, place)

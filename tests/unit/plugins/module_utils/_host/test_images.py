@@ -285,3 +285,21 @@ def test_what_no_archive_of_it_brings_is_not_in_the_image(
     made, said = bundles.make(Host(run=Qemu()), wanted, "f")
     assert sorted(said["left_out"]) == ["run/agent", "run/pipe"]
     assert os.listdir(f"{paths.image_dir(made)}/rootfs/run") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_one_content_with_two_names_is_made_once_of_each_source(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RUN", str(store / "run"))
+    host = Host(run=Qemu())
+    both = []
+    for name in ("web", "copy"):
+        (store / name).mkdir()
+        (store / name / "file").write_text("x")
+        dest = str(store / f"{name}.tar")
+        both.append(bundles.Wanted(name=name, kind="rootfs", source=str(store / name), dest=dest, compression="none"))
+    made = [bundles.bring_to(host, wanted) for wanted in both]
+    assert [one["changed"] for one in made] == [True, True]
+    assert made[0]["image"]["digest"] == made[1]["image"]["digest"]
+    monkeypatch.setattr(bundles, "make", None)
+    for check_mode in (True, False):
+        assert [bundles.bring_to(host, one, check_mode=check_mode)["changed"] for one in both] == [False, False]
