@@ -74,6 +74,13 @@ def _tag_in(path: str, tag: str) -> str:
         raise InputError(f"oci_layout: {index} is not JSON: {error}.") from error
 
 
+def _is_missing(wanted: Wanted) -> bool:
+    """Whether the source, by which the image is known, is not on this host."""
+    if wanted.kind == "mmdebstrap" or wanted.fingerprint:
+        return False
+    return not os.path.exists(layout.split(wanted.source)[0] if wanted.kind == "oci_layout" else wanted.source)
+
+
 def _source_state(wanted: Wanted) -> t.Any:
     """What the source is now, so that a second run can tell that it is the same."""
     source = wanted.source
@@ -308,13 +315,8 @@ def export(record: dict[str, t.Any], dest: str, compression: str, *, check_mode:
 def bring_to(host: Host, wanted: Wanted, *, refresh: bool = False, check_mode: bool = False) -> dict[str, t.Any]:
     """Make sure that the name stands for an image made of the source; the module's result."""
     before = images.record_of_name(wanted.name)
-    try:
-        known_by = fingerprint(wanted)
-    except InputError:
-        # In check mode the archive need not have been copied yet.
-        if not (check_mode and wanted.kind in ("archive", "rootfs") and before is None):
-            raise
-        known_by = ""
+    # In check mode what a task before would copy to the host need not be there yet.
+    known_by = "" if check_mode and _is_missing(wanted) else fingerprint(wanted)
     extra: dict[str, t.Any] = {"ignored": [], "left_out": []}
     # By another name it may have been made of another source since.
     same = not refresh and known_by in ((before or {}).get("fingerprint"), *(before or {}).get("fingerprints", ()))

@@ -303,3 +303,23 @@ def test_one_content_with_two_names_is_made_once_of_each_source(store: Path, mon
     monkeypatch.setattr(bundles, "make", None)
     for check_mode in (True, False):
         assert [bundles.bring_to(host, one, check_mode=check_mode)["changed"] for one in both] == [False, False]
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("source", ["archive /srv/none.tar", "rootfs /srv/none", "oci_layout /srv/none:1"])
+def test_in_check_mode_a_source_may_be_copied_later(source: str, there: bool, store: Path) -> None:
+    if there:
+        stored("web")
+    kind, path = source.split()
+    wanted = bundles.Wanted(name="web", kind=kind, source=path)
+    said = bundles.bring_to(Host(run=Qemu()), wanted, check_mode=True)
+    assert (said["changed"], said["image"]) == (True, None)
+    with pytest.raises(InputError, match="there is no /srv/none"):
+        bundles.bring_to(Host(run=Qemu()), wanted)
+
+
+def test_in_check_mode_a_source_that_cannot_be_one_is_refused(store: Path) -> None:
+    with pytest.raises(InputError, match="is no file"):
+        bundles.bring_to(
+            Host(run=Qemu()), bundles.Wanted(name="web", kind="archive", source=str(store)), check_mode=True
+        )
