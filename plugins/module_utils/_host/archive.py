@@ -31,6 +31,8 @@ BLOCK = 512
 BUFFER = 1 << 20
 # A pax header or a long name beyond this is an attack on our memory.
 _MOST_HEADER = 1 << 20
+# All that stands before the content of one member: long names, attributes, a map of holes.
+_MOST_HEADERS = 4 << 20
 _XATTR = "SCHILY.xattr."
 _SMALL = 0o7777777
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
@@ -405,6 +407,7 @@ class _Forward:
     def __init__(self, stream: t.BinaryIO) -> None:
         self.stream = stream
         self.at = 0
+        self.headers = 0
         self.buffer = memoryview(bytearray(BUFFER))
 
     def tell(self) -> int:
@@ -412,8 +415,10 @@ class _Forward:
 
     def read(self, size: int = -1) -> bytes:
         """Exactly ``size`` bytes, less only at the end of the stream."""
-        if not 0 <= size <= _MOST_HEADER:
-            raise InputError(f"The archive has a header of {size} bytes.", hint="It is refused.")
+        if not 0 <= size <= _MOST_HEADER or self.headers > _MOST_HEADERS:
+            raise InputError(
+                f"The archive has a header of {max(size, self.headers)} bytes or more.", hint="It is refused."
+            )
         parts = []
         while size:
             part = self.stream.read(size)
@@ -422,6 +427,7 @@ class _Forward:
             parts.append(part)
             size -= len(part)
             self.at += len(part)
+            self.headers += len(part)
         return b"".join(parts)
 
     def seek(self, position: int) -> int:
@@ -550,7 +556,7 @@ class _Unpacker:
             raise InputError("The archive's root is no directory.", hint="It is refused.")
         if path:
             self.parent(path)
-        mtime = parse_mtime(member.pax_headers["mtime"]) if "mtime" in member.pax_headers else int(member.mtime) * 10**9
+        mtime = parse_mtime(member.pax_headers["mtime"] if "mtime" in member.pax_headers else str(int(member.mtime)))
         where = "/" + path
         if kind == stat.S_IFREG:
             self.file(path, member, stream, mtime)
@@ -646,13 +652,14 @@ def _members(stream: _Forward) -> t.Iterator[tarfile.TarInfo]:
         fileobj=stream, encoding="utf-8", errors="surrogateescape", pax_headers={}, offset=0, tarinfo=tarfile.TarInfo
     )
     while True:
+        stream.headers = 0
         try:
             member = tarfile.TarInfo.fromtarfile(t.cast("tarfile.TarFile", archive))
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             return
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
             raise InputError("The archive ends without its end mark.", hint="It was cut off; copy it again.") from None
-        except (tarfile.TarError, ValueError, IndexError, KeyError, OverflowError) as error:
+        except (tarfile.TarError, ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(f"The archive is damaged or no tar: {error}.", hint="It is refused.") from None
         if member.size < 0 or archive.offset < stream.at:
             raise InputError(f"The archive's {member.name!r} has the size {member.size}.", hint="It is refused.")
@@ -667,10 +674,16 @@ def _unpack(stream: t.BinaryIO, policy: Policy, removals: t.Sequence[str]) -> Ta
         unpacker.remove(path)
     forward = _Forward(stream)
     for member in _members(forward):
-        unpacker.member(member, forward)
+        try:
+            unpacker.member(member, forward)
+        except (ValueError, OverflowError) as error:
+            raise InputError(
+                f"The archive's {member.name!r} cannot be unpacked: {error}.", hint="It is refused."
+            ) from None
     unpacker.finish()
     if policy.to_the_end:
         while True:
+            forward.headers = 0
             rest = forward.read(BLOCK * 64)
             if rest.strip(b"\0"):
                 raise InputError("Something follows the end of the archive.", hint="It is refused.")

@@ -387,6 +387,7 @@ HOSTILE: dict[str, tuple[Members, str]] = {
     "path by pax": ([member("a", b"x", pax_headers={"path": "../x"})], r"\.\."),
     "target by pax": ([member("a", type=tarfile.LNKTYPE, linkname="b", pax_headers={"linkpath": "/b"})], "absolute"),
     "time by pax": ([member("a", b"x", pax_headers={"mtime": "nan"})], "time"),
+    "target with a NUL": ([member("a", type=tarfile.SYMTYPE, pax_headers={"linkpath": "x\0y"})], "cannot be unpacked"),
     "unknown type": ([member("a", b"x", type=b"Q")], "unknown type"),
     "root that is a file": ([member(".", b"x")], "root"),
     "file over a full directory": ([directory("a"), member("a/b", b"x"), member("a", b"x")], "replaces the directory"),
@@ -487,6 +488,23 @@ def test_a_giant_header_is_not_read(arena: Path) -> None:
 
 
 DATA = tar([member("a", b"x" * 1000), member("b", b"y" * 1000)])
+
+
+def test_a_giant_map_of_holes_is_not_read(arena: Path) -> None:
+    """Each of its numbers takes more of our memory than of the archive."""
+    numbers = b"99999999\n" + b"00000000000000000000\n" * 300_000
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a", "GNU.sparse.realsize": "9"}
+    with pytest.raises(InputError, match="header of"):
+        extract(tar([member("a", numbers, pax_headers=headers)]), arena)
+
+
+def test_a_chain_of_headers_is_not_followed(arena: Path) -> None:
+    block = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)[:512])
+    block[156:157] = b"L"
+    block[124:136] = b"00000000001\0"
+    block[148:156] = b"%06o\0 " % sum(bytes(block[:148]) + b" " * 8 + bytes(block[156:]))
+    with pytest.raises(InputError, match="damaged"):
+        extract((bytes(block) + b"y".ljust(512, b"\0")) * 3000, arena)
 
 
 @pytest.mark.parametrize("length", [0, 1, 511, 512, 700, 1535, 1536, 2048, 2100])
