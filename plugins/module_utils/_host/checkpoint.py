@@ -123,6 +123,11 @@ def make(
         made = read_manifest(path)
         if made["name"] != name:
             raise InputError(f"path: {path} is a checkpoint of {made['name']}.", hint="force: true replaces it.")
+        if (files.read_json(paths.definition_file(name)) or made)["uuid"] != made["uuid"]:
+            raise InputError(
+                f"path: {path} is a checkpoint of another container that was called {name}.",
+                hint="force: true replaces it.",
+            )
         return {"changed": False, "checkpoint": _shown(path, made)}
     definition, owner = preflight.movable(name)
     if not container_parts.init_pid(definition):

@@ -205,6 +205,10 @@ def test_an_existing_checkpoint_is_left_alone(made: Path) -> None:
     assert (result["changed"], result["checkpoint"]["name"]) == (False, "web")
     with pytest.raises(InputError, match="is a checkpoint of web"):
         checkpoint.make(HOST, "db", str(made), **options)
+    # Removed and made anew, it has nothing in common with that one.
+    files.write_json(paths.definition_file("web"), {**DEFINITION, "uuid": "another"})
+    with pytest.raises(InputError, match="another container that was called web"):
+        checkpoint.make(HOST, "web", str(made), **options)
     assert made.read_bytes() == before
 
 
