@@ -118,7 +118,7 @@ options:
         description: Host name in the container. Default is its name.
         type: str
       dns:
-        description: Name servers of the container. Default is the host's, but for those on its loopback.
+        description: IPv4 name servers of the container. Default is the host's, but for those on its loopback.
         type: list
         elements: str
       capabilities_add:

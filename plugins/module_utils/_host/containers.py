@@ -34,9 +34,9 @@ Progress = t.Callable[[str], None]
 # What a container finds in its files
 # --------------------------------------------------------------------------------------------------------------------
 def name_servers(text: str) -> list[str]:
-    """The servers in a resolv.conf that a container can reach too: not the ones of the host's loopback."""
+    """The servers in a resolv.conf that a container can reach too: it has IPv4 only, and not the host's loopback."""
     found = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ") and len(line.split()) > 1]
-    return [server for server in found if not server.startswith("127.") and server != "::1"]
+    return [server for server in found if not server.startswith("127.") and ":" not in server]
 
 
 def _host_name_servers() -> list[str]:

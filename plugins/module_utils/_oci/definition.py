@@ -174,16 +174,14 @@ def _capabilities(value: object, option: str, *, add: bool) -> list[str]:
     return sorted(found)
 
 
-def _address(value: object, option: str) -> str:
+def _address(value: object, option: str, allowed: str = "a plain IPv4 address of the overlay") -> str:
     text = _text(value, option).strip()
     if not text:
         return ""
     try:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise InputError(
-            f"{option}: {text!r} is not allowed.", hint="Allowed: a plain IPv4 address of the overlay."
-        ) from None
+        raise InputError(f"{option}: {text!r} is not allowed.", hint=f"Allowed: {allowed}.") from None
 
 
 def _keys(value: object, option: str) -> list[str]:
@@ -262,7 +260,11 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "user": user,
         "cwd": _absolute(cwd, f"{where}: cwd") if cwd else "",
         "hostname": hostname or name.replace("_", "-").replace(".", "-").strip("-"),
-        "dns": [_address(one, f"{where}: dns") for one in _list(given("dns"), f"{where}: dns")],
+        "dns": [
+            _address(one, f"{where}: dns", "IPv4 addresses")
+            for one in _list(given("dns"), f"{where}: dns")
+            if one not in ("", None)
+        ],
         "capabilities_add": _capabilities(given("capabilities_add"), f"{where}: capabilities_add", add=True),
         "capabilities_drop": _capabilities(given("capabilities_drop"), f"{where}: capabilities_drop", add=False),
         "no_new_privileges": boolean(given("no_new_privileges"), f"{where}: no_new_privileges"),

@@ -58,6 +58,7 @@ def test_normal_form_is_stable() -> None:
 @pytest.mark.parametrize(
     ("key", "given", "normal"),
     [
+        ("dns", ["10.1.1.1", "", None], ["10.1.1.1"]),
         ("memory_mib", "512", 512),
         ("memory_mib", 512, 512),
         ("pids_limit", "64", 64),
