@@ -183,6 +183,8 @@ class Batch:
         self.warnings = registry.warnings
         self.reload = False
         self._seen: dict[str, Seen] = {}
+        # How often systemd had started each anew when we began to wait for it.
+        self.tries: dict[str, int] = {}
 
     # -- deciding ---------------------------------------------------------------------------------------------------
     def seen(self) -> dict[str, Seen]:
@@ -414,6 +416,7 @@ class Batch:
         self.host.run(["systemctl", "start", "--", *units], check=False)
         # One that systemd was about to try again has tried now, on request, and counts from there.
         tries = self._tries(names)
+        self.tries.update(tries)
         definitions = [ownership.read_definition(name) for name in names]
         self._wait_until_settled(definitions, time.monotonic() + _START_TIMEOUT_S)
         # A command that is wrong ends within a moment, and a first process alone proves nothing yet.
@@ -454,6 +457,7 @@ class Batch:
         """Wait for the ports of all that have to run."""
         started = time.monotonic()
         waiting = [item for item in items if item["wait_for"] and item["state"] == "running"]
+        self.tries = {**self._tries([item["name"] for item in waiting]), **self.tries}
         while waiting:
             waiting = [item for item in waiting if not _listens(item)]
             for item in waiting:
@@ -466,7 +470,8 @@ class Batch:
     def check_alive(self, names: t.Sequence[str]) -> None:
         """HostError for one that ends again and again: waiting on would not help it."""
         for name, unit in container_units.states(self.host, names).items():
-            if unit.get("ActiveState") == "failed" or int(unit.get("NRestarts") or 0) >= _TRIES:
+            again = int(unit.get("NRestarts") or 0) - self.tries[name]
+            if unit.get("ActiveState") == "failed" or again >= _TRIES:
                 raise self.not_up(name, "it ends again and again")
 
     def not_up(self, name: str, why: str) -> HostError:

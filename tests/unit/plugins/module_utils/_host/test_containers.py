@@ -327,6 +327,24 @@ def test_another_try_of_systemd_is_not_up(tries: tuple[int, int], up: bool, monk
         batch("").start(["web"])
 
 
+@pytest.mark.parametrize(("restarts", "up"), [([7, 7, 10], True), ([7, 7, 11], False), ([0, 4], False)])
+def test_what_has_ended_long_ago_is_not_counted(restarts: list[int], up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those tries that it needs while its port is waited for."""
+    counts = iter(restarts)
+    answers = iter([False] * (len(restarts) - 1) + [True])
+
+    def states(host: Host, names: t.Sequence[str]) -> dict[str, dict[str, str]]:
+        return {name: {"ActiveState": "active", "NRestarts": str(next(counts))} for name in names}
+
+    monkeypatch.setattr(container_units, "states", states)
+    monkeypatch.setattr(containers, "_listens", lambda item: next(answers))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    item = normalise({"name": "web", "image": "x", "wait_for": {"port": 80}})
+    monkeypatch.setattr(containers.Batch, "not_up", lambda self, name, why: HostError(why))
+    with contextlib.nullcontext() if up else pytest.raises(HostError, match="again and again"):
+        batch("").wait([item])
+
+
 def test_one_that_cannot_be_changed_keeps_no_other_one_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They had been stopped for their changes by then."""
     monkeypatch.setattr(paths, "RUN", str(home / "run"))
