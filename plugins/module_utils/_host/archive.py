@@ -172,9 +172,12 @@ def _extents(fd: int, size: int) -> list[tuple[int, int]]:
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            # There is no more data, or a writer has cut it off in this moment.
+            if error.errno != errno.ENXIO:
+                raise
             break
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         if start >= end:
             break
         found.append((start, end - start))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -217,6 +219,24 @@ def test_a_stream_may_go_on_after_the_archive(source: Path, tmp_path: Path) -> N
         archive.extract(t.cast("t.BinaryIO", stream), str(tmp_path / "out"), layer_policy())
         assert stream.read(100) == b"and then this"
     os.wait()
+
+
+@pytest.mark.parametrize("question", [os.SEEK_DATA, os.SEEK_HOLE])
+@pytest.mark.parametrize(("number", "fails"), [(errno.EIO, True), (errno.ENXIO, False)])
+def test_a_disk_that_fails_has_no_holes(
+    number: int, fails: bool, question: int, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a writer end the copy who cuts a file off in the middle of the questions."""
+    seek = os.lseek
+
+    def lseek(fd: int, at: int, how: int) -> int:
+        if how == question:
+            raise OSError(number, os.strerror(number))
+        return seek(fd, at, how)
+
+    monkeypatch.setattr(os, "lseek", lseek)
+    with pytest.raises(OSError, match="Input") if fails else contextlib.nullcontext():
+        archive.pack(str(source), io.BytesIO(), paths=["sparse"])
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "a link"])
