@@ -10,6 +10,7 @@ tree stands still in its hook; the owner record (generation + 1) before it may r
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -42,6 +43,8 @@ from .system import Host
 
 HOLD_HOOK = f"{paths.HELPER_LIBRARY}/hold"
 _ANNOUNCE_S = (0.0, 0.05, 0.15, 0.3)
+# Whether there is room for what comes was asked before the move.
+_HOWEVER_MUCH = Policy(max_bytes=2**50, max_entries=2**40)
 
 
 def facts(host: Host) -> dict[str, t.Any]:
@@ -123,7 +126,8 @@ def _store_image(description: t.Mapping[str, t.Any], stream: t.BinaryIO) -> None
     building = images.building_dir(f"move-{description['digest'][:16]}")
     try:
         # What it may hold was decided when it was made on the source; here its digest is what counts.
-        archive.extract(stream, building, Policy(allow_setuid=True, allow_devices=True), what="Receiving the image")
+        policy = dataclasses.replace(_HOWEVER_MUCH, allow_setuid=True, allow_devices=True)
+        archive.extract(stream, building, policy, what="Receiving the image")
         kept = {
             key: value for key, value in description.items() if key not in ("schema", "digest", "entries", "size_bytes")
         }
@@ -177,7 +181,7 @@ def receive_images(move_id: str, part: str, stream: t.BinaryIO) -> int:
     """Write the checkpoint, or one pre-dump of it (``part``), into the move's directory. Bytes of files."""
     directory = f"{paths.move_dir(move_id)}/{check_name(part, 'part')}"
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    return archive.extract(stream, directory, Policy(), what="Receiving the checkpoint").bytes
+    return archive.extract(stream, directory, _HOWEVER_MUCH, what="Receiving the checkpoint").bytes
 
 
 def restore(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -41,6 +42,7 @@ HOST = Host(run=t.cast("t.Any", lambda *args, **kwargs: pytest.fail(f"ran {args}
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "WORKLOADS", f"{tmp_path}/containers")
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
+    monkeypatch.setattr(paths, "IMAGES", f"{tmp_path}/images")
     monkeypatch.setattr(paths, "HOST_FILE", f"{tmp_path}/host.json")
     files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
     files.write_json(paths.journal_file("web"), JOURNAL)
@@ -50,6 +52,23 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def owner() -> t.Any:
     return files.read_json(paths.owner_file("web"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_memory_and_images_have_no_limit_of_their_own(tmp_path: Path) -> None:
+    """A container with more than 64 GiB of memory would fail to move when it stands still."""
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "pages-1.img").open("wb") as file:
+        file.truncate(65 << 30)
+    packed = io.BytesIO()
+    archive.pack(str(source), packed)
+    packed.seek(0)
+    assert container_target.receive_images("m1", "images", packed) == 65 << 30
+    packed.seek(0)
+    # Unpacked, but it is no image.
+    with pytest.raises(FileNotFoundError, match="rootfs"):
+        container_target.receive_image({"digest": "a" * 64}, "", packed)
 
 
 def test_tell_waits_for_a_reader(tmp_path: Path) -> None:
