@@ -12,7 +12,8 @@ import typing as t
 
 _DELETED = " (deleted)"
 # What a line of CRIU's configuration cannot hold.
-_UNSAYABLE = re.compile(r"[^\x20-\x7e\x80-\U0010ffff]|[\"\\#]")
+# Names that are not UTF-8 come as surrogates.
+_UNSAYABLE = re.compile(r"[^\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]|[\"\\#]")
 
 Inode = tuple[int, int]
 # What the files of the container's root are called in it. Several names are links.

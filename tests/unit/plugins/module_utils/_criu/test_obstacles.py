@@ -22,7 +22,7 @@ APP, CONF, ODD, DEEP, TOP, ELSEWHERE = [(ROOT, number) for number in range(1, 6)
 NAMES = {
     APP: ["/srv/my app"],
     CONF: ["/srv/my\tapp/conf", "/srv/my app/conf"],
-    ODD: ["/srv/#1"],
+    ODD: ["/srv/#1", "/srv/\udcff"],
     DEEP: ["/a/b/c"],
     TOP: ["/"],
 }
