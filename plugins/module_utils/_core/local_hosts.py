@@ -33,7 +33,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
 _LINK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+\Z")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_.@+-]+)+\Z")
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmg])bit\Z", re.ASCII | re.IGNORECASE)
+_RATE = re.compile(r"([0-9]{1,30}(?:\.[0-9]+)?)\s*([kmg])bit\Z", re.ASCII | re.IGNORECASE)
 _RATE_UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 RATE_RULE = "64kbit to 100gbit, as a number with kbit, mbit or gbit, such as 1gbit; null for no limit"
 

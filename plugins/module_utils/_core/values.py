@@ -11,8 +11,9 @@ import typing as t
 
 from .errors import InputError
 
-_INTEGER = re.compile(r"-?[0-9]+\Z", re.ASCII)
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?\Z", re.ASCII)
+# Python makes no number of thousands of digits, and an infinite float of hundreds.
+_INTEGER = re.compile(r"-?[0-9]{1,300}\Z", re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?\Z", re.ASCII)
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TRUE = ("true", "yes", "on", "1", "y", "t")
 _FALSE = ("false", "no", "off", "0", "n", "f")
@@ -36,7 +37,7 @@ def decimal(value: object, option: str, *, least: float, most: float) -> float:
     """A number from ``least`` to ``most``, whole or with a decimal point, given as a number or as text."""
     number: t.Optional[float] = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
+        number = float(value) if least <= value <= most else None
     elif isinstance(value, str) and re.match(r"[0-9]+(\.[0-9]+)?\Z", value.strip(), re.ASCII):
         number = float(value.strip())
     if number is None or not least <= number <= most:

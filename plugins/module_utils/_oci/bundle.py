@@ -18,7 +18,7 @@ from .config import CAPABILITIES, OCI_VERSION, build
 # A config.json has some kilobytes; seccomp profiles make the largest.
 MOST_BYTES = 1 << 20
 LOGIN_USER = "cnvm.platform.login_user"
-_VERSION = re.compile(r"1\.([0-9]+)\.([0-9]+)(-[0-9A-Za-z.-]+)?\Z", re.ASCII)
+_VERSION = re.compile(r"1\.([0-9]{1,9})\.([0-9]{1,9})(-[0-9A-Za-z.-]+)?\Z", re.ASCII)
 _NEWEST_MINOR = 3
 _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 # These make runtimes and CRIU run programs or open files of the host.
@@ -156,7 +156,7 @@ def _check_process(process: dict[str, t.Any]) -> Process:
     for limit in _array(process.get("rlimits"), "process.rlimits"):
         limit = _mapping(limit, "process.rlimits")
         kind, soft, hard = limit.get("type"), limit.get("soft"), limit.get("hard")
-        if kind not in _RLIMITS or kind in seen:
+        if not isinstance(kind, str) or kind not in _RLIMITS or kind in seen:
             raise _wrong("process.rlimits", f"{kind!r} is unknown or there twice.", "See getrlimit(2).")
         if not isinstance(soft, int) or not isinstance(hard, int) or soft > hard:
             raise _wrong("process.rlimits", f"{kind}: soft {soft!r}, hard {hard!r}.", "Allowed: soft up to hard.")

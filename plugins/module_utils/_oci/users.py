@@ -25,7 +25,9 @@ def _rows(text: str, fields: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and int(text) < 2**32 - 1 else -1
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return -1
+    return int(text) if int(text) < 2**32 - 1 else -1
 
 
 def find_account(user: str, passwd: str, group: str, option: str = "user") -> Account:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ansible_collections.cnvm.platform.plugins.module_utils._core import values
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 
-WORDS = ["", " ", "1_000", "1e3", "٣", "0x10", "1,5", "--1", "+1", "1 2", "nan", "inf"]
+WORDS = ["", " ", "1_000", "1e3", "٣", "0x10", "1,5", "--1", "+1", "1 2", "nan", "inf", "9" * 5000]
 NO_NUMBERS: list[object] = [True, False, None, [], {}, *WORDS]
 
 
@@ -39,7 +39,7 @@ def test_decimal(value: object, number: float) -> None:
     assert values.decimal(value, "x", least=0.5, most=2) == number
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, "1.", ".5", 0.4, "2.01", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [*NO_NUMBERS, "1.", ".5", 0.4, "2.01", float("nan"), float("inf"), 10**400])
 def test_decimal_refuses(value: object) -> None:
     with pytest.raises(InputError, match=r"^cpus: .* from 0\.5 to 2\.$"):
         values.decimal(value, "cpus", least=0.5, most=2)
@@ -73,7 +73,7 @@ def test_size_bytes(value: object, number: int) -> None:
     assert values.size_bytes(value, "x") == number
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, -1, "-1", 1.5, "1P", "M", "1 m", "1Mi B", 2**63])
+@pytest.mark.parametrize("value", [*NO_NUMBERS, -1, "-1", 1.5, "1P", "M", "1 m", "1Mi B", 2**63, "9" * 300 + "T"])
 def test_size_bytes_refuses(value: object) -> None:
     with pytest.raises(InputError, match=r"^size: .* with K, M, G or T"):
         values.size_bytes(value, "size")

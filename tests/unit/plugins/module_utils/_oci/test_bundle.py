@@ -100,7 +100,7 @@ def test_text_that_is_no_good(data: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        *each("ociVersion", None, "", "2.0.0", "1.4.0", "1.3.0-dev", "1.0", 1, "1.\u0660.0"),
+        *each("ociVersion", None, "", "2.0.0", "1.4.0", "1.3.0-dev", "1.0", 1, "1.\u0660.0", "1." + "9" * 5000 + ".0"),
         *each("root", None, {}, {"path": "/"}, {"path": "../rootfs"}, {"path": "/rootfs"}, "rootfs"),
         *each("process.args", None, [], "sh", [""], ["a\0"], [1]),
         *each("process.cwd", None, "", "x", "/a/../..", "/proc/self/fd/7", "//proc/self/fd/7", 1, "/a\0"),
@@ -110,6 +110,7 @@ def test_text_that_is_no_good(data: bytes, reason: str) -> None:
             "process.rlimits",
             [{"type": "RLIMIT_NOFILE", "soft": 2, "hard": 1}],
             [{"type": "RLIMIT_X", "soft": 1, "hard": 1}],
+            [{"type": ["RLIMIT_CPU"], "soft": 1, "hard": 1}],
             [{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}] * 2,
             [1],
             [{"type": "RLIMIT_CPU", "soft": "1", "hard": "2"}],

@@ -127,7 +127,7 @@ def test_accounts(user: str, account: Account) -> None:
     assert find_account(user, PASSWD, GROUP) == account
 
 
-@pytest.mark.parametrize("user", ["nobody", "web:none", "4294967295", "-1", "web:4294967295", "٣"])
+@pytest.mark.parametrize("user", ["nobody", "web:none", "4294967295", "-1", "web:4294967295", "٣", "9" * 5000])
 def test_accounts_that_do_not_exist(user: str) -> None:
     with pytest.raises(InputError, match="option: the image has no"):
         find_account(user, PASSWD, GROUP, "option")
