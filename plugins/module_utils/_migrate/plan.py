@@ -120,19 +120,18 @@ def expected_frozen_ms(mode: str, work: Workload, rate: float) -> int:
 
 def lacks_pre_copy(source: Side, target: Side) -> str:
     """Why pre-copy cannot be done, '' when it can."""
-    for side in (source, target):
-        if "mem_dirty_track" not in side.criu_features:
-            return f"{side.name}: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY)"
-    return ""
+    names = [side.name for side in (source, target) if "mem_dirty_track" not in side.criu_features]
+    return f"{', '.join(names)}: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY)" if names else ""
 
 
 def lacks_post_copy(target: Side, work: Workload) -> str:
     """Why post-copy cannot be done, '' when it can."""
+    found = []
     if work.runtime != "runc":
-        return f"{work.runtime} has no lazy pages; only runc does"
+        found.append(f"{work.runtime} has no lazy pages; only runc does")
     if "uffd-noncoop" not in target.criu_features:
-        return f"{target.name}: the kernel has no userfaultfd for CRIU (uffd-noncoop)"
-    return ""
+        found.append(f"{target.name}: the kernel has no userfaultfd for CRIU (uffd-noncoop)")
+    return "; ".join(found)
 
 
 def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: bool) -> tuple[list[str], list[str]]:
@@ -147,9 +146,8 @@ def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: b
         found.append(f"{target.name} has no {work.runtime}. Run the role host_bootstrap on it.")
     if target.cgroup_version != 2:
         found.append(f"{target.name} does not use cgroup version 2. Boot it with systemd.unified_cgroup_hierarchy=1.")
-    missing = sorted(work.controllers - target.cgroup_controllers)
-    if missing:
-        found.append(f"{target.name} lacks the cgroup controller {missing[0]}, which a limit of {work.name} needs.")
+    for controller in sorted(work.controllers - target.cgroup_controllers):
+        found.append(f"{target.name} lacks the cgroup controller {controller}, which a limit of {work.name} needs.")
     if cold:
         return found, warnings
     found += work.obstacles

@@ -45,7 +45,7 @@ def test_auto_stops_where_it_can_do_nothing_better() -> None:
     made = make()
     assert (made.mode, made.blockers) == (plan.STOP_COPY, ())
     assert made.reasons == (
-        "no pre-copy: host1: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY)",
+        "no pre-copy: host1, host2: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY)",
         "no post-copy: the task does not allow it",
     )
 
@@ -98,10 +98,22 @@ def test_blockers(target: dict[str, t.Any], said: str) -> None:
 
 
 def test_all_blockers_at_once() -> None:
-    work = WORK._replace(controllers=frozenset({"cpu", "memory"}), obstacles=("web is traced.",))
+    work = WORK._replace(controllers=frozenset({"cpu", "memory", "pids"}), obstacles=("web is traced.",))
     made = make(plan.Wishes(max_downtime_ms=1), work, architecture="aarch64", runtimes={}, cgroup_version=1)
-    assert len(made.blockers) >= 5
+    assert len(made.blockers) >= 6
     assert "host2 lacks the cgroup controller cpu, which a limit of web needs." in made.blockers
+    assert "host2 lacks the cgroup controller pids, which a limit of web needs." in made.blockers
+
+
+def test_all_that_a_mode_lacks_at_once() -> None:
+    crun = WORK._replace(runtime="crun")
+    assert make(plan.Wishes(plan.PRE_COPY)).blockers == (
+        "mode pre_copy is not possible: host1, host2: the kernel does not track dirty memory (CONFIG_MEM_SOFT_DIRTY).",
+    )
+    assert make(plan.Wishes(plan.POST_COPY, True), crun, criu_features=frozenset()).blockers == (
+        "mode post_copy is not possible: crun has no lazy pages; only runc does; "
+        "host2: the kernel has no userfaultfd for CRIU (uffd-noncoop).",
+    )
 
 
 def test_cold_needs_no_criu() -> None:
