@@ -63,11 +63,12 @@ class Mover(Asking):
 
     def _planned(self, answer: dict[str, t.Any]) -> dict[str, t.Any]:
         made = answer["plan"]
+        result = {"plan": made, "warnings": made["warnings"]}
         if made["blockers"]:
-            return {"failed": True, "changed": False, "msg": "\n".join(made["blockers"]), "plan": made}
+            return {"failed": True, "changed": False, "msg": "\n".join(made["blockers"]), **result}
         text = f"{made['mode']}: {'; '.join(made['reasons'])}"
         text += f"; it will stand still for about {made['expected_frozen_ms']} ms"
-        return {"changed": True, "msg": text, "plan": made}
+        return {"changed": True, "msg": text, **result}
 
     def _follow(self, move_id: str, options: dict[str, t.Any]) -> dict[str, t.Any]:
         """Until the move has ended; shows each phase."""
@@ -96,10 +97,13 @@ class Mover(Asking):
 
     def _done(self, move: dict[str, t.Any]) -> dict[str, t.Any]:
         """The module's result from the mover's."""
+        warnings = list((move.get("plan") or {}).get("warnings") or ())
         if move.get("outcome") == "target":
-            said = {"warnings": [move["lost"]]} if move.get("lost") else {}
-            return {"changed": True, "msg": f"{move[self.KIND]} is on {move['target']} now.", **said, **move}
+            warnings += [move["lost"]] if move.get("lost") else []
+            text = f"{move[self.KIND]} is on {move['target']} now."
+            return {"changed": True, "msg": text, "warnings": warnings, **move}
         text = f"{move.get('failed_phase')}: {move.get('error')}"
         for more in (move.get("hint"), *[f"Rolled back: {line}." for line in move.get("rolled_back", ())]):
             text += f" {more}" if more else ""
-        return {"failed": True, "changed": move.get("outcome") == "waiting", "msg": text, **move}
+        changed = move.get("outcome") == "waiting"
+        return {"failed": True, "changed": changed, "msg": text, "warnings": warnings, **move}

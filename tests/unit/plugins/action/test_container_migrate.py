@@ -65,6 +65,18 @@ def test_what_was_lost_on_the_way_is_a_warning(shown: list[str]) -> None:
     assert run(host)["warnings"] == ["It was started anew."]
 
 
+def test_what_the_plan_warns_of_is_a_warning(shown: list[str]) -> None:
+    plan = {**PLAN, "warnings": ["The CPU of host2 lacks avx."]}
+    assert run(Host(plan=[{"plan": plan}]), check_mode=True)["warnings"] == plan["warnings"]
+    assert run(Host(plan=[{"plan": {**plan, "blockers": ["No."]}}]), check_mode=True)["warnings"] == plan["warnings"]
+    moved = {"outcome": "target", "container": "web", "target": "host2", "lost": "Lost.", "plan": plan}
+    host = Host(start=[{"move_id": "m1"}], status=[{"phase": "done", "result": moved}])
+    assert run(host)["warnings"] == [*plan["warnings"], "Lost."]
+    failed = {"outcome": "source", "container": "web", "failed_phase": "restore", "error": "Sorry.", "plan": plan}
+    host = Host(start=[{"move_id": "m1"}], status=[{"phase": "done", "result": failed}])
+    assert run(host)["warnings"] == plan["warnings"]
+
+
 def test_a_move_that_succeeds(shown: list[str]) -> None:
     moved = {"outcome": "target", "container": "web", "target": "host2", "frozen_ms": 5.0}
     host = Host(
