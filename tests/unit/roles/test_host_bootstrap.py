@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.plugins.filter.core import to_bool
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.digest import files_digest
@@ -37,6 +38,7 @@ def render(template: str, **variables: t.Any) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["bool"] = to_bool
     return environment.get_template(template).render(ansible_managed="Ansible managed", **variables)
 
 
@@ -194,13 +196,14 @@ def test_only_criu_comes_from_the_newer_suite() -> None:
     ]
 
 
-@pytest.mark.parametrize("accept", [True, False])
-def test_an_expired_index_is_only_taken_when_asked_for(accept: bool) -> None:
+@pytest.mark.parametrize(("said", "accept"), [(True, True), (False, False), ("yes", True), ("false", False)])
+def test_an_expired_index_is_only_taken_when_asked_for(said: bool | str, accept: bool) -> None:
+    """Also when it is said on the command line or in a survey, as text."""
     text = render(
         "cnvm-criu.sources.j2",
         host_bootstrap_criu_mirror="http://deb.debian.org/debian",
         host_bootstrap_criu_suite="forky",
-        host_bootstrap_criu_accept_expired_index=accept,
+        host_bootstrap_criu_accept_expired_index=said,
     )
     assert ("Check-Valid-Until: no" in text) is accept
     assert "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" in text
