@@ -101,10 +101,8 @@ def main(stage: Stage, keep: bool) -> int:
         teller.line(teller.paint("0 resets.", GREEN) + f" {COUNT} guests run. {time.monotonic() - begin:.0f} s in all.")
     if keep:
         teller.line("\nThe hosts stay. What there is, and how to take all away:")
-        teller.line(f"  ansible-playbook -i {stage.inventory} cnvm.platform.vm_list")
-        teller.line(
-            f"  ansible-playbook cnvm.platform.local_hosts -e local_hosts_set={stage.name} -e local_hosts_state=absent"
-        )
+        teller.line(f"  {stage.playbook_line('-i', str(stage.inventory), 'cnvm.platform.vm_list')}")
+        teller.line(f"  {stage.removal_line()}")
     return int(bool(bad))
 
 

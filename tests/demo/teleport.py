@@ -210,10 +210,10 @@ def say_how_to_go_on(stage: Stage) -> None:
     line("Log in to a host:")
     line(f"  {shlex.join(stage.ssh_argv('host1'))}")
     line("Teleport it again:")
-    line(f"  ansible-playbook -i {stage.inventory} cnvm.platform.teleport \\")
-    line("    -e container=web -e target=host2 -e allow_post_copy=true")
+    more = ("-e", "container=web", "-e", "target=host2", "-e", "allow_post_copy=true")
+    line(f"  {stage.playbook_line('-i', str(stage.inventory), 'cnvm.platform.teleport', *more)}")
     line("Take all away:")
-    line(f"  ansible-playbook cnvm.platform.local_hosts -e local_hosts_set={stage.name} -e local_hosts_state=absent")
+    line(f"  {stage.removal_line()}")
 
 
 def main(stage: Stage, keep: bool) -> int:

@@ -135,6 +135,16 @@ class Stage:
             raise Failed(f"ansible-playbook ended with code {code}. Its output is in {self.log}; the end of it:\n{end}")
         return results
 
+    def playbook_line(self, *words: str) -> str:
+        """A command to be pasted: a newcomer's shell finds neither Ansible nor the collection."""
+        where = shlex.quote(os.environ.get("ANSIBLE_COLLECTIONS_PATH", ""))
+        return f"ANSIBLE_COLLECTIONS_PATH={where} {shlex.join([self.playbook_program, *words])}"
+
+    def removal_line(self) -> str:
+        """The command that takes all hosts of the set away."""
+        settings = ("-e", f"local_hosts_set={self.name}", "-e", "local_hosts_state=absent")
+        return self.playbook_line("cnvm.platform.local_hosts", *settings)
+
     def down(self) -> None:
         """Take all hosts of the set away."""
         self.end_children()

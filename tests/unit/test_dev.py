@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import operator
 import os
+import shlex
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +19,9 @@ import yaml
 
 from ansible_collections.cnvm.platform.tests import dev
 from ansible_collections.cnvm.platform.tests.checks import ansible_test
+from ansible_collections.cnvm.platform.tests.demo import teleport
 from ansible_collections.cnvm.platform.tests.integration import hosts
+from ansible_collections.cnvm.platform.tests.support.stage import Stage, Teller
 
 
 def test_junit_counts(tmp_path: Path) -> None:
@@ -250,3 +254,18 @@ def test_hosts_for_guests_boot_from_one_base() -> None:
         for name in ("guests", "images")
     ]
     assert lists[0] == lists[1]
+
+
+def test_what_the_demo_leaves_can_be_used_without_ansible_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", "/a b")
+    stage = Stage("dev-demo", Teller(sys.stdout))
+    stage.addresses = {"client": "192.0.2.13", "host1": "192.0.2.11"}
+    teleport.say_how_to_go_on(stage)
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if "ansible-playbook" in line]
+    assert len(commands) == 2
+    for where, program, *_words in commands:
+        assert where == "ANSIBLE_COLLECTIONS_PATH=/a b"
+        assert os.access(program, os.X_OK)
