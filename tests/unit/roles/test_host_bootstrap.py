@@ -24,6 +24,8 @@ from ansible.plugins.filter.core import to_bool
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.digest import files_digest
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import NAME_RULE, check_name
 from ansible_collections.cnvm.platform.plugins.module_utils._host import helper
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
 
@@ -46,6 +48,7 @@ def expression(text: str, **variables: t.Any) -> t.Any:
     """What a condition of a task comes to."""
     environment = Environment(undefined=StrictUndefined)
     environment.tests["ansible.builtin.search"] = lambda value, pattern: re.search(pattern, value) is not None
+    environment.tests["ansible.builtin.match"] = lambda value, pattern: re.match(pattern, value) is not None
     return environment.compile_expression(text, undefined_to_none=False)(**variables)
 
 
@@ -295,6 +298,23 @@ def test_only_the_overlay_may_have_its_ports(ports: list[tuple[str, str, str]], 
     if told:
         said = Environment(undefined=StrictUndefined).from_string(problem["say"])
         assert f"in use: {told} Stop what" in said.render(__host_bootstrap_port_users=users)
+
+
+@pytest.mark.parametrize(
+    "name", ["host1", "a.b-c_d", "x" * 63, "x" * 64, "a b", "é1", "2001:db8::1", "-x", "root@host1"]
+)
+def test_a_name_that_is_none_is_refused_before_anything_is_done(name: str) -> None:
+    """Not only by the module that would know the host by it."""
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
+    (problem,) = [each for each in variables["__host_bootstrap_problems"] if "name in the inventory" in each["say"]]
+    good = expression(problem["ok"].strip("{} ") + " ", inventory_hostname=name)
+    try:
+        check_name(name, "name")
+    except InputError:
+        assert not good
+        assert NAME_RULE in problem["say"].replace("\n", " ")
+    else:
+        assert good
 
 
 def test_every_distribution_sets_the_same_variables() -> None:
