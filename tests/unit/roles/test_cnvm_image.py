@@ -62,3 +62,28 @@ def test_an_image_of_the_cache_is_brought_to_who_made_another_one(stage: Stage) 
     (stage.path / "archive.json").write_text(json.dumps(known), encoding="utf-8")
     play(stage, check=True, __cnvm_image_archive=str(archive))
     assert sorted(host for host, options in stage.asked("bundle") if "digest" in options) == ["host1", "host2"]
+
+
+def test_what_is_not_allowed_is_named_all_at_once(stage: Stage) -> None:
+    wrong = {
+        "cnvm_image_name": "../x",
+        "cnvm_image_user": "Root",
+        "cnvm_image_suite": "a b",
+        # A survey has no lists; the specification takes such a text for one.
+        "cnvm_image_packages": "nginx, -x",
+        "cnvm_image_services": [{"name": "a/b", "command": "true"}],
+        "cnvm_image_build_host": "host9",
+    }
+    said = play(stage, check=False, **wrong)
+    for option in ("cnvm_image_name", "cnvm_image_user", "cnvm_image_suite", "cnvm_image_build_host"):
+        assert f"{option}: '{wrong[option]}' is not allowed. Allowed: " in said
+    assert "cnvm_image_packages: -x is not allowed" in said
+    assert "the name a/b is not allowed" in said
+    assert "a host of this play, which are host1, host2." in said
+    assert stage.asked("bundle") == stage.asked("bundle", check=True) == []
+
+
+def test_only_what_is_not_allowed_is_named(stage: Stage) -> None:
+    said = play(stage, check=False, cnvm_image_suite="a b")
+    assert "cnvm_image_suite: 'a b' is not allowed" in said
+    assert "cnvm_image_name" not in said
