@@ -317,6 +317,20 @@ def test_a_name_that_is_none_is_refused_before_anything_is_done(name: str) -> No
         assert good
 
 
+@pytest.mark.parametrize("text", [True, False])
+def test_lists_may_be_text(text: bool) -> None:
+    """As on the command line, or from a survey."""
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
+    ports = "4789/udp, 51820/udp" if text else ["4789/udp", "51820/udp"]
+    opened = Environment(undefined=StrictUndefined)
+    opened.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None
+    found = opened.compile_expression(variables["__host_bootstrap_open_ports"].strip("{} \n"))
+    assert found(host_bootstrap_ports=ports) == ["51820/udp"]
+    wanted = variables["__host_bootstrap_wanted_packages"].strip("{} \n").rpartition("else [])\n")[2].strip(" +")
+    assert expression(wanted, host_bootstrap_packages="a, b" if text else ["a", "b"]) == ["a", "b"]
+    assert expression(wanted, host_bootstrap_packages="" if text else []) == []
+
+
 def test_every_distribution_sets_the_same_variables() -> None:
     files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROLE / "vars").glob("*-*.yml")}
     assert set(files) == {"debian-12", "debian-13", "ubuntu-24", "rhel-9"}
