@@ -87,3 +87,34 @@ def test_only_what_is_not_allowed_is_named(stage: Stage) -> None:
     said = play(stage, check=False, cnvm_image_suite="a b")
     assert "cnvm_image_suite: 'a b' is not allowed" in said
     assert "cnvm_image_name" not in said
+
+
+@pytest.mark.parametrize("wanted", ["yes", "no"])
+def test_what_it_is_made_of(stage: Stage, wanted: str) -> None:
+    """As a survey says it; the maker has room for nothing, but was told."""
+    stage.answers["host1"]["bundle"] = [{"image": None}, {"failed": True, "msg": "No room."}]
+    play(
+        stage,
+        check=False,
+        cnvm_image_user="admin",
+        cnvm_image_cron=wanted,
+        cnvm_image_syslog=wanted,
+        cnvm_image_sudo=wanted,
+        cnvm_image_customize=["touch /here"],
+        cnvm_image_services=[{"name": "web", "command": "exec web -f"}],
+    )
+    ((_host, options),) = stage.asked("bundle")
+    files = {item["path"]: item for item in options["files"]}
+    asked = wanted == "yes"
+    assert files["/etc/cnvm/services.d/web"]["content"] == "#!/bin/sh\nexec web -f\n"
+    assert files["/etc/cnvm/services.d/web"]["mode"] == "0755"
+    assert ({"/etc/cnvm/services.d/cron", "/etc/cnvm/services.d/syslog"} <= set(files)) is asked
+    packages = options["mmdebstrap"]["packages"]
+    assert {"cron", "busybox-syslogd", "sudo"} & set(packages) == (
+        {"cron", "busybox-syslogd", "sudo"} if asked else set()
+    )
+    first, *others = options["mmdebstrap"]["customize"]
+    assert first == "useradd --create-home --shell /bin/bash --password '*' -- admin"
+    assert any("admin ALL=(ALL) NOPASSWD: ALL" in line for line in others) is asked
+    assert "touch /here" in others
+    assert options["config"]["login_user"] == "admin"
