@@ -50,3 +50,13 @@ def test_documents_lead_to_files_that_are_there() -> None:
             if "://" not in target and not (document.parent / target).exists():
                 broken.append(f"{document.relative_to(ROOT)}: {target}")
     assert broken == []
+
+
+def test_readme_begins_with_what_a_newcomer_wants() -> None:
+    """In this order, before anything else: what it is, a picture, two commands, the playbook and the move."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    screen = readme[readme.index("# cnvm.platform") : readme.index("## Read on")]
+    places = [screen.index(part) for part in ("![", "./dev demo\n./dev test\n", "```yaml", "cnvm.platform.teleport -e")]
+    assert places == sorted(places)
+    assert len(re.findall(r"[.](?:\s|$)", screen[: places[0]].partition("\n\n")[2])) <= 4
+    assert len(screen.splitlines()) <= 50
