@@ -97,7 +97,7 @@ options:
         required: true
       mode:
         description: Mode as octal digits in quotes.
-        type: str
+        type: raw
         default: "0644"
       owner:
         description: A user of the image, or C(USER:GROUP).
@@ -284,6 +284,7 @@ removed:
   sample: [name web]
 """
 
+import re
 import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
@@ -294,6 +295,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
+
+_MODE = re.compile(r"[0-7]{1,5}\Z")
 
 
 def argument_spec() -> dict[str, t.Any]:
@@ -311,7 +314,7 @@ def argument_spec() -> dict[str, t.Any]:
             "options": {
                 "path": {"type": "str", "required": True},
                 "content": {"type": "str", "required": True},
-                "mode": {"type": "str", "default": "0644"},
+                "mode": {"type": "raw", "default": "0644"},
                 "owner": {"type": "str"},
             },
         },
@@ -372,14 +375,10 @@ def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
         absolute(item["path"], "files.path")
         if item["path"].endswith("/"):
             raise InputError(f"files.path: {item['path']!r} names no file.", hint="Leave the slash at its end out.")
-        if not (
-            item["mode"].isascii()
-            and item["mode"].isdigit()
-            and len(item["mode"]) <= 5
-            and set(item["mode"]) <= set("01234567")
-        ):
+        # YAML makes the number 420 of an unquoted 0644, so that only text is clear.
+        if not isinstance(item["mode"], str) or not _MODE.match(item["mode"]):
             raise InputError(
-                f"files.mode: {item['mode']!r} is not allowed.", hint='Allowed: octal digits such as "0644".'
+                f"files.mode: {item['mode']!r} is not allowed.", hint='Allowed: octal digits in quotes, such as "0644".'
             )
     return bundles.Wanted(
         name=name,
