@@ -174,7 +174,7 @@ def _capabilities(value: object, option: str, *, add: bool) -> list[str]:
     return sorted(found)
 
 
-def _address(value: object, option: str, allowed: str = "a plain IPv4 address of the overlay") -> str:
+def _address(value: object, option: str, allowed: str) -> str:
     text = _text(value, option).strip()
     if not text:
         return ""
@@ -246,7 +246,7 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "name": name,
         "image": image,
         "runtime": choice(given("runtime"), f"{where}: runtime", RUNTIMES),
-        "address": _address(given("address"), f"{where}: address"),
+        "address": _address(given("address"), f"{where}: address", "a plain IPv4 address of the overlay"),
         "ports": [
             port.as_dict() for port in forwards_from(_list(given("ports"), f"{where}: ports"), f"{where}: ports")
         ],

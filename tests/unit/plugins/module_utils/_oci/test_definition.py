@@ -247,3 +247,12 @@ def test_a_definition_of_an_older_version_has_the_defaults() -> None:
 
 def test_keys_that_are_taken_over_in_place_exist() -> None:
     assert set(DEFAULTS) | {"image_name"} > IN_PLACE
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"), [("address", "a plain IPv4 address of the overlay"), ("dns", "IPv4 addresses")]
+)
+def test_what_is_allowed_is_said_as_it_is(key: str, allowed: str) -> None:
+    """A name server need not be on the overlay."""
+    with pytest.raises(InputError, match=rf"{key}: 'x' is not allowed\. Allowed: {allowed}\."):
+        normalise(item(**{key: ["x"] if key == "dns" else "x"}))
