@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 
 from ansible_collections.cnvm.platform.tests.support.guests import Pings, Stream, boot, guest
-from ansible_collections.cnvm.platform.tests.support.stage import Failed, Outcome, Stage, Teller, run
+from ansible_collections.cnvm.platform.tests.support.stage import Failed, Outcome, Stage, Teller, count, run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = ROOT / "docs/benchmarks.md"
@@ -168,7 +168,7 @@ def many(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
     return {"info_50_s": median(info), "inventory_50_s": median(inventory)}
 
 
-def inventory_seconds(stage: Stage, count: int) -> float:
+def inventory_seconds(stage: Stage, least: int) -> float:
     """How long ``ansible-inventory`` takes with the plugin that asks all hosts; its own start is in it."""
     file = stage.access / "bench.workloads.yml"
     file.write_text(json.dumps({"plugin": "cnvm.platform.workloads", "inventory": [str(stage.inventory)]}))
@@ -177,8 +177,8 @@ def inventory_seconds(stage: Stage, count: int) -> float:
     done = subprocess.run([program, "-i", str(file), "--list"], capture_output=True, text=True, check=True)
     took = time.monotonic() - begin
     found = len(json.loads(done.stdout)["_meta"]["hostvars"])
-    if found < count:
-        raise Failed(f"The inventory has {found} workloads instead of {count}.")
+    if found < least:
+        raise Failed(f"The inventory has {found} workloads instead of {least}.")
     return took
 
 
@@ -539,8 +539,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="./dev bench guests", description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--parts", default=",".join(PARTS), help="only these, separated by commas")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind; the median counts")
-    parser.add_argument("--moves", type=int, default=MOVES, help="migrations in a row")
+    parser.add_argument("--repeats", type=count, default=3, help="measurements of each kind; the median counts")
+    parser.add_argument("--moves", type=count, default=MOVES, help="migrations in a row")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--keep", action="store_true", help="leave the hosts up")
     arguments = parser.parse_args()

@@ -24,7 +24,7 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.cnvm.platform.tests.support.stage import Failed, Stage, Teller, run
+from ansible_collections.cnvm.platform.tests.support.stage import Failed, Stage, Teller, count, counts, run
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs/benchmarks.md"
@@ -309,7 +309,7 @@ def write_document(result: dict[str, t.Any], sizes: t.Sequence[int]) -> None:
 
 def main(stage: Stage, options: argparse.Namespace) -> int:
     teller = stage.teller
-    sizes = [int(word) for word in options.sizes.split(",")]
+    sizes = options.sizes
     teller.step("Look for what an earlier run left")
     stage.down()
     stage.play(str(SUPPORT / "stage.yml"), "-e", f"stage_set={stage.name}", steps=True)
@@ -336,8 +336,8 @@ if __name__ == "__main__":
         prog="./dev bench teleport", description=(__doc__ or "").split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--sizes", default="64,256,1024", help="MiB of memory, separated by commas")
-    parser.add_argument("--repeats", type=int, default=3, help="moves of each kind; the median counts")
+    parser.add_argument("--sizes", type=counts, default="64,256,1024", help="MiB of memory, separated by commas")
+    parser.add_argument("--repeats", type=count, default=3, help="moves of each kind; the median counts")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--keep", action="store_true", help="leave the hosts up")
     arguments = parser.parse_args()

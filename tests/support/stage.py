@@ -30,6 +30,19 @@ class Failed(Exception):
     """Ends the script with a message."""
 
 
+def count(text: str) -> int:
+    """A whole number from 1 on, as a type of argparse, which says so when it is none."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def counts(text: str) -> list[int]:
+    """The same, separated by commas."""
+    return [count(word) for word in text.split(",")]
+
+
 class Teller:
     """Says what is done, one line per step, with the time it took. Colour only on a terminal."""
 

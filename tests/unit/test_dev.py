@@ -21,7 +21,7 @@ from ansible_collections.cnvm.platform.tests import dev
 from ansible_collections.cnvm.platform.tests.checks import ansible_test
 from ansible_collections.cnvm.platform.tests.demo import teleport
 from ansible_collections.cnvm.platform.tests.integration import hosts
-from ansible_collections.cnvm.platform.tests.support.stage import Stage, Teller
+from ansible_collections.cnvm.platform.tests.support.stage import Stage, Teller, count, counts
 
 
 def test_junit_counts(tmp_path: Path) -> None:
@@ -269,3 +269,10 @@ def test_what_the_demo_leaves_can_be_used_without_ansible_of_ones_own(
     for where, program, *_words in commands:
         assert where == "ANSIBLE_COLLECTIONS_PATH=/a b"
         assert os.access(program, os.X_OK)
+
+
+def test_how_often_and_how_much_is_measured() -> None:
+    assert (count("3"), counts("64,256")) == (3, [64, 256])
+    for wrong in ("", "x", "0", "-1", "64,", "64,x"):
+        with pytest.raises(ValueError):
+            counts(wrong)
