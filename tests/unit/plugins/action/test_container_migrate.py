@@ -66,7 +66,7 @@ def test_what_was_lost_on_the_way_is_a_warning(shown: list[str]) -> None:
 
 
 def test_what_the_plan_warns_of_is_a_warning(shown: list[str]) -> None:
-    plan = {**PLAN, "warnings": ["The CPU of host2 lacks avx."]}
+    plan: dict[str, t.Any] = {**PLAN, "warnings": ["The CPU of host2 lacks avx."]}
     assert run(Host(plan=[{"plan": plan}]), check_mode=True)["warnings"] == plan["warnings"]
     assert run(Host(plan=[{"plan": {**plan, "blockers": ["No."]}}]), check_mode=True)["warnings"] == plan["warnings"]
     moved = {"outcome": "target", "container": "web", "target": "host2", "lost": "Lost.", "plan": plan}
