@@ -12,7 +12,8 @@ import yaml
 from ansible.plugins.filter import core, mathstuff
 from jinja2.nativetypes import NativeEnvironment
 
-VARS = yaml.safe_load((Path(__file__).resolve().parents[3] / "roles/overlay/vars/main.yml").read_text(encoding="utf-8"))
+ROLE = Path(__file__).resolve().parents[3] / "roles/overlay"
+VARS = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
 
 
 def told(variable: str, hosts: dict[str, t.Any], play: t.Iterable[str], **variables: t.Any) -> t.Any:
@@ -47,3 +48,14 @@ def test_a_host_that_fails_while_others_wait_is_a_member_for_all() -> None:
         {"name": "host1"},
         {"name": "host3"},
     ]
+
+
+def test_settings_are_looked_at_before_anything_is_there() -> None:
+    main, prepare, join = (
+        yaml.safe_load((ROLE / f"tasks/{name}.yml").read_text(encoding="utf-8")) for name in ("main", "prepare", "join")
+    )
+    order = [task["ansible.builtin.import_tasks"] for task in main[1]["block"]]
+    assert order == ["prepare.yml", "units.yml", "join.yml", "service.yml", "verify.yml"]
+    asked = prepare[0]["cnvm.platform.overlay"]
+    wanted = join[-1]["cnvm.platform.overlay"]
+    assert wanted.items() - asked.items() == {key: wanted[key] for key in ("members", "removed")}.items()
