@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import NAME_RULE
 from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
 
 KINDS = {
@@ -77,3 +78,11 @@ def test_it_is_there_already(stage: Stage, role: str) -> None:
 def test_not_one_has_it(stage: Stage, role: str, answers: list[list[dict[str, t.Any]]], said: str) -> None:
     say(stage, role, *answers)
     assert said in move(stage, role, check=False)
+
+
+@pytest.mark.parametrize("name", ["", "a b"])
+def test_a_name_that_is_none(stage: Stage, role: str, name: str) -> None:
+    info, _key, module, word = KINDS[role]
+    said = stage.playbook(role, check=False, target="host2", **{word: name})
+    assert f"{role}_{word}: '{name}' is not allowed. Allowed: {NAME_RULE}." in said
+    assert stage.asked(info) == stage.asked(module) == []

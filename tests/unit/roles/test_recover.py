@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import NAME_RULE
 from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
 
 
@@ -73,3 +74,9 @@ def test_what_still_waits_is_no_success(hosts: Stage) -> None:
 def test_what_waited_goes_on(hosts: Stage, then: str) -> None:
     hosts.answers["host1"]["container_recover"] = [result("waiting"), result(then)]
     assert f"It is {then}." in hosts.playbook("recover")
+
+
+def test_a_name_that_is_none(hosts: Stage) -> None:
+    said = hosts.playbook("recover", check=False, container="a b")
+    assert f"recover_container: 'a b' is not allowed. Allowed: {NAME_RULE}." in said
+    assert hosts.asked("container_recover") == []
