@@ -96,3 +96,15 @@ def test_no_guest_goes_where_libvirt_does_not_answer(hosts: Stage) -> None:
     said = hosts.playbook("evacuate", host="host1", check=False)
     assert "g: no libvirt that answers on host2" in said
     assert hosts.asked("container_migrate") == []
+
+
+def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
+    """A survey sends all of its words."""
+    words = (
+        "target", "sort", "first", "continue", "back", "record_file", "memory_reserve_mib", "mode", "allow_post_copy",
+        "bandwidth_mib_s", "timeout_s",
+    )  # fmt: skip
+    said = hosts.playbook("evacuate", host="host1", **dict.fromkeys(words, ""))
+    assert said.count(" moved ") == 2
+    said = hosts.playbook("evacuate", host="", check=False)
+    assert "evacuate_host: is not in this play." in said

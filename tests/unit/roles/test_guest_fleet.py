@@ -1,19 +1,39 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clones where some hosts are for containers only."""
+"""Clones where some hosts are for containers only, and words that a survey leaves empty."""
 
 from __future__ import annotations
+
+import pytest
 
 from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
 
 
-def test_a_host_for_containers_only_gets_no_clone(stage: Stage) -> None:
-    """It is no host that did not answer, either."""
+@pytest.fixture
+def hosts(stage: Stage) -> Stage:
+    """host2 is for containers only."""
     for name, answers in stage.answers.items():
         answers["guest_info"] = {"libvirt": name == "host1", "guests": []}
         answers["template_info"] = {"peers": [], "templates": [{"digest": "1" * 64, "names": ["debian"]}]}
         answers["guest_clone"] = {"clones": []}
-    stage.playbook("vm_instantiate", template="debian", count=2, memory_mib=8)
-    ((host, options),) = stage.asked("guest_clone")
+    return stage
+
+
+def test_a_host_for_containers_only_gets_no_clone(hosts: Stage) -> None:
+    """It is no host that did not answer, either."""
+    hosts.playbook("vm_instantiate", template="debian", count=2, memory_mib=8)
+    ((host, options),) = hosts.asked("guest_clone")
     assert (host, options["numbers"]) == ("host1", [1, 2])
+
+
+def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
+    """A survey sends all of its words."""
+    words = ("file", "group", "type", "pattern", "memory_mib", "vcpus", "size_mib", "network", "key", "linked", "gone")
+    hosts.playbook("vm_instantiate", template="debian", count="1", memory_mib="8")
+    plain = hosts.asked("guest_clone")
+    hosts.playbook(
+        "vm_instantiate", template="debian", count="1", state="", **{**dict.fromkeys(words, ""), "memory_mib": "8"}
+    )
+    assert hosts.asked("guest_clone") == plain
+    hosts.playbook("vm_list", output="")

@@ -62,6 +62,20 @@ def test_one_that_was_off_did_not_stand_still(stage: Stage, role: str) -> None:
     assert "stood still" not in said
 
 
+def test_a_word_that_is_empty_is_not_said(stage: Stage, role: str) -> None:
+    """A survey sends all of its words."""
+    say(stage, role, [item()], [])
+    words = (
+        "mode", "allow_post_copy", "max_downtime_ms", "cpu_check", "bandwidth_mib_s", "connections", "auto_converge",
+        "timeout_s",
+    )  # fmt: skip
+    word = KINDS[role][3]
+    stage.playbook(role, target="host2", **{word: "web"})
+    plain = stage.asked(KINDS[role][2])
+    stage.playbook(role, target="host2", **{word: "web"}, **dict.fromkeys(words, ""))
+    assert stage.asked(KINDS[role][2]) == plain != []
+
+
 def test_it_is_there_already(stage: Stage, role: str) -> None:
     say(stage, role, [item("moved")], [item()])
     assert "web: it is on host2 already" in move(stage, role)

@@ -80,3 +80,9 @@ def test_a_name_that_is_none(hosts: Stage) -> None:
     said = hosts.playbook("recover", check=False, container="a b")
     assert f"recover_container: 'a b' is not allowed. Allowed: {NAME_RULE}." in said
     assert hosts.asked("container_recover") == []
+
+
+def test_one_of_them(hosts: Stage) -> None:
+    """A survey that asks for both sends an empty word for one."""
+    hosts.playbook("recover", container="", guest="web")
+    assert [options["names"] for _host, options in hosts.asked("container_recover")] == [["web"], ["web"]]
