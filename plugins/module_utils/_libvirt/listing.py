@@ -140,6 +140,11 @@ def table(rows: object, columns: t.Sequence[str] = COLUMNS) -> list[str]:
     return ["  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in cells]
 
 
+def _in_brackets(address: str) -> str:
+    """An IPv6 address as it stands before a port."""
+    return f"[{address}]" if ":" in address else address
+
+
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         value = ", ".join(map(str, value))
@@ -156,15 +161,16 @@ def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str
     options that Ansible uses, so they are in a ProxyCommand when there are any.
     """
     local = way.get("ansible_connection") == "local"
-    target = str(way.get("ansible_host") or way.get("inventory_hostname"))
-    login = way.get("ansible_user") or way.get("ansible_ssh_user")
+    target = str(way.get("ansible_ssh_host") or way.get("ansible_host") or way.get("inventory_hostname"))
+    login = way.get("ansible_ssh_user") or way.get("ansible_user")
     host = f"{login}@{target}" if login else target
     options = []
-    if way.get("ansible_ssh_private_key_file"):
-        options += ["-i", str(way["ansible_ssh_private_key_file"])]
+    key_file = way.get("ansible_ssh_private_key_file") or way.get("ansible_private_key_file")
+    if key_file:
+        options += ["-i", str(key_file)]
     for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
         options += shlex.split(str(way.get(key) or ""))
-    port = str(way.get("ansible_port") or "")
+    port = str(way.get("ansible_ssh_port") or way.get("ansible_port") or "")
     to_host = [] if local else ["ssh", *options, *(["-p", port] if port else [])]
     made = {"ssh": "", "console": "", "vnc": ""}
     if guest.get("address"):
@@ -172,10 +178,11 @@ def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str
         jump: list[str] = []
         if options and not local:
             # ssh replaces what begins with a percent sign: here by the guest's own address.
-            words = [word.replace("%", "%%") for word in to_host] + ["-W", "%h:%p", host.replace("%", "%%")]
+            words = [word.replace("%", "%%") for word in to_host] + ["-W", "[%h]:%p", host.replace("%", "%%")]
             jump = ["-o", f"ProxyCommand={shlex.join(words)}"]
         elif not local:
-            jump = ["-J", (f"[{host}]" if ":" in target and not login else host) + (f":{port}" if port else "")]
+            at = f"{login}@" if login else ""
+            jump = ["-J", at + _in_brackets(target) + (f":{port}" if port else "")]
         made["ssh"] = shlex.join(["ssh", *jump, name])
     if guest.get("console_command"):
         words = shlex.split(str(guest["console_command"]))
@@ -184,5 +191,5 @@ def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str
         made["console"] = shlex.join(words if local else [*to_host, "-t", host, shlex.join(words)])
     vnc = guest.get("vnc")
     if vnc and not local:
-        made["vnc"] = shlex.join([*to_host, "-N", "-L", f"5900:{vnc['listen']}:{vnc['port']}", host])
+        made["vnc"] = shlex.join([*to_host, "-N", "-L", f"5900:{_in_brackets(str(vnc['listen']))}:{vnc['port']}", host])
     return made

@@ -201,8 +201,30 @@ def test_with_the_key_and_the_options_that_ansible_has() -> None:
     command = jump.removeprefix("ProxyCommand=").replace("%%", "\0").replace("%h", "GUEST").replace("%p", "22")
     to_host = ["ssh", "-i", "/home/me/my key", "-o", "ControlPath=/tmp/%r@%h", "-o", "User KnownHostsFile=/a b"]
     to_host += ["-p", "2222"]
-    assert shlex.split(command.replace("\0", "%")) == [*to_host, "-W", "GUEST:22", "root@203.0.113.1"]
+    assert shlex.split(command.replace("\0", "%")) == [*to_host, "-W", "[GUEST]:22", "root@203.0.113.1"]
     assert shlex.split(found["console"]) == [*to_host, "-t", "root@203.0.113.1", "sudo virsh console web"]
+
+
+@pytest.mark.parametrize("word", ["ansible_ssh_{}", "ansible_{}"])
+def test_both_names_that_ansible_has_for_a_variable(word: str) -> None:
+    way = {"host": "203.0.113.1", "user": "root", "port": 2222, "private_key_file": "/key"}
+    found = commands(SEEN, {"inventory_hostname": "h1", **{word.format(key): value for key, value in way.items()}})
+    assert found["console"] == "ssh -i /key -p 2222 -t root@203.0.113.1 'virsh console web'"
+
+
+@pytest.mark.parametrize(
+    ("way", "jump"),
+    [
+        ({}, "[2001:db8::1]"),
+        ({"ansible_user": "root"}, "root@[2001:db8::1]"),
+        ({"ansible_user": "root", "ansible_port": 2222}, "root@[2001:db8::1]:2222"),
+    ],
+)
+def test_a_host_with_an_ipv6_address(way: dict[str, t.Any], jump: str) -> None:
+    vnc = {"listen": "::1", "port": 5901}
+    found = commands({**SEEN, "vnc": vnc}, {"inventory_hostname": "h1", "ansible_host": "2001:db8::1", **way})
+    assert shlex.split(found["ssh"]) == ["ssh", "-J", jump, "192.0.2.50"]
+    assert "5900:[::1]:5901" in shlex.split(found["vnc"])
 
 
 def test_on_this_machine() -> None:
