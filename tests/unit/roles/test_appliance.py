@@ -1,0 +1,49 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbook of an appliance: what it asks for, and the way to the screen."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+
+
+@pytest.fixture
+def host(stage: Stage) -> Stage:
+    """host1 has it run, with a screen."""
+    stage.answers["host1"]["host_info"] = {"host_info": {"guests": {"report_lines": []}}}
+    stage.answers["host1"]["guest"] = {"guests": [{"state": "running", "vnc": {"listen": "127.0.0.1", "port": 5901}}]}
+    return stage
+
+
+def test_the_screen_is_reached_as_ansible_reaches_the_host(host: Stage) -> None:
+    way = {"ansible_connection": "ssh", "ansible_host": "203.0.113.1", "ansible_user": "root", "ansible_port": 2222}
+    said = host.playbook("appliance", host="host1", guest="cernvm", iso="/c.iso", **way)
+    assert (
+        "Its screen: ssh -p 2222 -N -L 5900:127.0.0.1:5901 root@203.0.113.1, then a VNC viewer at 127.0.0.1:5900."
+        in said
+    )
+
+
+def test_the_screen_of_this_machine(host: Stage) -> None:
+    said = host.playbook("appliance", host="host1", guest="cernvm", iso="/c.iso")
+    assert "Its screen: a VNC viewer at 127.0.0.1:5901." in said
+
+
+def test_a_word_that_is_empty_is_not_said(host: Stage) -> None:
+    """A survey sends all of its words."""
+    words = ("user_data", "check_user_data", "cache_mib", "memory_mib", "vcpus", "network", "graphics")
+    host.playbook("appliance", host="host1", guest="cernvm", iso="/c.iso", **dict.fromkeys(words, ""))
+    ((_host, options),) = host.asked("guest")
+    (guest,) = options["guests"]
+    assert (guest["disks"], guest["networks"]) == ([{"size_mib": 20480}], [{"source": "default"}])
+    (host.path / "context.txt").write_text("[amiconfig]", encoding="utf-8")
+    host.playbook(
+        "appliance", host="host1", guest="cernvm", iso="/c.iso", user_data="context.txt", check_user_data="no"
+    )
+    assert host.asked("guest")[0][1]["guests"][0]["cloud_init"] == {
+        "user_data": "[amiconfig]",
+        "check_user_data": False,
+    }
