@@ -282,12 +282,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said.get("answered_at", 0)))
             then = f"They are as of {when}." if answer else "They are left out."
             self.display.warning(f"The host {place.name} does not say which workloads it has: {said['error']}. {then}")
-            return [made(answer, stale=True)]
-        found = [made(answer, stale=False)]
-        if answer.get("guests_error"):
+        elif answer.get("guests_error"):
             self.display.warning(f"The host {place.name} does not say which guests it has: {answer['guests_error']}")
-            found.append(made({"guests": said.get("guests", [])}, stale=True))
-        return found
+        # Those guests are of a time before the answer in which libvirt was silent.
+        earlier = [made({"guests": said.get("guests", [])}, stale=True)] if answer.get("guests_error") else []
+        return [made(answer, stale=bool(said["error"])), *earlier]
 
     # --- the cache: of a host that is gone an old answer is taken, so it is we who look how old one is ---
 

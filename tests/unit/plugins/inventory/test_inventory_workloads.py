@@ -162,6 +162,11 @@ def test_guests_of_a_host_whose_libvirt_is_silent(bench: Bench) -> None:
         found = bench.read(cache=False)
         assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": True, "box": False, "db": False}
         assert "No libvirt." in bench.warnings[0]
+    bench.hushes("192.0.2.1")
+    for _time in range(2):
+        found = bench.read(cache=False)
+        assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": True, "box": True, "db": False}
+        assert len(bench.warnings) == 1
 
 
 def test_what_hosts_say_is_no_template(bench: Bench) -> None:
