@@ -112,7 +112,7 @@ def entries(places: t.Sequence[Place], settings: Settings) -> tuple[list[Entry],
         name = one.name
         if name in taken or (count[name] > 1 and not (one.managed and name in ours)):
             name = f"{name}.{one.place.name}"
-            if name in found:
+            if name in found or name in count or name in taken:
                 name = f"{name}.{one.kind}"
             warnings.append(
                 f"There is more than one {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here."

@@ -177,6 +177,19 @@ def test_others_of_the_same_name() -> None:
     assert len(warnings) == 2
 
 
+def test_a_name_that_was_made_is_nobody_elses() -> None:
+    theirs = {"name": "web", "uuid": "u9", "managed": False, "state": "running"}
+    dotted = {**CONTAINER, "name": "web.host1", "uuid": "u8"}
+    found, _warnings = _workloads.entries(
+        [place("host1", guests=[theirs]), place("host2", guests=[theirs], containers=[dotted])], Settings()
+    )
+    assert [(entry.name, entry.variables["cnvm_kind"]) for entry in found] == [
+        ("web.host1", "container"),
+        ("web.host1.guest", "guest"),
+        ("web.host2", "guest"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["host1", "host2", "localhost"])
 def test_no_workload_becomes_a_host(name: str) -> None:
     found, _warnings = _workloads.entries([place(guests=[{**GUEST, "name": name}]), place("host2")], Settings())
