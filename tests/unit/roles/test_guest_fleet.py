@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
@@ -37,3 +39,13 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
     )
     assert hosts.asked("guest_clone") == plain
     hosts.playbook("vm_list", output="")
+
+
+def test_in_check_mode_it_is_looked_whether_somebody_answers(hosts: Stage) -> None:
+    """That nobody does is not said of what was not looked at."""
+    hosts.answers["host1"]["guest_info"]["guests"] = [
+        {"name": "web", "managed": True, "state": "running", "address": "127.0.0.1", "address_source": "lease"}
+    ]
+    said = hosts.playbook("vm_connect", "--check", guest="web")
+    (answers,) = re.findall(r"See whether somebody answers there\] \*+ (.*?) TASK", said)
+    assert "ok: [host1]" in answers
