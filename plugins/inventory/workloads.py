@@ -317,6 +317,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for group in entry.groups:
             inventory.add_child(inventory.add_group(group), entry.name)
         strict = self.get_option("strict")
-        self._set_composite_vars(self.get_option("compose"), variables, entry.name, strict=strict)
+        known = {"inventory_hostname": entry.name, **variables}
+        self._set_composite_vars(self.get_option("compose"), known, entry.name, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, entry.name, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, entry.name, strict=strict)

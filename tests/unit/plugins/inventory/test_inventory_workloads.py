@@ -176,6 +176,12 @@ def test_what_hosts_say_is_no_template(bench: Bench) -> None:
     assert bench.read()["web"]["about"] == "{{ lookup('pipe', 'id') }}"
 
 
+def test_its_name_is_known_everywhere(bench: Bench) -> None:
+    bench.options["compose"] = {"called": trust_as_template("inventory_hostname")}
+    bench.options["groups"] = {"webs": trust_as_template("inventory_hostname == 'web'")}
+    assert {one["called"] for one in bench.read().values()} == {"web", "db"}
+
+
 def test_hosts_of_an_inventory_file(bench: Bench) -> None:
     file = bench.folder / "hosts.json"
     file.write_text(json.dumps({"cnvm_hosts": {"hosts": HOSTS, "vars": {"ansible_port": "{{ 2200 + 22 }}"}}}))
