@@ -103,7 +103,9 @@ class Stage:
             env={
                 **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.path), "ANSIBLE_NOCOLOR": "1", "NO_COLOR": "1",
                 "ANSIBLE_LOCALHOST_WARNING": "false", "XDG_STATE_HOME": str(self.path / "state"),
-                "ANSIBLE_CONFIG": str(self.path / "ansible.cfg"), "PWD": str(self.path),
+                "ANSIBLE_CONFIG": str(self.path / "ansible.cfg"),
+                # As a program has it that starts Ansible in another directory, such as AWX: only shells see to it.
+                "PWD": "/",
             },
         )  # fmt: skip
         said = " ".join(done.stdout.split())
