@@ -37,10 +37,11 @@ def test_fenced_answers(hosts: Stage, known_as: str) -> None:
     assert hosts.asked("container_recover") == []
 
 
-def test_fenced_answers_though_it_has_no_part(hosts: Stage) -> None:
-    said = hosts.playbook("recover", "--limit", "host1", fenced="host2", check=False)
+@pytest.mark.parametrize("mode", [[], ["--check"]])
+def test_fenced_answers_though_it_has_no_part(hosts: Stage, mode: list[str]) -> None:
+    said = hosts.playbook("recover", "--limit", "host1", *mode, fenced="host2", check=False)
     assert "recover_fenced: host2 answers" in said
-    assert hosts.asked("container_recover") == []
+    assert hosts.asked("container_recover", check=bool(mode)) == []
 
 
 def test_fenced_answers_with_an_error(hosts: Stage) -> None:
