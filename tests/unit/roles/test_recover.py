@@ -44,6 +44,18 @@ def test_fenced_answers_though_it_has_no_part(hosts: Stage, mode: list[str]) -> 
     assert hosts.asked("container_recover", check=bool(mode)) == []
 
 
+@pytest.mark.parametrize("limit", [[], ["--limit", "host1,host3"]])
+def test_fenced_answers_but_nobody_becomes_root_there(hosts: Stage, limit: list[str]) -> None:
+    """It leaves the play, or the host that asks it does. The others do not go on as if it were off."""
+    hosts.answers["host3"] = hosts.answers["host1"]
+    (hosts.path / "host_vars").mkdir()
+    text = "{ansible_become: true, ansible_become_method: nonesuch}"
+    (hosts.path / "host_vars/host2.yml").write_text(text, encoding="utf-8")
+    said = hosts.playbook("recover", *limit, fenced="host2", check=False)
+    assert "recover_fenced: host2 answers" in said
+    assert hosts.asked("container_recover") == []
+
+
 def test_fenced_answers_with_an_error(hosts: Stage) -> None:
     hosts.answers["host2"]["overlay_info"] = {"failed": True, "msg": "overlay.json is broken."}
     assert "recover_fenced: host2 answers" in hosts.playbook("recover", fenced="host2", check=False)
