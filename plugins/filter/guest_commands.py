@@ -53,12 +53,13 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import listing
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh
 
 
 def guest_commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str = "") -> dict[str, str]:
     """The commands."""
     try:
-        return listing.commands(guest, way, user)
+        return listing.commands(guest, _ssh.way(way), user)
     except CnvmError as error:
         raise AnsibleFilterError(f"guest_commands: {error}") from error
 

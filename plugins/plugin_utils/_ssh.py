@@ -63,6 +63,20 @@ def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tupl
     return tuple(argv), option("host") or name
 
 
+def way(variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The variables of the way to a host, with what Ansible's settings say where they say nothing."""
+    connection_loader.get("ssh", class_only=True)
+    name = str(variables.get("inventory_hostname"))
+    given = {key: variables[key] for key in VARIABLES if key in variables}
+    found = {
+        "ansible_user": "remote_user", "ansible_port": "port", "ansible_private_key_file": "private_key_file",
+        "ansible_ssh_common_args": "ssh_common_args", "ansible_ssh_extra_args": "ssh_extra_args",
+    }  # fmt: skip
+    settings = {variable: _option(name, given, key) for variable, key in found.items()}
+    more = {key: variables[key] for key in ("ansible_become",) if key in variables}
+    return {"inventory_hostname": name, **{key: value for key, value in settings.items() if value}, **given, **more}
+
+
 def open_connection(name: str, variables: t.Mapping[str, t.Any]) -> tuple[str, ...]:
     """Options by which SSH goes through the connection that Ansible's last task has left open; none where none is.
 

@@ -41,3 +41,12 @@ def test_commands() -> None:
     assert commands({"address": "192.0.2.5"}, way, user="me")["ssh"] == "ssh -J host1 me@192.0.2.5"
     with pytest.raises(AnsibleFilterError, match="ansible_become"):
         commands({"console_command": "virsh console a"}, {**way, "ansible_become": "perhaps"})
+
+
+def test_the_way_that_only_the_settings_of_ansible_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSIBLE_REMOTE_USER", "root")
+    monkeypatch.setenv("ANSIBLE_PRIVATE_KEY_FILE", "/key")
+    guest = {"console_command": "virsh console a"}
+    assert commands(guest, {"inventory_hostname": "host1"})["console"] == "ssh -i /key -t root@host1 'virsh console a'"
+    way = {"inventory_hostname": "host1", "ansible_ssh_user": "me", "ansible_ssh_private_key_file": "/mine"}
+    assert commands(guest, way)["console"] == "ssh -i /mine -t me@host1 'virsh console a'"
