@@ -47,3 +47,9 @@ def test_a_word_that_is_empty_is_not_said(host: Stage) -> None:
         "user_data": "[amiconfig]",
         "check_user_data": False,
     }
+
+
+def test_it_is_not_made_twice(host: Stage) -> None:
+    said = host.playbook("appliance", host="cnvm_hosts", guest="cernvm", iso="/c.iso", check=False)
+    assert "host: say where, with -e host=HOST, one host of the inventory." in said
+    assert host.asked("guest") == []
