@@ -112,7 +112,7 @@ def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     following = records.source_next(journal["state"], owner.get("owner") == me["host_id"])
     if following == "roll_back" and fenced != peer and _may_be_taken_over(journal):
         try:
-            if _taken_over(host, journal):
+            if _taken_over(host, journal, fenced):
                 return _leave(host, journal)
         except CnvmError as error:
             return _cannot_ask(journal, error)
@@ -129,13 +129,13 @@ def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
         with peers.connected(host, peer) as channel:
             there = channel.call("resume", timeout_s=20, name=name, move_id=journal["move_id"])
             check_same(journal, there["identity"]["host_id"])
-            return _settle(host, journal, channel, there)
+            return _settle(host, journal, channel, there, fenced)
     except PeerError as error:
         return _cannot_ask(journal, error)
 
 
 def _cannot_ask(journal: dict[str, t.Any], error: CnvmError) -> dict[str, t.Any]:
-    name, peer = journal["name"], journal["peer"]
+    name, peer = journal["name"], str(error.details.get("peer") or journal["peer"])
     return _outcome(
         name,
         "waiting",
@@ -154,11 +154,11 @@ def _may_be_taken_over(journal: dict[str, t.Any]) -> bool:
     return bool(journal["boot_id"] != movedir.boot_id())
 
 
-def _taken_over(host: Host, journal: dict[str, t.Any]) -> bool:
+def _taken_over(host: Host, journal: dict[str, t.Any], fenced: str) -> bool:
     """Whether the target went on with what it had been sent, since this host was declared dead while it was off."""
     with peers.connected(host, journal["peer"]) as channel:
         there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
-    record = _record_elsewhere(host, journal, there)
+    record = _record_elsewhere(host, journal, there, fenced)
     if record is None:
         return False
     files.write_json(paths.owner_file(journal["name"]), record)
@@ -166,10 +166,10 @@ def _taken_over(host: Host, journal: dict[str, t.Any]) -> bool:
 
 
 def _record_elsewhere(
-    host: Host, journal: dict[str, t.Any], there: t.Mapping[str, t.Any]
+    host: Host, journal: dict[str, t.Any], there: t.Mapping[str, t.Any], fenced: str
 ) -> t.Optional[dict[str, t.Any]]:
     """The owner record of the workload where it is another host's since the move began: the target's (``there``: its
-    answer), or one's that it was moved to from there. None when no such host says that it has it."""
+    answer), or one's that it was moved to from there. None when no such host but ``fenced`` may have it."""
     me, since = ownership.host_identity()["host_id"], int(journal["generation"])
     while True:
         record = there.get("owner") or {}
@@ -179,7 +179,7 @@ def _record_elsewhere(
         if record.get("owner") == there["identity"]["host_id"]:
             return dict(record) if generation > int(journal["generation"]) else None
         # It knows where it has gone. A host that has it says so by the same generation, or has given it on by a later.
-        if generation == since:
+        if generation == since or record.get("owner_name") == fenced:
             return None
         since = generation
         with peers.connected(host, str(record.get("owner_name"))) as channel:
@@ -187,7 +187,7 @@ def _record_elsewhere(
 
 
 def _settle(
-    host: Host, journal: dict[str, t.Any], channel: peers.Channel, there: t.Mapping[str, t.Any]
+    host: Host, journal: dict[str, t.Any], channel: peers.Channel, there: t.Mapping[str, t.Any], fenced: str
 ) -> dict[str, t.Any]:
     """The move is committed and the target answers: finish there if it can, else take the container back."""
     name, peer = journal["name"], journal["peer"]
@@ -196,7 +196,7 @@ def _settle(
     # The promise alone is not enough: a target that was interrupted may still have a copy that runs.
     given_back = records.given_back(record, journal["generation"])
     # One that is not this host's promises nothing: the target had it, and has given it to a third host since.
-    elsewhere = _record_elsewhere(host, journal, there) if theirs is None else None
+    elsewhere = _record_elsewhere(host, journal, there, fenced) if theirs is None else None
     if elsewhere is not None:
         files.write_json(paths.owner_file(name), elsewhere)
         return _leave(host, journal)

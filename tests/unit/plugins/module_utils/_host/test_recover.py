@@ -192,6 +192,7 @@ def test_what_went_on_elsewhere_while_this_host_was_off_is_left_there(
         # It has it no more, nor says who has.
         (None, "source", "roll back"),
         ({"owner": "T", "owner_name": "host2", "generation": 5, "uuid": "u"}, "source", "roll back"),
+        ("off", "source", "roll back"),
     ],
 )
 def test_what_was_moved_on_while_this_host_was_off_is_left_there(
@@ -209,13 +210,23 @@ def test_what_was_moved_on_while_this_host_was_off_is_left_there(
         def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
             return self.answer
 
-    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer(name)))
+    def connected(host: Host, name: str) -> t.Any:
+        if third == "off" and name == "host3":
+            raise PeerError(f"The connection to {name} did not answer in time.", peer=name)
+        return contextlib.nullcontext(Peer(name))
+
+    monkeypatch.setattr(peers, "connected", connected)
     if committed:
         files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
         files.write_json(
             paths.journal_file("web"), {**(files.read_json(paths.journal_file("web")) or {}), "kind": "guest"}
         )
-    assert recover.recover_one(host, "web")["outcome"] == outcome
+    if third == "off":
+        result = recover.recover_one(host, "web")
+        assert (result["outcome"], booted.did) == ("waiting", [])
+        assert "host3 may run it" in result["message"]
+        assert "-e fenced=host3" in result["message"]
+    assert recover.recover_one(host, "web", "host3" if third == "off" else "")["outcome"] == outcome
     assert booted.did == [did]
     assert (files.read_json(paths.owner_file("web")) == moved) is (outcome == "target")
 
