@@ -398,7 +398,8 @@ def _recover_patiently(host: Host, names: t.Sequence[str], fenced: str, patience
 
     Somebody else who recovers one is done soon, so that is waited for in any case.
     """
-    start, results = time.monotonic(), {}
+    start = time.monotonic()
+    results: dict[str, dict[str, t.Any]] = {}
     due = dict.fromkeys(names, start)
     while due:
         name = min(due, key=lambda each: due[each])
