@@ -404,7 +404,9 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
 
 def _unmark(journal: t.Mapping[str, t.Any]) -> None:
     for path in journal.get("marks", ()):
-        files.remove_file(path)
+        # Storage that fails must not keep the guest standing still.
+        with contextlib.suppress(OSError):
+            files.remove_file(path)
 
 
 def _is_stale(journal: t.Mapping[str, t.Any]) -> bool:

@@ -333,6 +333,22 @@ def test_no_mark_stays(
     assert list(tmp_path.rglob(".cnvm-*")) == []
 
 
+def test_storage_that_fails_does_not_keep_it_standing_still(
+    monkeypatch: pytest.MonkeyPatch, roll_back: t.Callable[..., bool | None]
+) -> None:
+    remove = files.remove_file
+
+    def stale(path: str, **more: t.Any) -> bool:
+        if "/.cnvm-" in path:
+            raise OSError(116, "Stale file handle", path)
+        return remove(path, **more)
+
+    monkeypatch.setattr(files, "remove_file", stale)
+    each = Stopped(PAUSED, 2)
+    assert roll_back(each, mode="live", marks=["/srv/nfs/.cnvm-m1"]) is False
+    assert each.calls == ["resume frozen"]
+
+
 def test_a_disk_that_the_other_host_has_too_is_not_taken_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
