@@ -28,6 +28,8 @@ from .system import Host
 _FROZEN_LIMIT_S = 30.0
 # One that was stopped as a whole, or waits for what hangs, is killed, and what it has begun is recovered.
 _WATCHDOG_S = 60
+# How long the unit of a move may take to go once the move has ended: it looks whether anything is to be recovered.
+_ENDING_S = 10.0
 
 
 class Move:
@@ -309,16 +311,24 @@ def _start(args: t.Sequence[str], host: Host) -> int:
     os.makedirs(paths.move_log_dir(move_id), mode=0o700, exist_ok=True)
     files.write_json(f"{paths.move_log_dir(move_id)}/request.json", request, mode=0o600)
     _write_status(move_id, {"phase": "start"})
-    # Not ended with whoever started it. What CRIU serves to the target must outlive a mover that dies.
-    started = host.run(
-        [
-            "systemd-run", "--quiet", "--collect", f"--unit=cnvm-move-{name}.service", "-p", "KillMode=process",
-            "-p", f"ExecStopPost={paths.HELPER} recover --patient {name}", "-p", "TimeoutStopSec=700",
-            "-p", f"WatchdogSec={_WATCHDOG_S}", "-p", "WatchdogSignal=SIGKILL", "-p", "NotifyAccess=main",
-            paths.HELPER, "move", "run", move_id,
-        ],
-        check=False, timeout_s=20,
-    )  # fmt: skip
+    end = time.monotonic() + _ENDING_S
+    while True:
+        # Not ended with whoever started it. What CRIU serves to the target must outlive a mover that dies.
+        started = host.run(
+            [
+                "systemd-run", "--quiet", "--collect", f"--unit=cnvm-move-{name}.service", "-p", "KillMode=process",
+                "-p", f"ExecStopPost={paths.HELPER} recover --patient {name}", "-p", "TimeoutStopSec=700",
+                "-p", f"WatchdogSec={_WATCHDOG_S}", "-p", "WatchdogSignal=SIGKILL", "-p", "NotifyAccess=main",
+                paths.HELPER, "move", "run", move_id,
+            ],
+            check=False, timeout_s=20,
+        )  # fmt: skip
+        # "already" loaded, or there: the one before has told its end, and its unit is about to go.
+        if not started.rc or "already" not in started.stderr or time.monotonic() > end:
+            break
+        time.sleep(0.2)
+        with files.lock(paths.lock_file(name), f"a move of {name}"):
+            pass
     if started.rc:
         raise HostError(f"The move cannot be started: {started.stderr.strip()}", hint="Is another one under way?")
     cli.write_line(host, {"move_id": move_id})

@@ -171,6 +171,39 @@ def test_a_name_that_ends_like_a_unit(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "--unit=cnvm-resolve-web.socket.service" in ran
 
 
+@pytest.mark.parametrize(
+    ("said", "tries", "starts"),
+    [
+        (["Unit cnvm-move-web.service was already loaded or has a fragment file."], 2, True),
+        (["Unit cnvm-move-web.service already exists."] * 99, 51, False),
+        (["Access denied"], 1, False),
+    ],
+)
+def test_the_one_before_may_still_be_about_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], tries: int, starts: bool
+) -> None:
+    """A task that is tried again at once comes before its unit has gone."""
+    for place in ("WORKLOADS", "RUN", "LOGS"):
+        monkeypatch.setattr(paths, place, str(tmp_path / place))
+    monkeypatch.setattr(peers, "find", lambda name: {})
+    monkeypatch.setattr(preflight, "movable", lambda name, kind: ({}, {}))
+    now, ran = [0.0], [0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        ran[0] += 1
+        return CommandResult(tuple(argv), 1 if said else 0, stderr=said.pop(0) if said else "")
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    words = ["start", json.dumps({"container": "web", "target": "host2"})]
+    with contextlib.nullcontext() if starts else pytest.raises(HostError, match="cannot be started"):
+        mover.move(words, Host(run=run, stdout=io.BytesIO()))
+    assert ran[0] == pytest.approx(tries, abs=1 if tries > 2 else 0)
+
+
 class Peer:
     """The target, which does all that it is asked to but ``fails``."""
 
