@@ -350,6 +350,12 @@ def _checked(
             found.append(f"name: {me['name']} has another {kinds.kind_of(mine)} called {name}.")
     elif mine is not None and not records.newer(owner, mine) and mine.get("owner") == me["host_id"]:
         found.append(f"name: {me['name']} says that {name} is its own already (generation {mine['generation']}).")
+    elif mine is not None and records.given_back(mine, owner["generation"]) and mine.get("owner") != owner["owner"]:
+        # The copy that comes would be taken for one that this host has promised never to run.
+        found.append(
+            f"name: {me['name']} says that {name} is at {mine.get('owner_name')} (generation {mine['generation']}), and"
+            f" {owner.get('owner_name')} has an older record of it (generation {owner['generation']})."
+        )
     journal = files.read_json(paths.journal_file(name))
     if journal is not None and not records.superseded(journal, owner):
         found.append(f"{me['name']} has a move of {name} that has not ended. Run the playbook cnvm.platform.recover.")

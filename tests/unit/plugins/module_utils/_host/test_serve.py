@@ -341,3 +341,29 @@ def test_what_is_remembered_of_an_earlier_guest_is_no_promise(state: Path) -> No
         record.write_text(json.dumps(mine), encoding="utf-8")
         serve._forget_other("web", comes)
         assert record.exists() == stays, mine
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        (
+            {"owner": "U", "owner_name": "host3", "generation": 9},
+            "T says that web is at host3 (generation 9), and host1",
+        ),
+        ({"owner": "U", "owner_name": "host3", "generation": 4}, ""),
+        # Of an earlier one of this name, and forgotten when it comes.
+        ({"owner": "S", "owner_name": "host1", "generation": 9}, ""),
+        ({"owner": "U", "owner_name": "host3", "generation": 9, "uuid": "other"}, ""),
+    ],
+)
+def test_who_knows_of_a_newer_owner_takes_no_older_copy(
+    monkeypatch: pytest.MonkeyPatch, mine: dict[str, t.Any], said: str
+) -> None:
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "T"})
+    files.write_json(paths.owner_file("web"), {"uuid": "u", **mine})
+    nothing = types.SimpleNamespace(check=lambda *args: {"problems": []}, check_definition=lambda definition: None)
+    monkeypatch.setattr(kinds, "target", lambda kind: nothing)
+    (answer,) = ask(request("check", definition={"name": "web"}, owner=OWNER, needs={}))
+    problems = answer["result"]["problems"]
+    assert len(problems) == bool(said)
+    assert said in "".join(problems)
