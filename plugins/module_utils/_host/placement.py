@@ -82,6 +82,9 @@ def _ask_one(host: Host, peer: t.Mapping[str, t.Any], timeout_s: float, answers:
         answer = json.loads(result.stdout)
         if not isinstance(answer, dict) or not isinstance(answer.get("workloads"), dict):
             raise ValueError("no object")
+        for each in answer["workloads"].values():
+            if not isinstance(each, dict) or not isinstance(each.get("generation"), (int, type(None))):
+                raise ValueError("a workload that is none")
         answers[name] = {"ok": True, "workloads": answer["workloads"], "host_id": answer.get("host_id")}
     except (CnvmError, OSError, ValueError, RecursionError) as error:
         answers[name] = {"ok": False, "error": str(error)[:300]}

@@ -98,7 +98,13 @@ def test_all_peers_are_asked() -> None:
     assert found["host3"] == {"ok": False, "error": "ssh: connect: refused (code 255)"}
 
 
-@pytest.mark.parametrize("answer", ["", "not JSON", "[]", "{}", '{"workloads": []}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "", "not JSON", "[]", "{}", '{"workloads": []}', "[" * 100_000, '{"workloads": {"web": "here"}}',
+        '{"workloads": {"web": {"here": true, "generation": "new"}}}',
+    ],
+)  # fmt: skip
 def test_nonsense_is_no_answer(answer: str) -> None:
     found = placement.ask_peers(peers({"host2": answer, "host3": {"workloads": {}}}), OVERLAY)
     assert (found["host2"]["ok"], found["host3"]["ok"]) == (False, True)
