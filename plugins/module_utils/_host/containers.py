@@ -355,6 +355,9 @@ class Batch:
         running = not one.stop and container_parts.init_pid(definition) != 0
         hard = not IN_PLACE.issuperset(one.changes)
         if hard or {"authorized_keys", "login_user"} & set(one.changes):
+            if "image" in one.changes:
+                # A run that failed before it was to start it has left them mounted, over the image that it had.
+                container_parts.unmount_layers(self.host, name)
             mounted = container_parts.layers_mounted(name)
             container_parts.mount_layers(self.host, definition)
             try:

@@ -412,11 +412,31 @@ def test_a_user_that_it_does_not_have_is_refused_while_it_can_go_on(
     assert not (home / "containers/web/definition.json").exists()
 
 
+def test_another_image_is_mounted_where_the_one_before_still_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that failed between making a container and starting it leaves its layers mounted."""
+    definition = definition_of(normalise({"name": "web", "image": "x"}), "u", "b" * 64, "x")
+    (home / "images/sha256" / ("b" * 64) / "rootfs").mkdir(parents=True)
+    mounted = [container_parts.rootfs("web")]
+    monkeypatch.setattr(files, "mount_points", lambda: mounted)
+    monkeypatch.setattr(container_parts, "write_config", lambda definition: None)
+    monkeypatch.setattr(container_units, "write_policy", lambda definition: False)
+    ran: list[str] = []
+
+    def run(argv: t.Sequence[str], **kwargs: t.Any) -> CommandResult:
+        ran.append(argv[0])
+        mounted[:] = [argv[-1]] if argv[0] == "mount" else []
+        return CommandResult(tuple(argv), 0)
+
+    one = containers.Batch(Host(run=run), [], t.cast("t.Any", _Nobody), restart_on_change=True, image_change=True)
+    one.change(Plan("web", changes=("image",), definition=definition))
+    assert ran == ["umount", "mount", "umount"]
+
+
 KEY, ANOTHER = (f"ssh-ed25519 {letter * 60}" for letter in "AB")
 
 
 @pytest.mark.parametrize(
-    ("was", "now", "files"),
+    ("was", "now", "keys"),
     [
         ({"login_user": "bob"}, {"login_user": "alice"}, {"/home/alice": KEY, "/home/bob": ""}),
         ({"login_user": "bob"}, {"login_user": "alice", "authorized_keys": []}, {"/home/alice": "", "/home/bob": ""}),
@@ -431,7 +451,7 @@ KEY, ANOTHER = (f"ssh-ed25519 {letter * 60}" for letter in "AB")
     ],
 )
 def test_the_keys_go_with_the_login_user(
-    was: dict[str, t.Any], now: dict[str, t.Any], files: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+    was: dict[str, t.Any], now: dict[str, t.Any], keys: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for digest, user in (("a" * 64, "bob"), ("b" * 64, "alice")):
         place = home / "images/sha256" / digest
@@ -452,5 +472,5 @@ def test_the_keys_go_with_the_login_user(
 
     before, after = definition(was), definition(now)
     containers.write_contents(after, changed_keys(before, after), before)
-    expected = {f"{place}/.ssh/authorized_keys": f"{text}\n" if text else "" for place, text in files.items()}
+    expected = {f"{place}/.ssh/authorized_keys": f"{text}\n" if text else "" for place, text in keys.items()}
     assert written == expected
