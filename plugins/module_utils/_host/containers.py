@@ -180,6 +180,7 @@ class Batch:
         self.restart_on_change = restart_on_change
         self.image_change = image_change
         self.registry = registry
+        registry.leaving = {item["name"] for item in items if item["state"] == "absent"}
         self.warnings = registry.warnings
         self.reload = False
         self._seen: dict[str, Seen] = {}
@@ -275,13 +276,14 @@ class Batch:
         if item["ports"] and forwards_from(before.get("ports")) != forwards_from(item["ports"]):
             spec = container_parts.endpoint({**item, "uuid": before.get("uuid") or "new"})
             if spec is not None:
-                netns.check_forwards(spec)
+                netns.check_forwards(spec, self.registry.leaving)
 
     # -- doing ------------------------------------------------------------------------------------------------------
     def apply(self, plans: t.Sequence[Plan]) -> None:
         """Do what was decided. Each container is locked while it is changed; a move of it is refused meanwhile."""
         by_name = {item["name"]: item for item in self.items}
-        todo = [one for one in plans if one.changed]
+        # Removed first: another one may get the address or the ports.
+        todo = sorted((one for one in plans if one.changed), key=lambda one: not one.remove)
         with contextlib.ExitStack() as held:
             for name in sorted(one.name for one in todo):
                 held.enter_context(files.lock(paths.lock_file(name), f"changing container {name!r}"))

@@ -284,9 +284,11 @@ def forwards_are_up(host: Host, name: str) -> bool:
     return host.run(["nft", "list", "table", "ip", forward_table(name)], check=False).rc == 0
 
 
-def check_forwards(spec: Endpoint) -> None:
-    """Refused when a host port that ``spec`` wants belongs to another container of this host or to a program."""
-    conflicts = forward_conflicts(spec, _forwards_of_others(spec.name), listening())
+def check_forwards(spec: Endpoint, leaving: t.Collection[str] = ()) -> None:
+    """Refused when a host port that ``spec`` wants belongs to another container of this host, but for those that are
+    ``leaving``, or to a program."""
+    others = {name: ports for name, ports in _forwards_of_others(spec.name).items() if name not in leaving}
+    conflicts = forward_conflicts(spec, others, listening())
     if conflicts:
         raise Refused(
             f"Container {spec.name}: {' '.join(conflicts)}", hint="Choose another host port.", conflicts=conflicts

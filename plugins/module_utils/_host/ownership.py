@@ -139,10 +139,13 @@ def check_identities(identities: Identities, answers: t.Mapping[str, t.Any]) -> 
                     )
 
 
-def check_free_here(name: str, address: str, kind: str) -> None:
-    """Refused where a workload of the other kind has the name on this host, or another one the address."""
+def check_free_here(name: str, address: str, kind: str, leaving: t.Collection[str] = ()) -> None:
+    """Refused where a workload of the other kind has the name on this host, or another one the address; not those of
+    the same kind that are ``leaving``."""
     host_id = (files.read_json(paths.HOST_FILE) or {}).get("host_id")
     for other in names():
+        if other in leaving and kind_of(other) == kind:
+            continue
         if (files.read_json(paths.owner_file(other)) or {}).get("owner") != host_id:
             continue
         theirs = kind_of(other)
@@ -177,6 +180,8 @@ class Registry:
         self.identity = host_identity()
         self.overlay = files.read_json(paths.OVERLAY_FILE)
         self.warnings: list[str] = []
+        # Those that are removed here before any is made.
+        self.leaving: t.Collection[str] = ()
         self._generations: dict[str, int] = {}
         self._claims: list[str] = []
         self._given: dict[str, t.Collection[str]] = {}
@@ -223,7 +228,7 @@ class Registry:
             self._generations[name] = max(self._generations.get(name, 0), *(int(each or 0) for each in theirs), 0)
         free = {name: address for name, address in wanted.items() if not found[name]}
         for name, address in free.items():
-            check_free_here(name, address, self.kind)
+            check_free_here(name, address, self.kind, self.leaving)
         if free:
             mine = {name: one for name, one in (identities or {}).items() if name in free}
             check_free(free, answers, ignore_unreachable=self.ignore_unreachable, identities=mine)
@@ -235,7 +240,7 @@ class Registry:
 
     def check_address(self, name: str, address: str) -> None:
         """Refused where somebody has the address that a workload of this host is to get now."""
-        check_free_here(name, address, self.kind)
+        check_free_here(name, address, self.kind, self.leaving)
         self.check_elsewhere(name, address)
 
     def check_identities(self, identities: Identities) -> None:

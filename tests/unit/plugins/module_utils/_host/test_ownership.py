@@ -20,12 +20,15 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
     containers,
     files,
+    images,
+    netns,
     ownership,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan, plan
 
+OVERLAY = {"subnet": "10.0.0.0/24", "gateway": "10.0.0.254", "self": {"name": "host1"}, "mtu": 1400, "bridge": "b"}
 HERE = {"here": True, "claim": False, "address": "10.0.0.20"}
 SILENT = {"ok": False, "error": "no route"}
 
@@ -313,3 +316,41 @@ def test_a_removal_that_is_cut_off_leaves_no_part_of_a_layer_for_a_new_one(
     with pytest.raises(KeyboardInterrupt):
         batch.remove("web")
     assert owner(state, "web")["owner"] == "me"
+
+
+def test_a_new_one_gets_what_one_has_that_is_removed_in_the_same_call(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as another name for what a container does."""
+    monkeypatch.setattr(paths, "RUN", str(state / "run"))
+    (state / "overlay.json").write_text(json.dumps(OVERLAY))
+    record(state, "web")
+    port = {"host_port": 8080, "container_port": 80}
+    known = {"name": "web", "uuid": "u", "image": "a" * 64, "address": "10.0.0.20", "ports": [port]}
+    (state / "workloads/web/definition.json").write_text(json.dumps(known))
+    monkeypatch.setattr(images, "resolve", lambda image: ("a" * 64, image))
+    monkeypatch.setattr(container_parts, "runtime_command", lambda item: ["runc"])
+    monkeypatch.setattr(netns, "listening", list)
+    new = {"name": "app", "image": "cnvm", "state": "present", "address": "10.0.0.20", "ports": ["8080:80"]}
+
+    def decided(*items: dict[str, t.Any]) -> list[Plan]:
+        batch = containers.Batch(
+            Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0)),
+            [normalise(item) for item in items],
+            Asked({}),
+            restart_on_change=True,
+            image_change=False,
+        )
+        done: list[str] = []
+        monkeypatch.setattr(batch, "remove", lambda name: done.append(f"remove {name}"))
+        monkeypatch.setattr(batch, "create", lambda one: done.append(f"create {one.name}"))
+        _seen, plans = batch.decide()
+        batch.apply(plans)
+        assert done == ["remove web", "create app"]
+        return plans
+
+    assert [one.actions for one in decided(new, {"name": "web", "state": "absent"})] == [["create"], ["remove"]]
+    with pytest.raises(Refused, match="is that of container 'web'"):
+        decided(new)
+    with pytest.raises(Refused, match="already leads to the container web"):
+        decided({**new, "address": "10.0.0.21"})
