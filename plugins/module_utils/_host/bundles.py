@@ -297,14 +297,14 @@ def export(record: dict[str, t.Any], dest: str, compression: str, *, check_mode:
             return False
     if check_mode:
         return True
-    if not os.path.isdir(os.path.dirname(dest)):
-        raise InputError(f"dest: there is no directory {os.path.dirname(dest)}.", hint="Create it first.")
     place = paths.image_dir(record["digest"])
     with open(f"{place}/config.json", "rb") as file:
         config = file.read()
-    archive.pack_file(
-        f"{place}/rootfs", dest, compression=compression, prefix="rootfs", extra=[("config.json", config)]
-    )
+    extra = [("config.json", config)]
+    try:
+        archive.pack_file(f"{place}/rootfs", dest, compression=compression, prefix="rootfs", extra=extra)
+    except OSError as error:
+        raise HostError(f"dest: {dest} cannot be written: {error}.", hint="Is there space?") from error
     status = os.stat(dest)
     entry = {"compression": compression, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     record["archives"] = {**(record.get("archives") or {}), dest: entry}
@@ -315,6 +315,11 @@ def export(record: dict[str, t.Any], dest: str, compression: str, *, check_mode:
 def bring_to(host: Host, wanted: Wanted, *, refresh: bool = False, check_mode: bool = False) -> dict[str, t.Any]:
     """Make sure that the name stands for an image made of the source; the module's result."""
     before = images.record_of_name(wanted.name)
+    if wanted.dest and os.path.isdir(wanted.dest):
+        raise InputError(f"dest: {wanted.dest} is a directory.", hint="Name a file in it.")
+    directory = os.path.dirname(wanted.dest)
+    if directory and not check_mode and not os.path.isdir(directory):
+        raise InputError(f"dest: there is no directory {directory}.", hint="Create it first.")
     # In check mode what a task before would copy to the host need not be there yet.
     known_by = "" if check_mode and _is_missing(wanted) else fingerprint(wanted)
     extra: dict[str, t.Any] = {"ignored": [], "left_out": []}

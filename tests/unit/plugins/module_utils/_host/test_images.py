@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
-from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles, files, images
+from ansible_collections.cnvm.platform.plugins.module_utils._host import archive, bundles, files, images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
 
@@ -323,3 +323,39 @@ def test_in_check_mode_a_source_that_cannot_be_one_is_refused(store: Path) -> No
         bundles.bring_to(
             Host(run=Qemu()), bundles.Wanted(name="web", kind="archive", source=str(store)), check_mode=True
         )
+
+
+@pytest.mark.parametrize(
+    ("dest", "check_mode", "said"),
+    [
+        ("there", False, "is a directory"),
+        ("there/", True, "is a directory"),
+        ("none/web.tar", False, "there is no directory"),
+    ],
+)
+def test_an_archive_that_cannot_be_written_is_refused_before_the_image_is_made(
+    dest: str, check_mode: bool, said: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "make", None)
+    (store / "there").mkdir()
+    wanted = bundles.Wanted(name="web", kind="rootfs", source=str(store), dest=f"{store}/{dest}")
+    with pytest.raises(InputError, match=f"dest: .*{said}"):
+        bundles.bring_to(Host(run=Qemu()), wanted, check_mode=check_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stored()
+    (Path(paths.image_dir(made)) / "config.json").write_text("{}")
+    pack = archive.pack
+
+    def on_a_full_disk(root: str, out: t.Any, **options: t.Any) -> archive.Tally:
+        with open("/dev/full", "wb") as full:
+            return pack(root, full, **options)
+
+    monkeypatch.setattr(archive, "pack", on_a_full_disk)
+    record = images.record(made)
+    assert record
+    with pytest.raises(HostError, match=r"cannot be written: .*No space left"):
+        bundles.export(record, f"{store}/web.tar", "none", check_mode=False)
+    assert not list(store.glob("web.tar*"))
