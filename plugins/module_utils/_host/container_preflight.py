@@ -43,6 +43,7 @@ def side(name: str, facts: t.Mapping[str, t.Any]) -> plan.Side:
         runtimes=facts["runtimes"],
         cgroup_version=int(facts["cgroup"]["version"] or 0),
         cgroup_controllers=frozenset(facts["cgroup"]["controllers"]),
+        signal_frame=int(facts["cpu"].get("signal_frame_bytes") or 0),
     )
 
 

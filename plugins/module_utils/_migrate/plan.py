@@ -22,7 +22,10 @@ COLD_FIXED_MS = 1500.0
 
 
 class Side(t.NamedTuple):
-    """What a plan needs to know of a host; made from ``host_info`` (see ``side``)."""
+    """What a plan needs to know of a host; made from ``host_info`` (see ``side``).
+
+    ``signal_frame``: bytes that grow with the state of the CPU that is saved for a process; 0 where it is not known.
+    """
 
     name: str
     architecture: str
@@ -33,6 +36,7 @@ class Side(t.NamedTuple):
     runtimes: t.Mapping[str, t.Mapping[str, t.Any]]
     cgroup_version: int
     cgroup_controllers: frozenset[str]
+    signal_frame: int = 0
 
 
 class Workload(t.NamedTuple):
@@ -134,6 +138,18 @@ def lacks_post_copy(target: Side, work: Workload) -> str:
     return "; ".join(found)
 
 
+def lacks_of_cpu(source: Side, target: Side, work: Workload) -> t.Iterator[str]:
+    """What the target's CPU lacks of the source's. Flags can be alike where the state that the kernel saves is not."""
+    lost = sorted(source.cpu_flags - target.cpu_flags)
+    if lost:
+        yield f"The CPU of {target.name} lacks {', '.join(lost[:8])}, which {work.name} may be using."
+    elif 0 < target.signal_frame < source.signal_frame:
+        yield (
+            f"{target.name} keeps less of its CPU's state for a process than {source.name} ({target.signal_frame} bytes"
+            f" for a signal, not {source.signal_frame}), and {work.name} may be using it."
+        )
+
+
 def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: bool) -> tuple[list[str], list[str]]:
     """(blockers, warnings) that hold for every mode; a ``cold`` move needs no CRIU."""
     found: list[str] = list(work.ties)
@@ -167,9 +183,7 @@ def blockers(source: Side, target: Side, work: Workload, wishes: Wishes, cold: b
         warnings.append(
             f"The kernel of {target.name} ({target.kernel}) is older than {source.kernel} on {source.name}."
         )
-    lost = sorted(source.cpu_flags - target.cpu_flags)
-    if lost:
-        text = f"The CPU of {target.name} lacks {', '.join(lost[:8])}, which {work.name} may be using."
+    for text in lacks_of_cpu(source, target, work):
         if wishes.cpu_check == "flags":
             found.append(text + " Set cpu_check: none if you know that it does not.")
         else:

@@ -117,3 +117,17 @@ def test_what_the_target_needs(mode: str, running: bool, memory: int, images: in
     assert container_preflight.checkpoint_sizes(work, mode) == {
         "layer": 7, "image": 9, "memory": memory, "images": images,
     }  # fmt: skip
+
+
+def test_a_side_has_what_a_plan_compares() -> None:
+    facts = {
+        "cpu": {"architecture": "x86_64", "flags": ["sse", "avx"], "signal_frame_bytes": 3632},
+        "kernel": "6.12.1",
+        "criu": {"version": "4.2.1", "features": {"uffd-noncoop": True, "mem_dirty_track": False}},
+        "runtimes": {},
+        "cgroup": {"version": 2, "controllers": ["memory"]},
+    }
+    side = container_preflight.side("host1", facts)
+    assert side.signal_frame == 3632
+    assert set(side.cpu_flags) == {"sse", "avx"}
+    assert set(side.criu_features) == {"uffd-noncoop"}

@@ -97,6 +97,18 @@ def test_blockers(target: dict[str, t.Any], said: str) -> None:
     assert any(one.startswith(said) for one in make(**target).blockers)
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "refused"), [(3632, 1776, True), (1776, 3632, False), (0, 1776, False), (3632, 0, False)]
+)
+def test_a_cpu_of_which_less_is_saved(here: int, there: int, refused: bool) -> None:
+    """0: a kernel that does not tell."""
+    source = SOURCE._replace(signal_frame=here)
+    made = make(source=source, signal_frame=there)
+    assert [f"({there} bytes for a signal, not {here})" in one for one in made.blockers] == [True] * refused
+    asked = make(plan.Wishes(cpu_check="none"), source=source, signal_frame=there)
+    assert (asked.blockers, len(asked.warnings)) == ((), int(refused))
+
+
 def test_all_blockers_at_once() -> None:
     work = WORK._replace(controllers=frozenset({"cpu", "memory", "pids"}), obstacles=("web is traced.",))
     made = make(plan.Wishes(max_downtime_ms=1), work, architecture="aarch64", runtimes={}, cgroup_version=1)
