@@ -10,7 +10,6 @@ claim is written and they are asked once more, so that two hosts that begin at o
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import typing as t
 
@@ -24,8 +23,7 @@ from .system import Host
 CONTAINER, GUEST = "container", "guest"
 
 
-@dataclasses.dataclass(frozen=True)
-class Identity:
+class Identity(t.NamedTuple):
     """What no other guest of any host may have beside a name and an address: it may come to that host one day, and on
     the overlay and on a bridge two MACs that are the same disturb each other at once."""
 

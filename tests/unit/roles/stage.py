@@ -54,6 +54,11 @@ class ActionModule(ActionBase):
 """
 
 
+def unsaid(words: t.Iterable[str]) -> dict[str, t.Any]:
+    """What a survey sends of words that nobody has filled in."""
+    return dict.fromkeys(words, "")
+
+
 @dataclasses.dataclass
 class Stage:
     """Hosts that exist on paper only. ``answers``: what each says, {host: {module: result}}."""

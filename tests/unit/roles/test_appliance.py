@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 
-from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage, unsaid
 
 
 @pytest.fixture
@@ -19,7 +21,12 @@ def host(stage: Stage) -> Stage:
 
 
 def test_the_screen_is_reached_as_ansible_reaches_the_host(host: Stage) -> None:
-    way = {"ansible_connection": "ssh", "ansible_host": "203.0.113.1", "ansible_user": "root", "ansible_port": 2222}
+    way: dict[str, t.Any] = {
+        "ansible_connection": "ssh",
+        "ansible_host": "203.0.113.1",
+        "ansible_user": "root",
+        "ansible_port": 2222,
+    }
     said = host.playbook("appliance", host="host1", guest="cernvm", iso="/c.iso", **way)
     assert (
         "Its screen: ssh -p 2222 -N -L 5900:127.0.0.1:5901 root@203.0.113.1, then a VNC viewer at 127.0.0.1:5900."
@@ -35,7 +42,7 @@ def test_the_screen_of_this_machine(host: Stage) -> None:
 def test_a_word_that_is_empty_is_not_said(host: Stage) -> None:
     """A survey sends all of its words."""
     words = ("user_data", "check_user_data", "cache_mib", "memory_mib", "vcpus", "network", "graphics")
-    host.playbook("appliance", host="host1", guest="cernvm", iso="/c.iso", **dict.fromkeys(words, ""))
+    host.playbook("appliance", host="host1", guest="cernvm", iso="/c.iso", **unsaid(words))
     ((_host, options),) = host.asked("guest")
     (guest,) = options["guests"]
     assert (guest["disks"], guest["networks"]) == ([{"size_mib": 20480}], [{"source": "default"}])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage, unsaid
 
 CONTAINER = {"name": "c", "uuid": "u-c", "state": "running", "memory_bytes": 1 << 20, "moving": False}
 GUEST = {"name": "g", "uuid": "u-g", "state": "running", "memory_mib": 1, "managed": True, "moving": False}
@@ -104,7 +104,7 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
         "target", "sort", "first", "continue", "back", "record_file", "memory_reserve_mib", "mode", "allow_post_copy",
         "bandwidth_mib_s", "timeout_s",
     )  # fmt: skip
-    said = hosts.playbook("evacuate", host="host1", **dict.fromkeys(words, ""))
+    said = hosts.playbook("evacuate", host="host1", **unsaid(words))
     assert said.count(" moved ") == 2
     said = hosts.playbook("evacuate", host="", check=False)
     assert "evacuate_host: is not in this play." in said

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage, unsaid
 
 
 @pytest.fixture
@@ -34,9 +34,7 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
     words = ("file", "group", "type", "pattern", "memory_mib", "vcpus", "size_mib", "network", "key", "linked", "gone")
     hosts.playbook("vm_instantiate", template="debian", count="1", memory_mib="8")
     plain = hosts.asked("guest_clone")
-    hosts.playbook(
-        "vm_instantiate", template="debian", count="1", state="", **{**dict.fromkeys(words, ""), "memory_mib": "8"}
-    )
+    hosts.playbook("vm_instantiate", template="debian", count="1", state="", **{**unsaid(words), "memory_mib": "8"})
     assert hosts.asked("guest_clone") == plain
     hosts.playbook("vm_list", output="")
 

@@ -10,7 +10,7 @@ import typing as t
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import NAME_RULE
-from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage, unsaid
 
 KINDS = {
     "teleport": ("container_info", "containers", "container_migrate", "container"),
@@ -37,8 +37,8 @@ def say(stage: Stage, role: str, *answers: list[dict[str, t.Any]]) -> None:
         host[KINDS[role][2]] = {"mode": "live", "frozen_ms": 1, "timeline": {"total_ms": 2}, "plan": plan}
 
 
-def move(stage: Stage, role: str, check: bool = True) -> str:
-    return stage.playbook(role, "-e", f"{KINDS[role][3]}=web", check=check, target="host2")
+def move(stage: Stage, role: str, check: bool = True, **more: t.Any) -> str:
+    return stage.playbook(role, "-e", f"{KINDS[role][3]}=web", check=check, target="host2", **more)
 
 
 def test_the_records_have_other_names(stage: Stage, role: str) -> None:
@@ -69,10 +69,9 @@ def test_a_word_that_is_empty_is_not_said(stage: Stage, role: str) -> None:
         "mode", "allow_post_copy", "max_downtime_ms", "cpu_check", "bandwidth_mib_s", "connections", "auto_converge",
         "timeout_s",
     )  # fmt: skip
-    word = KINDS[role][3]
-    stage.playbook(role, target="host2", **{word: "web"})
+    move(stage, role)
     plain = stage.asked(KINDS[role][2])
-    stage.playbook(role, target="host2", **{word: "web"}, **dict.fromkeys(words, ""))
+    move(stage, role, **unsaid(words))
     assert stage.asked(KINDS[role][2]) == plain != []
 
 
