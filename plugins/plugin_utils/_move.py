@@ -99,7 +99,7 @@ class Mover(Asking):
         """The module's result from the mover's."""
         warnings = list((move.get("plan") or {}).get("warnings") or ())
         if move.get("outcome") == "target":
-            warnings += [move["lost"]] if move.get("lost") else []
+            warnings += [move[key] for key in ("lost", "left_behind") if move.get(key)]
             text = f"{move[self.KIND]} is on {move['target']} now."
             return {"changed": True, "msg": text, "warnings": warnings, **move}
         text = f"{move.get('failed_phase')}: {move.get('error')}"

@@ -65,6 +65,12 @@ def test_what_was_lost_on_the_way_is_a_warning(shown: list[str]) -> None:
     assert run(host)["warnings"] == ["It was started anew."]
 
 
+def test_what_was_left_at_the_source_is_a_warning(shown: list[str]) -> None:
+    moved = {"outcome": "target", "container": "web", "target": "host2", "left_behind": "It stays. Recover."}
+    host = Host(start=[{"move_id": "m1"}], status=[{"phase": "done", "result": moved}])
+    assert run(host)["warnings"] == ["It stays. Recover."]
+
+
 def test_what_the_plan_warns_of_is_a_warning(shown: list[str]) -> None:
     plan: dict[str, t.Any] = {**PLAN, "warnings": ["The CPU of host2 lacks avx."]}
     assert run(Host(plan=[{"plan": plan}]), check_mode=True)["warnings"] == plan["warnings"]
