@@ -229,6 +229,11 @@ class Batch:
                     raise Refused(f"{where}: the disk {name} has snapshots.", hint="Delete them first.")
                 gone[name] = guest_disks.place_now(self.connection, job.name, old, stored, where)
                 self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {gone[name]} is kept.")
+        used = {each["path"] for disk in disks.values() for each in (disk, *disk["backing"])}
+        for name, disk in (stored or domain.EMPTY)["disks"].items():
+            # Of one that is taken over, or that somebody has added by other means.
+            if name not in known_disks and disk["path"] not in used and os.path.lexists(disk["path"]):
+                self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {disk['path']} is kept.")
         added = {name: disk["path"] for name, disk in disks.items() if known_disks and name not in known_disks}
         guest_disks.check_buses(gone, added, where, active=seen.active)
         model = definitions.model_of(

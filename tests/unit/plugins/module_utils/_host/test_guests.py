@@ -714,6 +714,24 @@ def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     assert again["guests"][0]["managed"]
 
 
+def test_adopted_it_loses_no_disk_without_a_word(connection: FakeConnection, place: Path) -> None:
+    """A size alone is another disk, which is made anew."""
+    path = place / "old.qcow2"
+    fake_domains.qcow2(path, 2**20)
+    disk = (
+        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/>"
+        "<target dev='vda' bus='virtio'/></disk>"
+    )
+    foreign(connection, disk)
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
+    lost = f"Guest old loses the disk vda; its file {path} is kept."
+    for disks in ([{"size_mib": 1}], []):
+        assert lost in bring({**wanted, "disks": disks}, adopt=True, check_mode=True)["warnings"]
+    wanted["disks"] = [{"path": str(path)}]
+    assert bring(wanted, adopt=True)["warnings"] == []
+    assert bring(wanted)["warnings"] == []
+
+
 # As virt-install 5 and libvirt 11 make one with a SPICE screen, and its user then limits and pins it; shortened.
 VIRT_INSTALL = """
 <domain type='kvm'>
