@@ -434,9 +434,12 @@ class Batch:
                 )
         if self._all is None:
             self._all = read(self.connection)
-        named = {item["name"] for item in self.items if item["state"] == "absent"}
+        going = {item["name"]: item for item in self.items if item["state"] == "absent"}
         for name, other in self._all.items():
-            if name == job.name or name in named:
+            if name == job.name:
+                continue
+            if name in going:
+                self._check_stays(job, new_paths, other.model, going[name])
                 continue
             for theirs in (other.model, other.live_model or domain.EMPTY):
                 taken = new_macs & set(theirs["networks"])
@@ -467,6 +470,16 @@ class Batch:
                 if new:
                     found[job.name] = Identity(macs=tuple(new))
         self.registry.check_identities(found)
+
+    def _check_stays(self, job: Job, new_paths: set[str], theirs: Model, going: t.Mapping[str, t.Any]) -> None:
+        """Refused where a disk is that of a guest which is removed in the same call, and does not stay where it is."""
+        home = f"{paths.guest_disks_dir(going['name'])}/"
+        gone = {path for path in new_paths & _given(theirs) if going["delete_disks"] or path.startswith(home)}
+        if gone:
+            raise Refused(
+                f"The disk {min(gone)} of guest {job.name!r} is that of {going['name']!r}, and goes with it.",
+                hint="Remove that guest in a run of its own; it says where its disks are kept.",
+            )
 
     # -- doing ------------------------------------------------------------------------------------------------------
     def apply(self, jobs: t.Sequence[Job]) -> None:

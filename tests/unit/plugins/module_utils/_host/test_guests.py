@@ -863,6 +863,18 @@ def test_what_another_domain_has_is_refused(
     assert connection.calls == []
 
 
+def test_what_goes_with_another_guest_is_refused(connection: FakeConnection, place: Path) -> None:
+    fixed = place / "fixed.qcow2"
+    fake_domains.qcow2(fixed, 2**20)
+    bring({**WEB, "name": "old", "state": "stopped", "disks": [{"path": str(fixed)}, {"size_mib": 1}]})
+    leaves = {"name": "old", "state": "absent"}
+    for path, more in ((place / "workloads/old/disks/vdb.qcow2", {}), (fixed, {"delete_disks": True})):
+        with pytest.raises(Refused, match="and goes with it"):
+            bring({**leaves, **more}, {**WEB, "disks": [{"path": str(path)}]})
+    bring(leaves, {**WEB, "disks": [{"path": str(fixed)}]})
+    assert sorted(connection.domains) == ["web"]
+
+
 def test_another_network_is_not_there(connection: FakeConnection) -> None:
     with pytest.raises(InputError, match="no network 'lan'"):
         bring({**WEB, "networks": [{"source": "lan"}]})
