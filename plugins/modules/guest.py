@@ -161,10 +161,13 @@ options:
           template:
             description:
               - Name or digest of a template of this host from which the disk is made. The disk stays with this template
-                when the name stands for another one later.
+                when the name stands for another one later. One that was made without gets none later.
             type: str
           linked:
-            description: Whether the disk rests on the template and holds only what differs, or is a full copy of it.
+            description:
+              - Whether the disk rests on the template and holds only what differs, or is a full copy of it.
+              - It says how a disk is made. One that rests on its template, and is to be a full copy now, stays as it
+                is, with a warning.
             type: bool
             default: true
           size_mib:
