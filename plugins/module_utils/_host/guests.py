@@ -533,10 +533,17 @@ class Batch:
 
     def _to_restart(self, jobs: t.Sequence[Job]) -> list[Job]:
         """Those that run, and of which trying has shown that they must be restarted for a change, where they may."""
-        found = [job for job in jobs if self.restart_on_change and job.reasons and job.seen.state == guest_plan.RUNNING]
-        for job in found:
-            job.plan = dataclasses.replace(job.plan, stop=True, start=True)
-            job.reasons.clear()
+        found = []
+        for job in jobs:
+            if not (self.restart_on_change and job.reasons and job.seen.state == guest_plan.RUNNING):
+                continue
+            model = t.cast(Wanted, job.plan.wanted).model
+            # With more memory than it is to have it is started, too, and has to give it back.
+            in_vain = {"memory_mib"} if model["max_memory_mib"] > model["memory_mib"] else set()
+            if set(job.reasons) - in_vain:
+                job.plan = dataclasses.replace(job.plan, stop=True, start=True)
+                job.reasons.clear()
+                found.append(job)
         return found
 
     def see_again(self, jobs: t.Sequence[Job]) -> None:

@@ -394,6 +394,15 @@ def test_it_is_restarted_for_that_where_it_may(connection: FakeConnection, state
     assert not bring({**WEB, "state": state})["changed"]
 
 
+@pytest.mark.parametrize(("most", "restarted"), [(None, True), (512, False)])
+def test_nor_is_it_restarted_in_vain(connection: FakeConnection, most: int, restarted: bool) -> None:
+    """It is started with the most that it may have."""
+    bring({**WEB, "memory_mib": 300, "max_memory_mib": most})
+    connection.domains["web"].releases = False
+    found = one({**WEB, "memory_mib": 256, "max_memory_mib": most}, restart_on_change=True)
+    assert found["restarted"] == restarted
+
+
 def test_disks_grow_and_never_shrink(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
     grown = bring({**WEB, "disks": [{"size_mib": 2}]})
