@@ -448,8 +448,8 @@ class Batch:
                         f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
                     )
                 # What lies below a disk (a snapshot, say) is as much a part of it.
-                theirs_paths = {each["path"] for disk in theirs["disks"].values() for each in (disk, *disk["backing"])}
-                paths_taken = new_paths & theirs_paths
+                theirs_paths = {os.path.realpath(path) for path in _given(theirs)}
+                paths_taken = {path for path in new_paths if os.path.realpath(path) in theirs_paths}
                 if paths_taken:
                     raise Refused(
                         f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",

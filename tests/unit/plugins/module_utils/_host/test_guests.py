@@ -663,9 +663,11 @@ def test_no_guest_writes_to_what_others_rest_on(place: Path) -> None:
             bring({**WEB, "name": name, "disks": [{"path": disk}]})
     bring({**WEB, "name": "other", "state": "stopped"})
     snap("one", guest="other")
-    path = str(place / "workloads/other/disks/vda.qcow2")
-    with pytest.raises(Refused, match="is that of 'other'"):
-        bring({**WEB, "name": "db", "disks": [{"path": path}]})
+    link = place / "link.qcow2"
+    link.symlink_to(place / "workloads/other/disks/vda.qcow2")
+    for path in (str(link), os.readlink(link)):
+        with pytest.raises(Refused, match="is that of 'other'"):
+            bring({**WEB, "name": "db", "disks": [{"path": path}]})
 
 
 def test_a_template_that_is_not_here(place: Path) -> None:
