@@ -33,6 +33,7 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
         moving=os.path.exists(paths.journal_file(name)),
         managed=here,
+        begun=owner is None and ownership.begun(name, ownership.GUEST),
     )
     if known is None or (owner is None and _is_leftover(name, known)):
         return found

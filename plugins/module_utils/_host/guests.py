@@ -842,7 +842,8 @@ class Batch:
             self._undefine(each, job.name)
         home = paths.guest_disks_dir(job.name)
         outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
-        if job.item["delete_disks"]:
+        # Without a definition it is not known which of them were made.
+        if job.item["delete_disks"] and job.seen.definition is not None:
             made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]
             model = domain.EMPTY if job.known is None else job.known.model
             others = {name: disk for name, disk in model["disks"].items() if name not in made}

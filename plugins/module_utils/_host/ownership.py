@@ -82,6 +82,12 @@ def record(name: str, host_id: str) -> t.Optional[dict[str, t.Any]]:
     return None if owner is not None and owner.get("claim") and owner.get("owner") == host_id else owner
 
 
+def begun(name: str, kind: str) -> bool:
+    """Whether making it here was begun, and did not come to its end."""
+    owner = files.read_json(paths.owner_file(name)) or {}
+    return bool(owner.get("claim")) and owner.get("kind") == kind
+
+
 def check_free(
     wanted: t.Mapping[str, str],
     answers: t.Mapping[str, t.Any],

@@ -42,6 +42,7 @@ class Seen:
 
     ``elsewhere``: the host that has it, by the record or by the peers. ``moving``: a move of it is not finished.
     ``defined``: libvirt knows a domain of this name; ``managed``: it is ours (its record, or its XML, says so).
+    ``begun``: making it here was cut off.
     """
 
     definition: t.Optional[dict[str, t.Any]] = None
@@ -50,6 +51,7 @@ class Seen:
     moving: bool = False
     defined: bool = False
     managed: bool = False
+    begun: bool = False
     persistent: bool = True
     state: str = STOPPED
     why: str = ""
@@ -172,7 +174,7 @@ def plan(
             hint=f"Keep it with 'virsh dumpxml {name}' and 'virsh define', or remove it with state: absent.",
         )
     if state == "absent":
-        there = seen.defined or seen.definition is not None or seen.owner is not None
+        there = seen.defined or seen.definition is not None or seen.owner is not None or seen.begun
         return Plan(name=name, remove=there, stop=seen.active)
     if wanted is None and not (seen.defined and seen.managed):
         raise InputError(

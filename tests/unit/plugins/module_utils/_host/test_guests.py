@@ -1042,6 +1042,21 @@ def test_a_creation_that_was_cut_off_is_made_again(connection: FakeConnection, p
     assert "claim" not in json.loads((place / "workloads/web/owner.json").read_text())
 
 
+@pytest.mark.parametrize("delete", [False, True])
+def test_or_is_removed(connection: FakeConnection, place: Path, delete: bool) -> None:
+    """Its name would be taken on all hosts otherwise."""
+    bring({**WEB, "state": "stopped"})
+    own = place / "workloads/web"
+    (own / "owner.json").write_text(json.dumps({"kind": "guest", "owner": "me", "claim": True}))
+    (own / "definition.json").unlink()
+    absent = {"name": "web", "state": "absent", "delete_disks": delete}
+    assert one(absent, check_mode=True)["changed"]
+    result = one(absent)
+    assert result["kept_disks"] == [f"{place}/kept_disks/web/vda.qcow2"]
+    assert (own.exists(), connection.domains) == (False, {})
+    assert not bring(absent)["changed"]
+
+
 def test_a_guest_that_somebody_changes_meanwhile_is_left_alone(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
