@@ -268,6 +268,21 @@ def delete(places: t.Iterable[str]) -> None:
         files.remove_file(path, durable=True)
 
 
+def check_keep(name: str) -> None:
+    """Refused where a guest's own disks cannot be brought to where they can stay: they are moved, not copied."""
+    source, target = paths.guest_disks_dir(name), paths.KEPT_DISKS
+    if not os.path.isdir(source) or not os.listdir(source):
+        return
+    place = target
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    if os.stat(source).st_dev != os.stat(place).st_dev:
+        raise Refused(
+            f"guests: {name}: its disks cannot be kept: {source} and {target} are on two file systems.",
+            hint=f"Let {paths.STATE} be on one; or move the disks that you want away, and set delete_disks: true.",
+        )
+
+
 def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> list[str]:
     """Bring a removed guest's own disks (or ``only`` these paths) to where they can stay, and return where that is.
 

@@ -148,6 +148,8 @@ class Batch:
             wanted = self._wanted(job)
         job.plan = plan(item, seen, wanted, **options)
         if job.plan.remove:
+            if not item["delete_disks"]:
+                guest_disks.check_keep(job.name)
             model = None if job.known is None else job.known.model
             job.made_disks = [
                 guest_disks.place_now(self.connection, job.name, disk, model, f"guests: {job.name}: disks")

@@ -246,6 +246,18 @@ def test_removal_keeps_the_disks_unless_they_are_to_go(connection: FakeConnectio
     assert sorted(os.listdir(place / "kept_disks")) == ["web", "web-2"]
 
 
+def test_disks_that_cannot_be_kept_are_told_before_the_guest_is_gone(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    monkeypatch.setattr(paths, "KEPT_DISKS", "/proc/cnvm/kept-disks")
+    with pytest.raises(Refused, match="on two file systems"):
+        bring({"name": "web", "state": "absent"})
+    assert connection.domains["web"].live is not None
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert connection.domains == {}
+
+
 def test_what_was_there_before_is_never_deleted(place: Path) -> None:
     mine, made = place / "mine.qcow2", place / "made.qcow2"
     fake_domains.qcow2(mine, 2**20)
