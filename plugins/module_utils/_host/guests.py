@@ -1074,6 +1074,10 @@ def _shown(job: Job) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
         for one in made.wanted.changes.stored:
             if one.key != "marks":
                 before[one.key], after[one.key] = one.before, one.after
+        if "define" in made.actions:
+            then, now = seen.definition or {}, made.wanted.definition
+            for key in definitions.changed_keys(then, now):
+                before[key], after[key] = then.get(key), now.get(key)
         for work in job.works:
             before[f"disks.{work.name}.virtual_bytes"] = work.before_bytes
             after[f"disks.{work.name}.virtual_bytes"] = work.virtual_bytes

@@ -129,8 +129,9 @@ class Plan:
         if self.create:
             words.append("create")
         elif self.wanted:
-            words += list(self.wanted.files)
-            words += [f"change {key}" for key in self.wanted.changes.keys if key != "marks"]
+            changes = [*self.wanted.files, *(f"change {key}" for key in self.wanted.changes.keys if key != "marks")]
+            # Said in other words, or of what is not the domain's: its definition alone is written anew.
+            words += changes or (["define"] if self.define and not self.adopt else [])
         if self.autostart is not None:
             words.append("start with the host" if self.autostart else "do not start with the host")
         if self.start:

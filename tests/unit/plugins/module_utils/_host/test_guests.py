@@ -362,6 +362,14 @@ def test_what_it_cannot_take_over_is_stored_and_told_until_it_was_restarted(conn
     assert not bring(wanted)["changed"]
 
 
+def test_what_changes_the_definition_alone_is_shown() -> None:
+    bring(WEB)
+    result = bring({**WEB, "autostart": True})
+    assert result["guests"][0]["actions"] == ["define"]
+    assert (result["diff"]["before"]["web"]["autostart"], result["diff"]["after"]["web"]["autostart"]) == (None, True)
+    assert not bring({**WEB, "autostart": True})["changed"]
+
+
 def test_two_disks_at_once_share_a_new_controller(connection: FakeConnection) -> None:
     bring(WEB)
     scsi = {"size_mib": 1, "bus": "scsi"}
