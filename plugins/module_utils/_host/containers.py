@@ -289,7 +289,7 @@ class Batch:
                 held.enter_context(files.lock(paths.lock_file(name), f"changing container {name!r}"))
             self.see_again([one.name for one in todo])
             for one in todo:
-                if one.create and (files.read_json(paths.owner_file(one.name)) or {}).get("claim"):
+                if one.create and ownership.begun(one.name, ownership.CONTAINER):
                     # A creation that was cut off: its layers may still be mounted, over another image.
                     self.remove(one.name)
             self.registry.claim(

@@ -180,7 +180,7 @@ class Batch:
         tops = snapshot_records.tops(job.name, stored) if seen.managed and stored is not None else {}
         disks: dict[str, dict[str, t.Any]] = {}
         works = []
-        again = bool((files.read_json(paths.owner_file(job.name)) or {}).get("claim"))
+        again = ownership.begun(job.name, ownership.GUEST)
         for disk in definition["disks"]:
             name, at = disk["name"], f"{where}: disks: {disk['name']}"
             path = guest_disks.place_of(self.connection, job.name, disk, at)
