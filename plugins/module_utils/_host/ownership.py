@@ -85,7 +85,7 @@ def record(name: str, host_id: str) -> t.Optional[dict[str, t.Any]]:
 def begun(name: str, kind: str) -> bool:
     """Whether making it here was begun, and did not come to its end."""
     owner = files.read_json(paths.owner_file(name)) or {}
-    return bool(owner.get("claim")) and owner.get("kind") == kind
+    return bool(owner.get("claim")) and (owner.get("kind") or CONTAINER) == kind
 
 
 def check_free(
