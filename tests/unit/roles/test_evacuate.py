@@ -108,3 +108,14 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
     assert said.count(" moved ") == 2
     said = hosts.playbook("evacuate", host="", check=False)
     assert "evacuate_host: is not in this play." in said
+
+
+def test_a_host_that_leaves_the_play_has_moved_nothing_more(hosts: Stage) -> None:
+    """Such as one that is too busy to ask for the password of sudo in time: that is neither a failure nor no answer."""
+    planned = {"changed": True, "plan": {"blockers": []}}
+    hosts.answers["host1"]["guest_info"]["guests"] = [{**GUEST, "name": "a", "uuid": "u-a"}, GUEST]
+    hosts.answers["host1"]["guest_migrate"] = [planned, planned, MOVED]
+    hosts.answers["host1"]["container_migrate"] = [planned, "broken"]
+    said = hosts.playbook("evacuate", host="host1", check=False, **{"continue": True})
+    assert said.count(" moved ") == 1
+    assert "g: host1 has left the play." in said
