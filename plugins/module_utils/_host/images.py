@@ -150,6 +150,9 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
         files.remove_tree(building)
         return digest, False
     files.write_json(f"{building}/image.json", made)
+    # An archive that holds its own top has made it somebody else's.
+    os.chown(building, os.geteuid(), os.getegid())
+    os.chmod(building, 0o700)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     os.sync()
     os.rename(building, place)

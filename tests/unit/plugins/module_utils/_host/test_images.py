@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import stat
+import tarfile
 import typing as t
 from pathlib import Path
 
@@ -285,6 +287,21 @@ def test_what_no_archive_of_it_brings_is_not_in_the_image(
     made, said = bundles.make(Host(run=Qemu()), wanted, "f")
     assert sorted(said["left_out"]) == ["run/agent", "run/pipe"]
     assert os.listdir(f"{paths.image_dir(made)}/rootfs/run") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_an_archive_says_of_its_own_top_is_not_what_others_may(store: Path) -> None:
+    """Made with ``tar -C BUNDLE -cf FILE .`` by a user, it has him and his mode there; one from a peer has its own."""
+    config = b'{"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "process": {"args": ["/x"], "cwd": "/"}}'
+    with tarfile.open(store / "web.tar", "w") as packed:
+        for name, content in ((".", None), ("./rootfs", None), ("./config.json", config)):
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+            member.mode, member.uid, member.gid, member.size = 0o777, 1000, 1000, len(content or b"")
+            packed.addfile(member, io.BytesIO(content or b""))
+    made, _said = bundles.make(Host(run=Qemu()), bundles.Wanted("web", "archive", str(store / "web.tar")), "f")
+    status = os.stat(paths.image_dir(made))
+    assert (oct(status.st_mode)[-3:], status.st_uid, status.st_gid) == ("700", 0, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
