@@ -209,7 +209,8 @@ class Batch:
         }
         found = dict(seen)
         for name, holder in self.registry.locate(gone_away, wanted).items():
-            found[name] = Seen(elsewhere=holder, owner=None if name in wanted and not holder else seen[name].owner)
+            owner = None if name in wanted and not holder else seen[name].owner
+            found[name] = Seen(elsewhere=holder, owner=owner, moving=seen[name].moving)
         return found
 
     def decide(self) -> tuple[dict[str, Seen], list[Plan]]:

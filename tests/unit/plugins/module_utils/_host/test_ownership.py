@@ -253,6 +253,17 @@ def test_containers_that_are_elsewhere(state: Path) -> None:
     assert found["db"].elsewhere == "host3"
 
 
+@pytest.mark.parametrize("wanted", ["absent", "present"])
+def test_what_is_on_no_host_while_a_move_of_it_is_not_finished_waits_for_that(state: Path, wanted: str) -> None:
+    """The move's end would take away what had been made anew meanwhile."""
+    record(state, "web", "host2")
+    (state / "workloads/web/move.json").write_text('{"role": "source", "state": "leaving"}')
+    item = normalise({"name": "web", "image": "cnvm", "state": wanted})
+    with pytest.raises(Refused, match="in a move that is not finished"):
+        plan(item, seen({"host2": says()}, item)["web"])
+    assert plan(item, seen({"host2": says(web=HERE)}, item)["web"]).elsewhere == "host2"
+
+
 def test_a_creation_that_was_cut_off_is_begun_again(state: Path) -> None:
     record(state, "web", claim=True)
     found = seen({"host2": says()}, {"name": "web"})
