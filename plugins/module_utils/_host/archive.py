@@ -35,7 +35,7 @@ _MOST_HEADER = 1 << 20
 _MOST_HEADERS = 4 << 20
 _XATTR = "SCHILY.xattr."
 _SMALL = 0o7777777
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO)
 _TYPES = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -159,9 +159,13 @@ def attributes_of(path: t.Union[str, bytes], policy: Policy) -> list[tuple[bytes
     records = []
     for name in names:
         if keep_attribute(name, policy):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 value = os.getxattr(path, name, follow_symlinks=False)
-                records.append(((_XATTR + name).encode("utf-8", "surrogateescape"), value))
+            except OSError as error:
+                if error.errno not in (*_GONE, errno.ENODATA):
+                    raise
+                continue
+            records.append(((_XATTR + name).encode("utf-8", "surrogateescape"), value))
     return records
 
 
@@ -280,6 +284,9 @@ def pack(
         try:
             if first is None and kind == stat.S_IFREG:
                 fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    os.close(fd)
+                    continue
             elif first is None and kind == stat.S_IFLNK:
                 target = os.readlink(full)
         except OSError as error:

@@ -239,7 +239,7 @@ def test_a_disk_that_fails_has_no_holes(
         archive.pack(str(source), io.BytesIO(), paths=["sparse"])
 
 
-@pytest.mark.parametrize("becomes", ["nothing", "a link"])
+@pytest.mark.parametrize("becomes", ["nothing", "a link", "a directory", "a pipe"])
 def test_what_goes_while_it_is_packed_is_left_out(
     becomes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,13 +252,16 @@ def test_what_goes_while_it_is_packed_is_left_out(
     os.link(source / "gone", source / "kept")
     (source / "link").symlink_to("a")
     walked = archive.walk
+    make: dict[str, t.Callable[[Path], None]] = {
+        "a link": lambda place: place.symlink_to("z"), "a directory": Path.mkdir, "a pipe": os.mkfifo,
+    }  # fmt: skip
 
     def walk(root: str) -> t.Iterator[tuple[str, os.stat_result]]:
         for path, status in walked(root):
             if path in ("gone", "link"):
                 (source / path).unlink()
-                if becomes == "a link" and path == "gone":
-                    (source / path).symlink_to("z")
+                if path == "gone" and becomes in make:
+                    make[becomes](source / path)
             yield path, status
 
     monkeypatch.setattr(archive, "walk", walk)
@@ -267,6 +270,20 @@ def test_what_goes_while_it_is_packed_is_left_out(
     extract(data, target, layer_policy())
     assert sorted(os.listdir(target)) == ["a", "kept", "z"]
     assert (target / "kept").read_text() == "gone"
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODATA])
+def test_an_attribute_that_goes_while_it_is_packed_is_left_out(
+    number: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its file, for which another one may stand there by now, or alone."""
+
+    def getxattr(path: t.Any, name: str, **options: t.Any) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "listxattr", lambda path, **options: ["user.x"])
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    assert archive.attributes_of(str(source), layer_policy()) == []
 
 
 def test_a_default_acl_is_not_handed_down(tmp_path: Path) -> None:
