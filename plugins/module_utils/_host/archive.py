@@ -162,7 +162,7 @@ def attributes_of(path: t.Union[str, bytes], policy: Policy) -> list[tuple[bytes
             try:
                 value = os.getxattr(path, name, follow_symlinks=False)
             except OSError as error:
-                if error.errno not in (*_GONE, errno.ENODATA):
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENODATA):
                     raise
                 continue
             records.append(((_XATTR + name).encode("utf-8", "surrogateescape"), value))
