@@ -53,8 +53,8 @@ options:
     default: 0
   cpu_check:
     description:
-      - V(flags) refuses a target whose CPU lacks a feature that the source's has, or whose kernel keeps less of the CPU's
-        state for a process; a program that uses it would crash.
+      - V(flags) refuses a target whose CPU lacks a feature that the source's has, or whose kernel keeps less of the
+        CPU's state for a process; a program that uses it would crash.
       - V(none) only warns.
     type: str
     default: flags
