@@ -323,11 +323,13 @@ def bring_to(host: Host, wanted: Wanted, *, refresh: bool = False, check_mode: b
     # In check mode what a task before would copy to the host need not be there yet.
     known_by = "" if check_mode and _is_missing(wanted) else fingerprint(wanted)
     extra: dict[str, t.Any] = {"ignored": [], "left_out": []}
-    # By another name it may have been made of another source since.
-    same = not refresh and known_by in ((before or {}).get("fingerprint"), *(before or {}).get("fingerprints", ()))
+    known = known_by in images.fingerprints(before or {})
+    same = known and not refresh
     if wanted.digest and before is not None:
         # The content decides, wherever it came from.
         same = before["digest"] == wanted.digest
+        if same and wanted.fingerprint and not known and not check_mode:
+            before = images.note_source(before, known_by)
     changed = False
     record = before
     if not same:

@@ -144,7 +144,7 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
     if os.path.isdir(place):
         # The same content came another way; the record of where it came from is the newer one.
         before = files.read_json(f"{place}/image.json") or {}
-        known = {*before.get("fingerprints", ()), before.get("fingerprint"), made.get("fingerprint")} - {None}
+        known = {*fingerprints(before), *fingerprints(made)}
         kept = {"archives": before["archives"]} if "archives" in before else {}
         files.write_json(f"{place}/image.json", {**made, **kept, "fingerprints": sorted(known)})
         files.remove_tree(building)
@@ -158,6 +158,18 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
     os.rename(building, place)
     files.sync_dir(os.path.dirname(place))
     return digest, True
+
+
+def fingerprints(made: t.Mapping[str, t.Any]) -> set[str]:
+    """All that the sources of an image are known by, from its record. By each name it may have been made of another."""
+    return {*made.get("fingerprints", ()), made.get("fingerprint")} - {None}
+
+
+def note_source(made: t.Mapping[str, t.Any], fingerprint: str) -> dict[str, t.Any]:
+    """The record of an image that another source brings, too."""
+    known = {**made, "fingerprints": sorted({*fingerprints(made), fingerprint})}
+    files.write_json(f"{paths.image_dir(made['digest'])}/image.json", known)
+    return known
 
 
 def users_of(digest: str) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import socket
@@ -320,6 +321,23 @@ def test_one_content_with_two_names_is_made_once_of_each_source(store: Path, mon
     monkeypatch.setattr(bundles, "make", None)
     for check_mode in (True, False):
         assert [bundles.bring_to(host, one, check_mode=check_mode)["changed"] for one in both] == [False, False]
+
+
+def test_what_is_known_by_its_digest_is_known_by_its_fingerprint_the_next_time(store: Path) -> None:
+    """Such as the cnvm image of another mirror, with the same packages: each run would bring its archive again."""
+    made = stored("web")
+    wanted = bundles.Wanted("web", "archive", "/srv/none.tar", fingerprint="another")
+    host = Host(run=Qemu())
+    assert bundles.bring_to(host, wanted, check_mode=True)["image"] is None
+    for check_mode in (True, False):
+        said = bundles.bring_to(host, dataclasses.replace(wanted, digest=made), check_mode=check_mode)
+        assert (said["changed"], said["image"]["digest"]) == (False, made)
+        assert bool(bundles.bring_to(host, wanted, check_mode=True)["image"]) is not check_mode
+    with pytest.raises(InputError, match="there is no /srv/none"):
+        bundles.bring_to(host, dataclasses.replace(wanted, fingerprint=""))
+    record = images.record(made) or {}
+    assert record["fingerprint"] == "f"
+    assert len(record["fingerprints"]) == 2
 
 
 @pytest.mark.parametrize("there", [False, True])
