@@ -70,9 +70,12 @@ def way(variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     given = {key: variables[key] for key in VARIABLES if key in variables}
     found = {
         "ansible_user": "remote_user", "ansible_port": "port", "ansible_private_key_file": "private_key_file",
-        "ansible_ssh_common_args": "ssh_common_args", "ansible_ssh_extra_args": "ssh_extra_args",
+        "ansible_ssh_args": "ssh_args", "ansible_ssh_common_args": "ssh_common_args",
+        "ansible_ssh_extra_args": "ssh_extra_args",
     }  # fmt: skip
     settings = {variable: _option(name, given, key) for variable, key in found.items()}
+    if settings["ansible_ssh_args"] == _SSH_ARGS:
+        del settings["ansible_ssh_args"]
     more = {key: variables[key] for key in ("ansible_become",) if key in variables}
     return {"inventory_hostname": name, **{key: value for key, value in settings.items() if value}, **given, **more}
 

@@ -168,7 +168,7 @@ def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str
     key_file = way.get("ansible_ssh_private_key_file") or way.get("ansible_private_key_file")
     if key_file:
         options += ["-i", str(key_file)]
-    for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+    for key in ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args"):
         options += shlex.split(str(way.get(key) or ""))
     port = str(way.get("ansible_ssh_port") or way.get("ansible_port") or "")
     to_host = [] if local else ["ssh", *options, *(["-p", port] if port else [])]

@@ -50,3 +50,6 @@ def test_the_way_that_only_the_settings_of_ansible_tell(monkeypatch: pytest.Monk
     assert commands(guest, {"inventory_hostname": "host1"})["console"] == "ssh -i /key -t root@host1 'virsh console a'"
     way = {"inventory_hostname": "host1", "ansible_ssh_user": "me", "ansible_ssh_private_key_file": "/mine"}
     assert commands(guest, way)["console"] == "ssh -i /mine -t me@host1 'virsh console a'"
+    monkeypatch.setenv("ANSIBLE_SSH_ARGS", "-J bastion")
+    way["ansible_ssh_extra_args"] = "-v"
+    assert commands(guest, way)["console"] == "ssh -i /mine -J bastion -v -t me@host1 'virsh console a'"
