@@ -56,6 +56,20 @@ def test_fenced_answers_but_nobody_becomes_root_there(hosts: Stage, limit: list[
     assert hosts.asked("container_recover") == []
 
 
+@pytest.mark.parametrize("limit", [[], ["--limit", "host1"]])
+def test_fenced_lets_nobody_in(hosts: Stage, limit: list[str]) -> None:
+    """Ansible calls it unreachable, but its SSH server has spoken."""
+    hosts.off.add("host2")
+    ssh = hosts.path / "ssh"
+    ssh.write_text("#!/bin/sh\necho 'root@host2: Permission denied (publickey).' >&2\nexit 255\n", encoding="utf-8")
+    ssh.chmod(0o755)
+    (hosts.path / "host_vars").mkdir()
+    (hosts.path / "host_vars/host2.yml").write_text(f"ansible_ssh_executable: {ssh}", encoding="utf-8")
+    said = hosts.playbook("recover", *limit, fenced="host2", check=False)
+    assert "recover_fenced: host2 answers" in said
+    assert hosts.asked("container_recover") == []
+
+
 def test_fenced_answers_with_an_error(hosts: Stage) -> None:
     hosts.answers["host2"]["overlay_info"] = {"failed": True, "msg": "overlay.json is broken."}
     assert "recover_fenced: host2 answers" in hosts.playbook("recover", fenced="host2", check=False)
