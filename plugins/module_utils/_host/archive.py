@@ -385,6 +385,8 @@ def _data_bytes(path: str, size: int) -> int:
         return size
     try:
         return sum(length for _at, length in _extents(fd, size))
+    except OSError:
+        return size
     finally:
         os.close(fd)
 
