@@ -67,7 +67,9 @@ class Mover(Asking):
         if made["blockers"]:
             return {"failed": True, "changed": False, "msg": "\n".join(made["blockers"]), **result}
         text = f"{made['mode']}: {'; '.join(made['reasons'])}"
-        text += f"; it will stand still for about {made['expected_frozen_ms']} ms"
+        # One that is off does not.
+        if made["expected_frozen_ms"]:
+            text += f"; it will stand still for about {made['expected_frozen_ms']} ms"
         return {"changed": True, "msg": text, **result}
 
     def _follow(self, move_id: str, options: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -122,6 +122,11 @@ def test_check_mode_plans_and_starts_nothing() -> None:
     assert [words[:2] for words in host.asked] == [["version"], ["move", "plan"]]
 
 
+def test_check_mode_does_not_say_that_one_that_is_off_stands_still() -> None:
+    plan = {**PLAN, "mode": "cold", "reasons": ["web does not run"], "expected_frozen_ms": 0}
+    assert run(Host(plan=[{"plan": plan}]), check_mode=True)["msg"] == "cold: web does not run"
+
+
 def test_check_mode_says_every_blocker() -> None:
     result = run(Host(plan=[{"plan": {**PLAN, "blockers": ["No space.", "Name taken."]}}]), check_mode=True)
     assert result["failed"]
