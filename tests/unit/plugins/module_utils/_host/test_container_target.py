@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    CnvmError,
+    HostError,
+    InputError,
+    PeerError,
+    Refused,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     archive,
@@ -69,6 +75,18 @@ def test_memory_and_images_have_no_limit_of_their_own(tmp_path: Path) -> None:
     # Unpacked, but it is no image.
     with pytest.raises(FileNotFoundError, match="rootfs"):
         container_target.receive_image({"digest": "a" * 64}, "", packed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_an_image_that_is_another_one_is_not_kept(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "IMAGES", f"{state}/images")
+    (state / "source/rootfs").mkdir(parents=True)
+    packed = io.BytesIO()
+    archive.pack(f"{state}/source", packed)
+    packed.seek(0)
+    with pytest.raises(InputError, match="The image has the digest"):
+        container_target.receive_image({"digest": "a" * 64}, "debian", packed)
+    assert (os.listdir(f"{state}/images"), os.listdir(f"{state}/images/building")) == (["building"], [])
 
 
 def test_tell_waits_for_a_reader(tmp_path: Path) -> None:
