@@ -403,8 +403,9 @@ def _recover_patiently(host: Host, names: t.Sequence[str], fenced: str, patience
     due = dict.fromkeys(names, start)
     while due:
         name = min(due, key=lambda each: due[each])
-        if due[name] > time.monotonic():
-            time.sleep(due[name] - time.monotonic())
+        left = due[name] - time.monotonic()
+        if left > 0:
+            time.sleep(left)
         limit, pause = patience_s, 2
         try:
             result = recover_one(host, name, fenced)

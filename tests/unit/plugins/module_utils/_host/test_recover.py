@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -564,6 +565,15 @@ def test_patience_has_an_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> Non
     pauses = answers(monkeypatch, "waiting")
     assert outcome(host, "--patient", "web") == "waiting"
     assert 590 < sum(pauses) < 610
+
+
+def test_the_moment_to_ask_again_may_come_while_it_is_looked_at(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left until then is never less than nothing, however the clock goes on between two looks."""
+    pauses = answers(monkeypatch, "waiting", "target")
+    ticks = itertools.count(step=1.5)
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
+    assert outcome(host, "--patient", "web") == "target"
+    assert all(pause > 0 for pause in pauses)
 
 
 def test_one_that_cannot_be_ended_keeps_none_of_the_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
