@@ -475,13 +475,21 @@ class Batch:
 
     def _check_stays(self, job: Job, new_paths: set[str], theirs: Model, going: t.Mapping[str, t.Any]) -> None:
         """Refused where a disk is that of a guest which is removed in the same call, and does not stay where it is."""
-        home = f"{paths.guest_disks_dir(going['name'])}/"
-        gone = {path for path in new_paths & _given(theirs) if going["delete_disks"] or path.startswith(home)}
-        if gone:
-            raise Refused(
-                f"The disk {min(gone)} of guest {job.name!r} is that of {going['name']!r}, and goes with it.",
-                hint="Remove that guest in a run of its own; it says where its disks are kept.",
-            )
+        name = going["name"]
+        home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
+        definition = files.read_json(paths.definition_file(name)) or {}
+        deleted = {
+            os.path.realpath(guest_disks.place_now(self.connection, name, disk, theirs, f"guests: {name}: disks"))
+            for disk in definition.get("disks", ())
+            if going["delete_disks"] and disk["made"]
+        }
+        for path in sorted(new_paths):
+            real = os.path.realpath(path)
+            if real in deleted or real.startswith(home):
+                raise Refused(
+                    f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
+                    hint="Remove that guest in a run of its own; it says where its disks are kept.",
+                )
 
     # -- doing ------------------------------------------------------------------------------------------------------
     def apply(self, jobs: t.Sequence[Job]) -> None:

@@ -895,15 +895,20 @@ def test_what_another_domain_has_is_refused(
 
 
 def test_what_goes_with_another_guest_is_refused(connection: FakeConnection, place: Path) -> None:
-    fixed = place / "fixed.qcow2"
+    fixed, made, link = (place / f"{name}.qcow2" for name in ("fixed", "made", "link"))
     fake_domains.qcow2(fixed, 2**20)
-    bring({**WEB, "name": "old", "state": "stopped", "disks": [{"path": str(fixed)}, {"size_mib": 1}]})
+    link.symlink_to(place / "workloads/old/disks/vdb.qcow2")
+    disks: list[dict[str, t.Any]] = [{"path": str(fixed)}, {"size_mib": 1}, {"path": str(made), "size_mib": 1}]
+    bring({**WEB, "name": "old", "state": "stopped", "disks": disks})
     leaves = {"name": "old", "state": "absent"}
-    for path, more in ((place / "workloads/old/disks/vdb.qcow2", {}), (fixed, {"delete_disks": True})):
+    for path, more in ((link.readlink(), {}), (link, {}), (made, {"delete_disks": True})):
         with pytest.raises(Refused, match="and goes with it"):
             bring({**leaves, **more}, {**WEB, "disks": [{"path": str(path)}]})
-    bring(leaves, {**WEB, "disks": [{"path": str(fixed)}]})
+    # The one is kept where it is, the other was there before.
+    bring(leaves, {**WEB, "disks": [{"path": str(made)}]}, check_mode=True)
+    bring({**leaves, "delete_disks": True}, {**WEB, "disks": [{"path": str(fixed)}]})
     assert sorted(connection.domains) == ["web"]
+    assert (fixed.exists(), made.exists()) == (True, False)
 
 
 def test_another_network_is_not_there(connection: FakeConnection) -> None:
