@@ -294,12 +294,11 @@ def _start(args: t.Sequence[str], host: Host) -> int:
     request = parse_request(args[0])
     name = request["name"]
     peers.find(request["target"])
-    earlier = files.read_json(paths.journal_file(name))
-    if earlier is not None:
+    if files.read_json(paths.journal_file(name)) is not None:
         ended = recover.recover_one(host, name)
-        # One to another host has left it there, and one to this host has brought it: neither is what is asked for now.
-        wanted = (earlier.get("role"), earlier.get("peer")) == ("source", request["target"])
-        if ended["outcome"] == "target" and wanted:
+        # One to another host has left it there, or it was moved on since; and one to this host has brought it.
+        owner = files.read_json(paths.owner_file(name)) or {}
+        if ended["outcome"] == "target" and owner.get("owner_name") == request["target"]:
             cli.write_line(host, {"already": True, "message": ended["message"]})
             return 0
         if ended["outcome"] not in ("source", "target", "none"):

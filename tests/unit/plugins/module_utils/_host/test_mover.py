@@ -119,20 +119,20 @@ def test_when_nothing_is_new_it_is_told_how_far_it_is(follow: t.Callable[..., di
 
 
 @pytest.mark.parametrize(
-    ("role", "peer", "outcome", "already"),
+    ("role", "owner", "outcome", "already"),
     [
         ("source", "host2", "target", True),
-        # It is there now, and was to go elsewhere.
+        # It is there now, and was to go elsewhere; or was moved on since.
         ("source", "host3", "target", False),
         # It has arrived here, and is to go on from here.
-        ("target", "host2", "target", False),
-        ("source", "host2", "source", False),
+        ("target", "host1", "target", False),
+        ("source", "host1", "source", False),
         # Somebody else has ended it since.
         ("source", "host2", "none", False),
     ],
 )
 def test_a_move_that_is_over_is_this_one_only_to_the_same_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, peer: str, outcome: str, already: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str, owner: str, outcome: str, already: bool
 ) -> None:
     class Asked(Exception):
         pass
@@ -140,11 +140,15 @@ def test_a_move_that_is_over_is_this_one_only_to_the_same_host(
     def movable(name: str, kind: str) -> t.Any:
         raise Asked
 
+    def recovered(host: Host, name: str) -> dict[str, t.Any]:
+        files.write_json(paths.owner_file(name), {"owner_name": owner})
+        return {"outcome": outcome, "message": "It is over."}
+
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
     monkeypatch.setattr(peers, "find", lambda name: {})
-    monkeypatch.setattr(recover, "recover_one", lambda host, name: {"outcome": outcome, "message": "It is over."})
+    monkeypatch.setattr(recover, "recover_one", recovered)
     monkeypatch.setattr(preflight, "movable", movable)
-    files.write_json(paths.journal_file("web"), {"role": role, "peer": peer})
+    files.write_json(paths.journal_file("web"), {"role": role, "peer": "host2"})
     out = io.BytesIO()
     words = ["start", json.dumps({"container": "web", "target": "host2"})]
     with contextlib.nullcontext() if already else pytest.raises(Asked):
