@@ -61,10 +61,16 @@ def owned_here(name: str) -> bool:
 def names(kind: str = "") -> list[str]:
     """The workloads (of one ``kind``) that this host has or had."""
     try:
-        found = sorted(name for name in os.listdir(paths.WORKLOADS) if os.path.isdir(paths.workload_dir(name)))
+        found = sorted(name for name in os.listdir(paths.WORKLOADS) if _is_workload(name))
     except FileNotFoundError:
         return []
     return [name for name in found if kind in ("", kind_of(name))]
+
+
+def _is_workload(name: str) -> bool:
+    """Whether there is any record of it: a disk that a guest is to have may lie in its directory before it is made."""
+    records_of = (paths.owner_file, paths.definition_file, paths.journal_file)
+    return any(os.path.exists(place(name)) for place in records_of)
 
 
 def kind_of(name: str) -> str:

@@ -121,6 +121,8 @@ def test_names_and_addresses_of_this_host(state: Path) -> None:
 def test_workloads_by_kind(state: Path) -> None:
     record(state, "web")
     record(state, "db", kind="guest")
+    # What a guest is to be made of, or what the making of one that failed has left.
+    (state / "workloads/new/disks").mkdir(parents=True)
     assert ownership.names() == ["db", "web"]
     assert ownership.names(ownership.CONTAINER) == ["web"]
     assert ownership.names(ownership.GUEST) == ["db"]
