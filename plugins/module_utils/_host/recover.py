@@ -181,9 +181,12 @@ def _record_elsewhere(
         # It knows where it has gone. A host that has it says so by the same generation, or has given it on by a later.
         if generation == since or record.get("owner_name") == fenced:
             return None
-        since = generation
-        with peers.connected(host, str(record.get("owner_name"))) as channel:
-            there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
+        since, holder = generation, str(record.get("owner_name"))
+        try:
+            with peers.connected(host, holder) as channel:
+                there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
+        except InputError as error:
+            raise PeerError(f"No other host of the overlay is called {holder}.", peer=holder) from error
 
 
 def _settle(

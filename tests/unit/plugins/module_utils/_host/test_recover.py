@@ -22,6 +22,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
     CommandError,
     HostError,
+    InputError,
     PeerError,
     Refused,
 )
@@ -194,6 +195,7 @@ def test_what_went_on_elsewhere_while_this_host_was_off_is_left_there(
         (None, "source", "roll back"),
         ({"owner": "T", "owner_name": "host2", "generation": 5, "uuid": "u"}, "source", "roll back"),
         ("off", "source", "roll back"),
+        ("not in the overlay", "source", "roll back"),
     ],
 )
 def test_what_was_moved_on_while_this_host_was_off_is_left_there(
@@ -214,6 +216,8 @@ def test_what_was_moved_on_while_this_host_was_off_is_left_there(
     def connected(host: Host, name: str) -> t.Any:
         if third == "off" and name == "host3":
             raise PeerError(f"The connection to {name} did not answer in time.", peer=name)
+        if third == "not in the overlay" and name == "host3":
+            raise InputError(f"target: {name!r} is not in the overlay of this host.")
         return contextlib.nullcontext(Peer(name))
 
     monkeypatch.setattr(peers, "connected", connected)
@@ -222,12 +226,13 @@ def test_what_was_moved_on_while_this_host_was_off_is_left_there(
         files.write_json(
             paths.journal_file("web"), {**(files.read_json(paths.journal_file("web")) or {}), "kind": "guest"}
         )
-    if third == "off":
+    gone = isinstance(third, str)
+    if gone:
         result = recover.recover_one(host, "web")
         assert (result["outcome"], booted.did) == ("waiting", [])
         assert "host3 may run it" in result["message"]
         assert "-e fenced=host3" in result["message"]
-    assert recover.recover_one(host, "web", "host3" if third == "off" else "")["outcome"] == outcome
+    assert recover.recover_one(host, "web", "host3" if gone else "")["outcome"] == outcome
     assert booted.did == [did]
     assert (files.read_json(paths.owner_file("web")) == moved) is (outcome == "target")
 
