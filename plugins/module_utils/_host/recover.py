@@ -162,25 +162,33 @@ def _taken_over(host: Host, journal: dict[str, t.Any], fenced: str) -> bool:
     if record is None:
         return False
     files.write_json(paths.owner_file(journal["name"]), record)
-    return True
+    return bool(record["owner"] != ownership.host_identity()["host_id"])
 
 
 def _record_elsewhere(
     host: Host, journal: dict[str, t.Any], there: t.Mapping[str, t.Any], fenced: str
 ) -> t.Optional[dict[str, t.Any]]:
     """The owner record of the workload where it is another host's since the move began: the target's (``there``: its
-    answer), or one's that it was moved to from there. None when no such host but ``fenced`` may have it."""
-    me, since = ownership.host_identity()["host_id"], int(journal["generation"])
+    answer), or one's that it was moved to from there. None when the target never had it.
+
+    Where that one is ``fenced``, or has it no more: one by which it is this host's, newer than all that were found. By
+    an older one it could never be moved to a host that knows of them.
+    """
+    me, since = ownership.host_identity(), int(journal["generation"])
+    mine: t.Optional[dict[str, t.Any]] = None
     while True:
         record = there.get("owner") or {}
         generation = int(record.get("generation", -1))
-        if record.get("uuid") != journal["uuid"] or record.get("owner") == me or generation < since:
-            return None
+        if record.get("uuid") != journal["uuid"] or record.get("owner") == me["host_id"] or generation < since:
+            return mine
         if record.get("owner") == there["identity"]["host_id"]:
             return dict(record) if generation > int(journal["generation"]) else None
         # It knows where it has gone. A host that has it says so by the same generation, or has given it on by a later.
-        if generation == since or record.get("owner_name") == fenced:
-            return None
+        if generation == since:
+            return mine
+        mine = records.handed_over(record, me["host_id"], me["name"])
+        if record.get("owner_name") == fenced:
+            return mine
         since, holder = generation, str(record.get("owner_name"))
         try:
             with peers.connected(host, holder) as channel:
@@ -200,6 +208,9 @@ def _settle(
     given_back = records.given_back(record, journal["generation"])
     # One that is not this host's promises nothing: the target had it, and has given it to a third host since.
     elsewhere = _record_elsewhere(host, journal, there, fenced) if theirs is None else None
+    if elsewhere is not None and elsewhere["owner"] == ownership.host_identity()["host_id"]:
+        here = _take_back(host, journal, int(elsewhere["generation"]))
+        return _outcome(name, "source", f"No other host has {name} any more; {here}.")
     if elsewhere is not None:
         files.write_json(paths.owner_file(name), elsewhere)
         return _leave(host, journal)
