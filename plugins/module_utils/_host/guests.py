@@ -75,6 +75,8 @@ class Job:
     seed: t.Optional[guest_seeds.Seed] = None
     # What could not be done while it runs, found out by trying.
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Guests that are removed in the same call, and of which it gets a MAC or a disk.
+    follows: set[str] = dataclasses.field(default_factory=set)
     # Of one that is removed: the files of the disks that were made for it, and what is kept.
     made_disks: list[str] = dataclasses.field(default_factory=list)
     kept_disks: list[str] = dataclasses.field(default_factory=list)
@@ -442,16 +444,18 @@ class Batch:
                 continue
             if name in going:
                 self._check_stays(job, new_paths, other.model, going[name])
-                continue
             for theirs in (other.model, other.live_model or domain.EMPTY):
                 taken = new_macs & set(theirs["networks"])
+                # What lies below a disk (a snapshot, say) is as much a part of it.
+                theirs_paths = {os.path.realpath(path) for path in _given(theirs)}
+                paths_taken = {path for path in new_paths if os.path.realpath(path) in theirs_paths}
+                if name in going:
+                    job.follows.update([name] if taken or paths_taken else [])
+                    continue
                 if taken:
                     raise Refused(
                         f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
                     )
-                # What lies below a disk (a snapshot, say) is as much a part of it.
-                theirs_paths = {os.path.realpath(path) for path in _given(theirs)}
-                paths_taken = {path for path in new_paths if os.path.realpath(path) in theirs_paths}
                 if paths_taken:
                     raise Refused(
                         f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
@@ -512,6 +516,9 @@ class Batch:
             )
             try:
                 failed = self.stop([job for job in todo if job.plan.stop])
+                waits = [job for job in todo if job.name not in failed and job.follows & set(failed)]
+                failed.update({job.name: failed[min(job.follows & set(failed))] for job in waits})
+                self.start([job for job in waits if job.plan.restart])
                 todo = [job for job in todo if job.name not in failed]
                 for job in todo:
                     if job.plan.remove:

@@ -911,6 +911,31 @@ def test_what_goes_with_another_guest_is_refused(connection: FakeConnection, pla
     assert (fixed.exists(), made.exists()) == (True, False)
 
 
+@pytest.mark.parametrize("gets", ["disk", "mac"])
+@pytest.mark.parametrize("new", [True, False])
+def test_what_another_guest_has_is_not_given_away_before_that_has_ended(
+    connection: FakeConnection, place: Path, gets: str, new: bool
+) -> None:
+    fixed, mac = place / "fixed.qcow2", "52:54:00:00:00:77"
+    fake_domains.qcow2(fixed, 2**20)
+    bring({**WEB, "name": "old", "disks": [{"path": str(fixed)}], "networks": [{"mac": mac}]})
+    connection.domains["old"].obeys = False
+    leaves = {"name": "old", "state": "absent", "stop_timeout_s": 0}
+    wanted = {**WEB, **({"disks": [{"path": str(fixed)}]} if gets == "disk" else {"networks": [{"mac": mac}]})}
+    there = ["db", "old"] if new else ["db", "old", "web"]
+    if not new:
+        # One that was stopped for that runs on.
+        bring({**WEB, "disks": [], "machine": "pc"})
+    with pytest.raises(HostError, match="'old' did not stop") as caught:
+        bring(wanted, leaves, {**WEB, "name": "db"}, restart_on_change=True)
+    assert caught.value.details["guests"] == ["old", "web"]
+    assert (sorted(connection.domains), sorted(os.listdir(place / "workloads"))) == (there, there)
+    assert all(each.live is not None for each in connection.domains.values())
+    bring(wanted, {**leaves, "force_stop": True}, restart_on_change=True)
+    assert sorted(connection.domains) == ["db", "web"]
+    assert not bring(wanted, leaves)["changed"]
+
+
 def test_another_network_is_not_there(connection: FakeConnection) -> None:
     with pytest.raises(InputError, match="no network 'lan'"):
         bring({**WEB, "networks": [{"source": "lan"}]})
