@@ -75,7 +75,7 @@ class Job:
     seed: t.Optional[guest_seeds.Seed] = None
     # What could not be done while it runs, found out by trying.
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
-    # Guests that are removed in the same call, and of which it gets a MAC or a disk.
+    # Guests that are removed in the same call, and of which it gets the address, a MAC or a disk.
     follows: set[str] = dataclasses.field(default_factory=set)
     # Of one that is removed: the files of the disks that were made for it, and what is kept.
     made_disks: list[str] = dataclasses.field(default_factory=list)
@@ -103,6 +103,7 @@ class Batch:
         self.connection = connection
         self.items = items
         self.registry = registry
+        registry.leaving = {item["name"] for item in items if item["state"] == "absent"}
         self.adopt = adopt
         self.restart_on_change = restart_on_change
         self.warnings = registry.warnings
@@ -353,6 +354,9 @@ class Batch:
             if self.registry.overlay is None:
                 raise InputError(f"{where}: this host has no overlay network.", hint="Run the role overlay.")
             check_address(address, self.registry.overlay, f"{where}: networks: address")
+            for name in self.registry.leaving:
+                if (files.read_json(paths.definition_file(name)) or {}).get("address") == address:
+                    job.follows.add(name)
             if job.seen.managed:
                 self.registry.check_address(job.name, address)
         if job.plan.start or model["networks"] != stored["networks"]:
@@ -501,7 +505,8 @@ class Batch:
 
         One that does not stop or start keeps no other one from what is wanted of it.
         """
-        todo = [job for job in jobs if job.plan.changed]
+        # Removed first: another one may get what it has.
+        todo = sorted((job for job in jobs if job.plan.changed), key=lambda job: not job.plan.remove)
         with contextlib.ExitStack() as held:
             for name in sorted(job.name for job in todo):
                 held.enter_context(files.lock(paths.lock_file(name), f"changing guest {name!r}"))

@@ -1069,6 +1069,26 @@ def test_a_mac_or_a_uuid_at_a_peer(connection: FakeConnection, place: Path, monk
     assert bring({**WEB, "networks": [{}, {"mac": mac}, {}]})["changed"], "one that is silent is in nobody's way"
 
 
+def test_the_address_of_one_that_is_removed_in_the_same_call(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with containers; but not before that one has ended."""
+    overlay(place, monkeypatch, {"host2": {"ok": True, "workloads": {}}})
+    wanted = {**WEB, "networks": [{"type": "overlay", "address": "10.100.101.30"}]}
+    bring({**wanted, "name": "old"})
+    with pytest.raises(Refused, match=r"address 10\.100\.101\.30 of 'web' is that of guest 'old'"):
+        bring(wanted)
+    connection.domains["old"].obeys = False
+    leaves = {"name": "old", "state": "absent", "stop_timeout_s": 0}
+    with pytest.raises(HostError, match="'old' did not stop"):
+        bring(wanted, leaves)
+    assert sorted(connection.domains) == ["old"]
+    connection.calls.clear()
+    bring(wanted, {**leaves, "force_stop": True})
+    assert sorted(connection.domains) == ["web"]
+    assert not bring(wanted, leaves)["changed"]
+
+
 # -- Failures
 def test_a_creation_that_fails_leaves_nothing(connection: FakeConnection, place: Path) -> None:
     made = place / "made.qcow2"
