@@ -116,6 +116,11 @@ def remove_tree(path: str) -> None:
     shutil.rmtree(path)
 
 
+def places(path: str) -> set[str]:
+    """Where a file lies, and where it leads if it is a link; without links on the way."""
+    return {f"{os.path.realpath(os.path.dirname(path))}/{os.path.basename(path)}", os.path.realpath(path)}
+
+
 def lock_holder(path: str) -> int:
     """The process that holds ``path`` (see ``lock``), 0 when nobody does."""
     try:

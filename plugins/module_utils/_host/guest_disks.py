@@ -294,8 +294,10 @@ def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> l
     except FileNotFoundError:
         return []
     if only is not None:
-        delete(f"{source}/{one}" for one in names if f"{source}/{one}" not in only)
-        names = [one for one in names if f"{source}/{one}" in only]
+        stay = {place for path in only for place in files.places(path)}
+        kept = [one for one in names if f"{os.path.realpath(source)}/{one}" in stay]
+        delete(f"{source}/{one}" for one in names if one not in kept)
+        names = kept
     if not names:
         return []
     target = paths.kept_disks_dir(name)

@@ -297,10 +297,11 @@ class Registry:
         self._claims.clear()
 
     def _forget(self, name: str) -> None:
-        directory = paths.workload_dir(name)
-        given = [path for path in self._given.get(name, ()) if path.startswith(f"{directory}/")]
+        directory = os.path.realpath(paths.workload_dir(name))
+        known = {place for path in self._given.get(name, ()) for place in files.places(path)}
+        given = {path for path in known if path.startswith(f"{directory}/")}
         if not given:
-            files.remove_tree(directory)
+            files.remove_tree(paths.workload_dir(name))
         for place, _below, found in os.walk(directory):
             for path in (f"{place}/{one}" for one in found):
                 if path not in given:

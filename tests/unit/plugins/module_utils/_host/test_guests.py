@@ -267,12 +267,16 @@ def test_what_was_there_before_is_never_deleted(place: Path) -> None:
     assert not made.exists()
 
 
-def test_nor_is_what_was_brought_into_its_directory(connection: FakeConnection, place: Path) -> None:
+@pytest.mark.parametrize("way", ["", "a linked directory", "a link"])
+def test_nor_is_what_was_brought_into_its_directory(connection: FakeConnection, place: Path, way: str) -> None:
     """As one is told to use a disk that a removed guest has left."""
     mine = place / "workloads/web/disks/vda.qcow2"
     mine.parent.mkdir(parents=True)
     fake_domains.qcow2(mine, 2**20)
-    wanted = {**WEB, "disks": [{"path": str(mine)}, {"size_mib": 1}]}
+    given = {"": mine, "a linked directory": place / "other/web/disks/vda.qcow2", "a link": place / "link.qcow2"}[way]
+    (place / "other").symlink_to(place / "workloads")
+    (place / "link.qcow2").symlink_to(mine)
+    wanted = {**WEB, "disks": [{"path": str(given)}, {"size_mib": 1}]}
     connection.fails["web"] = FakeError(errors.XML_ERROR, "no")
     with pytest.raises(HostError, match="define"):
         bring(wanted)
