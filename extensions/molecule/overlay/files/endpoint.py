@@ -42,6 +42,8 @@ def main() -> None:
         netns.forwards_up(host, spec)
     elif word == "holder":
         print(netns.address_holder(spec))
+    elif word == "remove":
+        print(netns.remove(host, name, definition["uuid"]))
     else:
         print(getattr(netns, word)(host, spec))
 
