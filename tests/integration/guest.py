@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     HERE,
+    MOVER,
     PATIENCE_S,
     Client,
     Fleet,
@@ -29,8 +30,6 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
 from ansible_collections.cnvm.platform.tests.support import tiny_guest
 
 ADDRESS = "10.100.101.121"
-# What leads a move on its source.
-MOVER = "cnvm-host move run"
 # So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy.
 DIRTY_MIB = 4
 SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}

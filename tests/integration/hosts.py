@@ -30,6 +30,8 @@ MEMORY_MIB = 24
 STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
 # The hosts' own way to each other.
 SSH = "ssh -F /etc/cnvm/ssh/config"
+# What leads a move on its source.
+MOVER = "cnvm-host move run"
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
 ACCESS = STATE / "cnvm-platform/local-hosts" / SET
 # Generous: it says only after how long a test is given up. Nothing waits for time to pass.

@@ -19,6 +19,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     ADDRESS,
     CONT,
     KILL,
+    MOVER,
     SSH,
     STOP,
     App,
@@ -140,7 +141,7 @@ def test_mover_killed(app: App, phase: str) -> None:
         else:
             move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
             move.wait_phase(phase)
-        kill(source, "cnvm-host move run")
+        kill(source, MOVER)
         if phase == "drain":
             app.check(move.target, moves=1)
         else:
@@ -177,9 +178,28 @@ def test_page_server_killed_while_draining(app: App) -> None:
 # --- the connection between the hosts ---
 
 
+@pytest.mark.parametrize("phase", ["preflight", "prepare", "layer_rest", "finish"])
+def test_ssh_killed_as_a_phase_begins(app: App, phase: str) -> None:
+    """The hosts' own connection. Before the commit that is the end of the move; after it the hosts find each other."""
+    source = app.source()
+    source.sh("rm -rf /var/log/cnvm/moves")
+    status = "/var/log/cnvm/moves/*/status.json"
+    trap = Trap(source, file=status, text=f'"phase": "{phase}"', signal=STOP, victim=MOVER)
+    move = app.start("stop_copy", source=source)
+    trap.sprung()
+    kill(source, SSH)
+    kill(source, MOVER, CONT)
+    result = move.result()
+    if phase == "finish":
+        assert result["outcome"] == "target", result
+        app.check(move.target, moves=1)
+    else:
+        stays_at(app, source, result)
+
+
 @pytest.mark.parametrize("phase", ["layer", "dump", "held", "activate", "drain"])
 def test_ssh_killed(app: App, phase: str) -> None:
-    """The hosts' own connection. Before the commit that is the end of the move; after it the hosts find each other."""
+    """The same, in the middle of what takes its time."""
     source = app.source()
     target = app.fleet.other(source)
     if phase == "layer":
@@ -293,7 +313,7 @@ def test_source_is_dead_for_good(app: App) -> None:
     source = app.source()
     move = held(app)
     # It must not give up before its power is cut.
-    kill(source, "cnvm-host move run", STOP)
+    kill(source, MOVER, STOP)
     app.fleet.power_cut(source)
     kill(move.target, SERVE, CONT)
     (result,) = move.target.helper("recover", "--fenced", source.name, app.name)["results"]

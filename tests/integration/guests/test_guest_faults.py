@@ -17,7 +17,6 @@ import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import (
     LAZY,
-    MOVER,
     SLOW,
     Guest,
     sound,
@@ -27,6 +26,7 @@ from ansible_collections.cnvm.platform.tests.integration.guest import (
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
     CONT,
     KILL,
+    MOVER,
     PATIENCE_S,
     SSH,
     Host,

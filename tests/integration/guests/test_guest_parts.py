@@ -9,8 +9,8 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import MOVER, Guest
-from ansible_collections.cnvm.platform.tests.integration.hosts import Fleet, Host, kill
+from ansible_collections.cnvm.platform.tests.integration.guest import Guest
+from ansible_collections.cnvm.platform.tests.integration.hosts import MOVER, Fleet, Host, kill
 
 NAME = "parts"
 POOL = "/srv/disks"

@@ -13,8 +13,8 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import MOVER, Guest, sound, stopped_at
-from ansible_collections.cnvm.platform.tests.integration.hosts import Fleet, Host, kill
+from ansible_collections.cnvm.platform.tests.integration.guest import Guest, sound, stopped_at
+from ansible_collections.cnvm.platform.tests.integration.hosts import MOVER, Fleet, Host, kill
 
 NAME = "shared"
 PLACE = "/srv/shared"
