@@ -289,7 +289,7 @@ import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
-from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name, is_digest
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_own_name, is_digest
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer, size_bytes
 from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -360,10 +360,7 @@ def expected_digest(value: t.Optional[str]) -> str:
 
 def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
     """The image that the module's options describe."""
-    name = check_name(params["name"], "name")
-    if name.endswith(".new"):
-        # Names are written to such files before they are whole.
-        raise InputError(f"name: {name!r} is reserved.", hint="Choose another name.")
+    name = check_own_name(params["name"], "name")
     kind = next((source for source in bundles.SOURCES if params[source]), "")
     if not kind:
         raise InputError("No source is given.", hint=f"Give one of: {', '.join(bundles.SOURCES)}.")

@@ -28,6 +28,23 @@ def check_name(value: object, option: str) -> str:
     return value
 
 
+def check_own_name(value: object, option: str) -> str:
+    """``check_name``, for the name of something that is kept under it, and is written beside it until it is whole."""
+    return _unreserved(check_name(value, option), option, (), (".new",))
+
+
+def check_workload_name(value: object, option: str) -> str:
+    """``check_name``, for the name of a container or a guest: none that would stand for something else where names
+    become paths, units, runtime ids or libvirt's objects."""
+    return _unreserved(check_name(value, option), option, ("lost+found", "tmp"), (".lock", ".new"))
+
+
+def _unreserved(name: str, option: str, names: tuple[str, ...], endings: tuple[str, ...]) -> str:
+    if name in names or name.endswith(endings):
+        raise InputError(f"{option}: {name!r} is reserved.", hint="Choose another name.")
+    return name
+
+
 def is_digest(value: str) -> bool:
     """Whether ``value`` is a sha256 in 64 lower-case hexadecimal digits."""
     return bool(_DIGEST.match(value))

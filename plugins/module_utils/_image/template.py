@@ -16,7 +16,7 @@ import typing as t
 from .._core import mmdebstrap
 from .._core.errors import InputError
 from .._core.mmdebstrap import Recipe
-from .._core.names import check_name, is_digest
+from .._core.names import check_name, check_own_name, is_digest
 from .._core.values import boolean, choice, known_keys, size_bytes
 from . import bootable
 from .definition import checksum_of, format_of, path_of
@@ -82,10 +82,7 @@ class Wanted:
 
 def check_template_name(value: object, option: str) -> str:
     """A name that a template may have. A digest is too long for one."""
-    name = check_name(value, option)
-    if name.endswith(".new"):
-        raise InputError(f"{option}: {name!r} is reserved.", hint="Choose another name.")
-    return name
+    return check_own_name(value, option)
 
 
 def word_of(value: object, option: str) -> str:

@@ -18,15 +18,13 @@ import typing as t
 import uuid
 
 from .._core.errors import InputError
-from .._core.names import NAME_RULE, check_name, is_digest
+from .._core.names import NAME_RULE, check_name, check_workload_name, is_digest
 from .._core.values import boolean, choice, integer, known_keys
 from .._image import seed
 from .domain import CDROM, SEED, Model
 
 SCHEMA = 1
 STATES = ("present", "running", "stopped", "paused", "absent")
-# Names that would stand for something else where names become paths or libvirt's objects.
-RESERVED = ("lost+found", "tmp")
 BUSES = ("virtio", "scsi", "sata")
 FORMATS = ("qcow2", "raw")
 CACHES = ("none", "writeback", "writethrough", "directsync", "unsafe")
@@ -389,9 +387,7 @@ def _wait_for(value: object, option: str) -> t.Optional[dict[str, t.Any]]:
 
 def check_guest_name(value: object, option: str) -> str:
     """A name that a guest may have."""
-    name = check_name(value, option)
-    if name in RESERVED or name.endswith((".lock", ".new")):
-        raise InputError(f"{option}: {name!r} is reserved.", hint="Choose another name.")
+    name = check_workload_name(value, option)
     if name.isdigit():
         # virsh and others take a number for the id of a running domain.
         raise InputError(f"{option}: {name!r} is all digits.", hint=f"Allowed: {NAME_RULE}, not digits alone.")

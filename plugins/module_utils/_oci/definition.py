@@ -11,7 +11,7 @@ import re
 import typing as t
 
 from .._core.errors import InputError
-from .._core.names import check_name, is_digest
+from .._core.names import check_name, check_workload_name, is_digest
 from .._core.values import boolean, choice, decimal, integer, known_keys
 from .._net.endpoint import Forward, forwards_from, overlap
 from .config import CAPABILITIES, HOST_CAPABILITIES
@@ -21,8 +21,6 @@ RUNTIMES = ("runc", "crun")
 STATES = ("present", "running", "stopped", "absent")
 RESTARTS = ("always", "on_failure", "never")
 SIGNALS = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL", "PWR", "WINCH", "RTMIN+3")
-# Names that would stand for something else where names become paths, units or runtime ids.
-RESERVED = ("lost+found", "tmp")
 
 # What a container's definition holds, with what it is when the user says nothing.
 DEFAULTS: dict[str, t.Any] = {
@@ -202,9 +200,7 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
     """One item of ``containers`` in its normal form: all keys of DEFAULTS, ``name``, ``image`` (as the user wrote
     it), ``state`` and ``wait_for``. InputError names the key that is wrong."""
     values = known_keys(item, option, ITEM_KEYS)
-    name = check_name(values.get("name"), f"{option}.name")
-    if name in RESERVED or name.endswith((".lock", ".new")):
-        raise InputError(f"{option}.name: {name!r} is reserved.", hint="Choose another name.")
+    name = check_workload_name(values.get("name"), f"{option}.name")
     where = f"{option}: {name}"
 
     def given(key: str) -> t.Any:
