@@ -156,7 +156,8 @@ reason:
   sample: 3 rounds over its memory, with 300 ms to stand still, left no less to copy
 lost:
   description: That the guest was started anew with its disks, since it had died, the rest of its memory could not come,
-    or its disks on shared storage were newer.
+    or its disks on shared storage were newer. Or that libvirt on the target does not know it any more, since somebody
+    has undefined it meanwhile.
   returned: when that was so
   type: str
   sample: The rest of the memory of web was lost on its way; it was started anew with its disks.

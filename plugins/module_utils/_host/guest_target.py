@@ -190,17 +190,22 @@ def statistics(journal: Record) -> dict[str, t.Any]:
     return {}
 
 
-def finish(host: Host, name: str, journal: Record) -> bool:
+def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
     """The source has let go: start with the host from now on if it did there. One that ran and died is started;
-    whether that was done."""
-    noted, started = files.read_json(paths.journal_file(name)) or {}, []
+    whether that was done. None when libvirt does not know it any more: its source is gone, so the move is over."""
+    noted = files.read_json(paths.journal_file(name)) or {}
+    known: list[str] = []
+    started: list[str] = []
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
+        known[:] = [] if each is None else [name]
         if each is None:
-            raise HostError(f"libvirt does not know the guest {name!r} any more.", hint=f"See {_qemu_log(name)}.")
+            return
         with libvirt.doing(f"set whether the guest {name!r} starts with the host"):
-            each.setAutostart(int(bool(journal.get("enabled"))))
+            # One that somebody has undefined while it runs is gone when it ends.
+            if each.isPersistent():
+                each.setAutostart(int(bool(journal.get("enabled"))))
         if noted.get("anew") and not each.isActive():
             with libvirt.doing(f"start the guest {name!r}"):
                 each.create()
@@ -208,6 +213,8 @@ def finish(host: Host, name: str, journal: Record) -> bool:
 
     guest_source.patiently(work)
     movedir.end_journal(name)
+    if not known:
+        return None
     return bool(started) or (bool(journal.get("running")) and start(host, name))
 
 

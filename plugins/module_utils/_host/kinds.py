@@ -125,9 +125,17 @@ def going_on(name: str, anew: t.Optional[bool], how: str = "") -> str:
     return f"{name} was started anew here" if anew else f"{name} goes on here{how}"
 
 
-def was_anew(journal: Record, started: bool) -> bool:
+def was_anew(journal: Record, started: t.Optional[bool]) -> bool:
     """Whether what ``finish`` says (``started``) means that a copy that had run was started anew: it had ended."""
-    return started and journal["mode"] != plan.COLD
+    return bool(started) and journal["mode"] != plan.COLD
+
+
+def is_gone(name: str, where: str) -> str:
+    """Words for a guest of which ``finish`` says that it is not there any more."""
+    return (
+        f"libvirt on {where} does not know {name} any more. Its disks are not touched: describe it again"
+        " (cnvm.platform.guest), or remove it."
+    )
 
 
 class Call(t.NamedTuple):
@@ -185,8 +193,9 @@ class Target(t.Protocol):
     def statistics(self, journal: Record) -> dict[str, t.Any]:
         """For the result."""
 
-    def finish(self, host: Host, name: str, journal: Record) -> bool:
-        """The source has let go: the move is over. Started again if it is to run and does not; whether it was."""
+    def finish(self, host: Host, name: str, journal: Record) -> t.Optional[bool]:
+        """The source has let go: the move is over. Started again if it is to run and does not; whether it was. None
+        when it is not there any more."""
 
     def end_copy(self, host: Host, name: str, journal: Record) -> None:
         """End a copy that can never be whole; its files stay, it may be started anew."""

@@ -191,6 +191,8 @@ class Move:
                     f"{self.name} had ended on {self.channel.peer} by then; it was started anew there with its files."
                 )
                 self.result.setdefault("lost", said)
+            if answer.pop("gone", False):
+                self.result["lost"] = kinds.is_gone(self.name, self.channel.peer)
             for key, value in answer.items():
                 self.result[key] = {**self.result.get(key, {}), **value}
 

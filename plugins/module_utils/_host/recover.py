@@ -243,7 +243,10 @@ def _settle(
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
-    if channel.call("finish", timeout_s=120).get("anew"):
+    end = channel.call("finish", timeout_s=120)
+    if end.get("gone"):
+        return _outcome(name, "target", f"{name} went to {peer}; the move is over, but {kinds.is_gone(name, peer)}")
+    if end.get("anew"):
         lost = lost or "It had ended there, and was started anew with its files."
     return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
 
@@ -303,12 +306,18 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
         return _go(host, journal)
     if following == "done" and decided == records.DECIDED_COMMIT and ended:
         started = kinds.target_of(journal).finish(host, name, journal)
+        if started is None:
+            return _outcome(name, "target", f"{peer} had let {name} go, but {_is_gone_here(name)}")
         anew = " It had ended, and was started anew with its files." if kinds.was_anew(journal, started) else ""
         return _outcome(name, "target", f"{name} is here; {peer} had let it go.{anew}")
     if following == "done":
         return _outcome(name, "waiting", f"{name} is here; {peer} must end the move. Recover on {peer} ({why}).")
     here = "stands still here" if journal["state"] == records.TARGET_PREPARED else "has not all arrived here"
     return _outcome(name, "waiting", f"{name} {here}; {peer} must decide ({why}).")
+
+
+def _is_gone_here(name: str) -> str:
+    return kinds.is_gone(name, str(ownership.host_identity()["name"]))
 
 
 def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -348,6 +357,8 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
         target.end_copy(host, name, journal)
         handover.own(name, journal)
     started = target.finish(host, name, journal)
+    if started is None:
+        return _outcome(name, "target", f"{peer} was declared dead, and {_is_gone_here(name)}")
     runs = started or (whole and bool(journal.get("running")))
     lost = "" if whole else f" The memory that only {peer} had is lost."
     here = kinds.going_on(name, (started and not whole) if runs else None)

@@ -223,7 +223,8 @@ class Conversation:
         """The source has let go."""
         statistics = self._target().statistics(self.journal)
         started = self._target().finish(self.host, self.name, self.journal)
-        return {**statistics, **({"anew": True} if kinds.was_anew(self.journal, started) else {})}
+        said = {"anew": kinds.was_anew(self.journal, started), "gone": started is None}
+        return {**statistics, **{key: True for key, so in said.items() if so}}
 
     def give_up(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """The source has decided against the move."""

@@ -34,6 +34,7 @@ class Guest:
     def __init__(self, state: int, reason: int) -> None:
         self.now = (state, reason)
         self.arriving = False
+        self.persistent = True
         self.calls: list[str] = []
 
     def jobInfo(self) -> list[int]:
@@ -50,8 +51,12 @@ class Guest:
     def name(self) -> str:
         return "web"
 
+    def isPersistent(self) -> bool:
+        return self.persistent
+
     def setAutostart(self, value: int) -> None:
-        pass
+        if not self.persistent:
+            raise fake_libvirt.FakeError(errors.OPERATION_INVALID, "cannot set autostart for transient domain")
 
     def autostart(self) -> int:
         return 0
@@ -119,6 +124,19 @@ def test_what_can_never_be_whole_is_started_anew(
     assert not each.isActive()
     guest_target.finish(HOST, "web", journal)
     assert each.calls == calls
+    assert files.read_json(paths.journal_file("web")) is None
+
+
+def test_a_move_ends_also_when_somebody_has_undefined_the_guest(
+    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its source has let go: nothing that this host waits for would ever come."""
+    there(RUNNING, 1).persistent = False
+    assert guest_target.finish(HOST, "web", JOURNAL) is False
+    assert files.read_json(paths.journal_file("web")) is None
+    files.write_json(paths.journal_file("web"), JOURNAL)
+    monkeypatch.setattr(libvirt, "domain", lambda connection, name: None)
+    assert guest_target.finish(HOST, "web", JOURNAL) is None
     assert files.read_json(paths.journal_file("web")) is None
 
 

@@ -286,7 +286,7 @@ def test_what_became_of_it_is_said(host: Host, booted: Kind, anew: bool | None, 
 class Copy:
     """What a host does with a workload that was coming to it. ``whole``: it has it all; ``started``: by its end."""
 
-    def __init__(self, whole: bool, started: bool) -> None:
+    def __init__(self, whole: bool, started: bool | None) -> None:
         self.did: list[str] = []
         self.started = started
         self.is_alive = lambda name, journal: True
@@ -294,7 +294,7 @@ class Copy:
         self.activate = lambda host, name, journal, timeout_s: self.did.append("activate")
         self.end_copy = lambda host, name, journal: self.did.append("end")
 
-    def finish(self, host: Host, name: str, journal: dict[str, t.Any]) -> bool:
+    def finish(self, host: Host, name: str, journal: dict[str, t.Any]) -> bool | None:
         self.did.append("finish")
         return self.started
 
@@ -345,6 +345,20 @@ def test_a_copy_that_had_ended_is_said(
     files.write_json(paths.journal_file("web"), {**JOURNAL, "kind": "guest", **more})
     result = recover.recover_one(host, "web")
     assert (result["outcome"], result["message"]) == ("target", f"web is here; host1 had let it go.{said}")
+
+
+@pytest.mark.parametrize("fenced", ["", "host1"])
+def test_one_that_was_undefined_by_hand_is_said(host: Host, monkeypatch: pytest.MonkeyPatch, fenced: str) -> None:
+    copy = Copy(True, None)
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    answer = {"decision": records.DECIDED_COMMIT, "ended": True}
+    monkeypatch.setattr(recover, "ask_decision", lambda host, journal: answer)
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    more = {"role": "target", "state": records.TARGET_ACTIVE, "mode": "live", "running": True, "uuid": "u"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "kind": "guest", **more})
+    result = recover.recover_one(host, "web", fenced)
+    assert result["outcome"] == "target"
+    assert "libvirt on host2 does not know web any more" in result["message"]
 
 
 NOT_ALIVE = [HostError("CRIU was killed that held it."), CommandError("'ip link set cvweb master br0' failed.")]
@@ -490,6 +504,31 @@ def test_what_was_not_fetched(
     assert (calls, kind.did) == (asked, [did])
     assert result["outcome"] == ("target" if did == "let go" else "source")
     assert ("started anew" in result["message"]) is ("anew" in asked)
+
+
+def test_the_source_says_that_what_it_gave_away_was_undefined_by_hand(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = Lazy(False, [])
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            if op == "resume":
+                theirs = {**JOURNAL, "state": records.TARGET_ACTIVE}
+                record = {"owner": "T", "generation": 4, "uuid": "u"}
+                return {"journal": theirs, "owner": record, "identity": {"host_id": "T"}, "alive": False}
+            return {"gone": True} if op == "finish" else {}
+
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
+    monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
+    monkeypatch.setattr(movedir, "boot_id", lambda: "now")
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_FROZEN}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more, "kind": "guest", "mode": "live"})
+    result = recover.recover_one(host, "web")
+    assert (result["outcome"], kind.did) == ("target", ["let go"])
+    assert "libvirt on host2 does not know web any more" in result["message"]
 
 
 @pytest.mark.parametrize(

@@ -295,10 +295,11 @@ def test_no_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "started", "said"), [("live", False, {}), ("live", True, {"anew": True}), ("cold", True, {})]
+    ("mode", "started", "said"),
+    [("live", False, {}), ("live", True, {"anew": True}), ("cold", True, {}), ("live", None, {"gone": True})],
 )
 def test_the_end_of_a_move_says_what_had_ended_before(
-    monkeypatch: pytest.MonkeyPatch, mode: str, started: bool, said: dict[str, t.Any]
+    monkeypatch: pytest.MonkeyPatch, mode: str, started: bool | None, said: dict[str, t.Any]
 ) -> None:
     """The source cannot see it, and its user would not know that the memory is lost."""
     target = types.SimpleNamespace(statistics=lambda journal: {"criu": {}}, finish=lambda host, name, journal: started)
