@@ -20,7 +20,7 @@ from .._oci.definition import DEFAULTS, IN_PLACE, normalise_all
 from .._oci.plan import Plan, Seen, plan
 from .._oci.users import Account
 from . import archive, container_parts, container_report, container_units, files, images, netns, ownership
-from .ownership import Registry
+from .ownership import Newcomer, Registry
 from .system import Host
 
 _START_TIMEOUT_S = 30.0
@@ -203,7 +203,7 @@ class Batch:
         """The same, with the true place of those that are elsewhere or not known here."""
         gone_away = {name: one.elsewhere for name, one in seen.items() if one.elsewhere}
         wanted = {
-            item["name"]: item["address"]
+            item["name"]: Newcomer(address=item["address"])
             for item in self.items
             if seen[item["name"]].definition is None and item["state"] != "absent"
         }
@@ -295,7 +295,7 @@ class Batch:
                     self.remove(one.name)
             self.registry.claim(
                 {
-                    one.name: (one.definition["uuid"], one.definition["address"])
+                    one.name: Newcomer(one.definition["uuid"], one.definition["address"])
                     for one in todo
                     if one.create and one.definition
                 }

@@ -37,7 +37,7 @@ from . import (
 )
 from .domains import Known, read, xml_of
 from .guest_disks import Work
-from .ownership import Identity, Registry
+from .ownership import Newcomer, Registry
 from .system import Host
 
 # How many guests are started at a time: each costs libvirt a process, and QEMU a moment of a CPU.
@@ -122,12 +122,11 @@ class Batch:
         seen = {name: guest_report.see(name, host_id, known.get(name)) for name in names}
         gone_away = {name: one.elsewhere for name, one in seen.items() if one.elsewhere}
         wanted = {
-            item["name"]: definitions.address_of(item)
+            item["name"]: _newcomer(item)
             for item in self.items
             if item["state"] != "absent" and not seen[item["name"]].managed and item["described"]
         }
-        identities = {item["name"]: _identity(item) for item in self.items if item["name"] in wanted}
-        for name, holder in self.registry.locate(gone_away, wanted, identities).items():
+        for name, holder in self.registry.locate(gone_away, wanted).items():
             history = None if name in wanted and not holder else seen[name].owner
             seen[name] = dataclasses.replace(seen[name], elsewhere=holder, owner=history)
         jobs = [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
@@ -478,7 +477,7 @@ class Batch:
                 had = [card["mac"] for card in (job.seen.definition or {}).get("networks", ())]
                 new = [mac for mac in job.plan.wanted.model["networks"] if mac not in had]
                 if new:
-                    found[job.name] = Identity(macs=tuple(new))
+                    found[job.name] = Newcomer(macs=tuple(new))
         self.registry.check_identities(found)
 
     def _check_stays(self, job: Job, new_paths: set[str], theirs: Model, going: t.Mapping[str, t.Any]) -> None:
@@ -515,9 +514,10 @@ class Batch:
             fresh = [job for job in fresh if not (job.seen.managed and job.seen.owner)]
             claimed = {job.name: t.cast(Wanted, job.plan.wanted) for job in fresh}
             self.registry.claim(
-                {name: (one.definition["uuid"], one.definition["address"]) for name, one in claimed.items()},
-                {name: _identity(one.definition) for name, one in claimed.items()},
-                {job.name: _given(claimed[job.name].model, job.works) for job in fresh},
+                {
+                    job.name: _newcomer(claimed[job.name].definition, _given(claimed[job.name].model, job.works))
+                    for job in fresh
+                }
             )
             try:
                 failed = self.stop([job for job in todo if job.plan.stop])
@@ -890,9 +890,10 @@ class Batch:
             each.undefineFlags(flags)
 
 
-def _identity(guest: t.Mapping[str, t.Any]) -> Identity:
+def _newcomer(guest: t.Mapping[str, t.Any], given: t.Collection[str] = ()) -> Newcomer:
     """Of an item or a definition."""
-    return Identity(guest["uuid"], tuple(card["mac"] for card in guest["networks"]))
+    macs = tuple(card["mac"] for card in guest["networks"])
+    return Newcomer(guest["uuid"], definitions.address_of(guest), macs, given)
 
 
 @contextlib.contextmanager

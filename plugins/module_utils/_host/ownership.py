@@ -23,15 +23,20 @@ from .system import Host
 CONTAINER, GUEST = "container", "guest"
 
 
-class Identity(t.NamedTuple):
-    """What no other guest of any host may have beside a name and an address: it may come to that host one day, and on
-    the overlay and on a bridge two MACs that are the same disturb each other at once."""
+class Newcomer(t.NamedTuple):
+    """What is to be made here under a name. No other guest of any host may have its UUID or one of its MACs: it may
+    come to that host one day, and on the overlay and on a bridge two MACs that are the same disturb each other at once.
+
+    ``given``: files that were there before, which stay when it is given up.
+    """
 
     uuid: str = ""
+    address: str = ""
     macs: tuple[str, ...] = ()
+    given: t.Collection[str] = ()
 
 
-Identities = t.Mapping[str, Identity]
+Newcomers = t.Mapping[str, Newcomer]
 
 
 def host_identity() -> dict[str, t.Any]:
@@ -94,15 +99,8 @@ def begun(name: str, kind: str) -> bool:
     return bool(owner.get("claim")) and (owner.get("kind") or CONTAINER) == kind
 
 
-def check_free(
-    wanted: t.Mapping[str, str],
-    answers: t.Mapping[str, t.Any],
-    *,
-    ignore_unreachable: bool,
-    identities: t.Optional[Identities] = None,
-) -> None:
-    """Refused where a peer has a name or an address of ``wanted`` ({name: address}), or cannot be asked; or a UUID or a
-    MAC of ``identities``."""
+def check_free(wanted: Newcomers, answers: t.Mapping[str, t.Any], *, ignore_unreachable: bool) -> None:
+    """Refused where a peer has a name, an address, a UUID or a MAC of ``wanted``, or cannot be asked."""
     silent = {peer: answer["error"] for peer, answer in answers.items() if not answer["ok"]}
     if silent and not ignore_unreachable:
         listed = "; ".join(f"{peer}: {error}" for peer, error in sorted(silent.items()))
@@ -122,25 +120,25 @@ def check_free(
                     f"{kind.capitalize()} {name!r} {doing} {peer}.",
                     hint="A name stands for one container or guest on all hosts.",
                 )
-            taken = [own for own, address in wanted.items() if address and address == known.get("address")]
+            taken = [own for own, one in wanted.items() if one.address and one.address == known.get("address")]
             if taken:
                 raise Refused(
-                    f"The address {wanted[taken[0]]} of {taken[0]!r} belongs to {kind} {name!r} at {peer}.",
+                    f"The address {known['address']} of {taken[0]!r} belongs to {kind} {name!r} at {peer}.",
                     hint="Choose another one.",
                 )
-    check_identities(identities or {}, answers)
+    check_identities(wanted, answers)
 
 
-def check_identities(identities: Identities, answers: t.Mapping[str, t.Any]) -> None:
+def check_identities(wanted: Newcomers, answers: t.Mapping[str, t.Any]) -> None:
     """Refused where a guest of a peer that has answered has a UUID or a MAC of another guest here."""
     for peer, answer in answers.items():
         for name, known in (answer.get("workloads") or {}).items():
-            for own, identity in identities.items() if known.get("here") else ():
+            for own, one in wanted.items() if known.get("here") else ():
                 if own == name:
                     continue
-                same = [("MAC", mac) for mac in identity.macs if mac in (known.get("macs") or ())]
-                if identity.uuid and identity.uuid == known.get("uuid"):
-                    same.append(("UUID", identity.uuid))
+                same = [("MAC", mac) for mac in one.macs if mac in (known.get("macs") or ())]
+                if one.uuid and one.uuid == known.get("uuid"):
+                    same.append(("UUID", one.uuid))
                 if same:
                     raise Refused(
                         f"The {same[0][0]} {same[0][1]} of {own!r} belongs to {known.get('kind') or CONTAINER} {name!r}"
@@ -202,16 +200,11 @@ class Registry:
             return {}
         return placement.ask(self.host, self.overlay, timeout_s=self.ask_timeout_s)
 
-    def locate(
-        self,
-        gone_away: t.Mapping[str, str],
-        wanted: t.Mapping[str, str],
-        identities: t.Optional[Identities] = None,
-    ) -> dict[str, str]:
+    def locate(self, gone_away: t.Mapping[str, str], wanted: Newcomers) -> dict[str, str]:
         """Where those are that this host does not have: {name: host, '' when no host has it}.
 
-        ``gone_away``: {name: host that got it, by the record here}; ``wanted``: {name: address} of those that are to be
-        made here when they are nowhere, with ``identities``. Refused or PeerError when that may not be.
+        ``gone_away``: {name: host that got it, by the record here}; ``wanted``: those that are to be made here when
+        they are nowhere. Refused or PeerError when that may not be.
         """
         if not gone_away and not wanted:
             return {}
@@ -236,49 +229,37 @@ class Registry:
                 ((answer.get("workloads") or {}).get(name) or {}).get("generation") for answer in answers.values()
             ]
             self._generations[name] = max(self._generations.get(name, 0), *(int(each or 0) for each in theirs), 0)
-        free = {name: address for name, address in wanted.items() if not found[name]}
-        for name, address in free.items():
-            check_free_here(name, address, self.kind, self.leaving)
+        free = {name: one for name, one in wanted.items() if not found[name]}
+        for name, one in free.items():
+            check_free_here(name, one.address, self.kind, self.leaving)
         if free:
-            mine = {name: one for name, one in (identities or {}).items() if name in free}
-            check_free(free, answers, ignore_unreachable=self.ignore_unreachable, identities=mine)
+            check_free(free, answers, ignore_unreachable=self.ignore_unreachable)
         return found
 
     def check_elsewhere(self, name: str, address: str) -> None:
         """Refused where a peer has a workload of this host, or its address."""
-        check_free({name: address}, self.answers(), ignore_unreachable=self.ignore_unreachable)
+        check_free({name: Newcomer(address=address)}, self.answers(), ignore_unreachable=self.ignore_unreachable)
 
     def check_address(self, name: str, address: str) -> None:
         """Refused where somebody has the address that a workload of this host is to get now."""
         check_free_here(name, address, self.kind, self.leaving)
         self.check_elsewhere(name, address)
 
-    def check_identities(self, identities: Identities) -> None:
+    def check_identities(self, wanted: Newcomers) -> None:
         """Refused where a peer that answers has a MAC that a guest of this host is to get now."""
-        if identities:
-            check_identities(identities, self.answers())
+        if wanted:
+            check_identities(wanted, self.answers())
 
-    def claim(
-        self,
-        wanted: t.Mapping[str, tuple[str, str]],
-        identities: t.Optional[Identities] = None,
-        given: t.Optional[t.Mapping[str, t.Collection[str]]] = None,
-    ) -> None:
-        """Say that these ({name: (uuid, address)}) are being made here, then ask the peers once more.
-
-        ``given``: {name: files that were there before}, which stay when it is given up.
-        """
+    def claim(self, wanted: Newcomers) -> None:
+        """Say that these are being made here, then ask the peers once more."""
         if not wanted:
             return
-        own = identities or {}
-        self._given.update(given or {})
-        for name, (uuid, address) in wanted.items():
-            macs = own.get(name, Identity()).macs
-            self._write(name, uuid, claim=True, address=address, macs=list(macs))
+        for name, one in wanted.items():
+            self._given[name] = one.given
+            self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs))
             self._claims.append(name)
         try:
-            addresses = {name: address for name, (_uuid, address) in wanted.items()}
-            check_free(addresses, self.answers(), ignore_unreachable=self.ignore_unreachable, identities=own)
+            check_free(wanted, self.answers(), ignore_unreachable=self.ignore_unreachable)
         except CnvmError:
             self.give_up()
             raise

@@ -24,6 +24,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     netns,
     ownership,
 )
+from ansible_collections.cnvm.platform.plugins.module_utils._host.ownership import Newcomer
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan, plan
@@ -38,6 +39,7 @@ def no_command(argv: t.Sequence[str], **kwargs: t.Any) -> t.NoReturn:
 
 
 HOST = Host(run=no_command)
+NEW = Newcomer()
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ class Asked(ownership.Registry):
 # -- What is free -----------------------------------------------------------------------------------------------------
 def test_free() -> None:
     answers = {"host2": says(other=HERE, given={**HERE, "here": False}), "host3": says()}
-    ownership.check_free({"web": "10.0.0.21", "given": ""}, answers, ignore_unreachable=False)
+    ownership.check_free({"web": Newcomer(address="10.0.0.21"), "given": NEW}, answers, ignore_unreachable=False)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +99,13 @@ def test_free() -> None:
 )
 def test_not_free(answers: dict[str, t.Any], error: type[Exception], reason: str) -> None:
     with pytest.raises(error, match=reason):
-        ownership.check_free({"web": "10.0.0.20"}, answers, ignore_unreachable=False)
+        ownership.check_free({"web": Newcomer(address="10.0.0.20")}, answers, ignore_unreachable=False)
 
 
 def test_those_who_are_gone_can_be_ignored_but_not_those_who_answer() -> None:
-    ownership.check_free({"web": ""}, {"host3": SILENT}, ignore_unreachable=True)
+    ownership.check_free({"web": NEW}, {"host3": SILENT}, ignore_unreachable=True)
     with pytest.raises(Refused):
-        ownership.check_free({"web": ""}, {"host2": says(web=HERE), "host3": SILENT}, ignore_unreachable=True)
+        ownership.check_free({"web": NEW}, {"host2": says(web=HERE), "host3": SILENT}, ignore_unreachable=True)
 
 
 def test_names_and_addresses_of_this_host(state: Path) -> None:
@@ -137,21 +139,21 @@ def test_nobody_is_asked_without_a_reason(state: Path) -> None:
 def test_what_was_given_away_is_where_the_peers_say(state: Path) -> None:
     record(state, "web", "host2")
     registry = Asked({"host2": says(), "host3": says(web=HERE)})
-    assert registry.locate({"web": "host2"}, {"web": ""}) == {"web": "host3"}
+    assert registry.locate({"web": "host2"}, {"web": NEW}) == {"web": "host3"}
     assert registry.warnings == []
 
 
 def test_what_was_given_away_stays_there_while_somebody_is_silent(state: Path) -> None:
     record(state, "web", "host2")
-    assert Asked({"host2": SILENT, "host3": says()}).locate({"web": "host2"}, {"web": ""}) == {"web": "host2"}
+    assert Asked({"host2": SILENT, "host3": says()}).locate({"web": "host2"}, {"web": NEW}) == {"web": "host2"}
 
 
 def test_what_was_given_away_and_removed_there_is_made_again_as_a_later_generation(state: Path) -> None:
     record(state, "web", "host2")
     registry = Asked({"host2": says(), "host3": says()})
-    assert registry.locate({"web": "host2"}, {"web": ""}) == {"web": ""}
+    assert registry.locate({"web": "host2"}, {"web": NEW}) == {"web": ""}
     assert "on no host any more" in registry.warnings[0]
-    registry.claim({"web": ("u2", "")})
+    registry.claim({"web": Newcomer("u2")})
     registry.own("web", "u2")
     assert (owner(state, "web")["generation"], owner(state, "web")["owner"]) == (4, "me")
 
@@ -159,32 +161,32 @@ def test_what_was_given_away_and_removed_there_is_made_again_as_a_later_generati
 def test_one_that_is_made_anew_comes_after_all_that_a_host_remembers_by_its_name(state: Path) -> None:
     gone = {"kind": "guest", "here": False, "generation": 9}
     registry = Asked({"host2": says(web=gone), "host3": says(web={**gone, "generation": 7})}, kind=ownership.GUEST)
-    assert registry.locate({}, {"web": ""}) == {"web": ""}
-    registry.claim({"web": ("u", "")})
+    assert registry.locate({}, {"web": NEW}) == {"web": ""}
+    registry.claim({"web": Newcomer("u")})
     registry.own("web", "u")
     assert owner(state, "web")["generation"] == 10
 
 
 def test_a_new_one_that_a_peer_has_is_there(state: Path) -> None:
-    assert Asked({"host2": says(web=HERE), "host3": says()}).locate({}, {"web": ""}) == {"web": "host2"}
+    assert Asked({"host2": says(web=HERE), "host3": says()}).locate({}, {"web": NEW}) == {"web": "host2"}
 
 
 def test_a_new_one_with_the_name_of_another_kind_is_refused(state: Path) -> None:
     with pytest.raises(Refused, match="Guest 'web' is at host2"):
-        Asked({"host2": says(web={**HERE, "kind": "guest"})}).locate({}, {"web": ""})
+        Asked({"host2": says(web={**HERE, "kind": "guest"})}).locate({}, {"web": NEW})
 
 
 def test_a_new_one_that_nobody_can_be_asked_about(state: Path) -> None:
     answers = {"host2": says(), "host3": SILENT}
     with pytest.raises(PeerError, match="host3"):
-        Asked(answers).locate({}, {"web": ""})
-    assert Asked(answers, ignore=True).locate({}, {"web": ""}) == {"web": ""}
+        Asked(answers).locate({}, {"web": NEW})
+    assert Asked(answers, ignore=True).locate({}, {"web": NEW}) == {"web": ""}
 
 
 # -- Making one -------------------------------------------------------------------------------------------------------
 def test_a_claim_stands_until_it_is_made(state: Path) -> None:
     registry = Asked({"host2": says()}, kind=ownership.GUEST)
-    registry.claim({"web": ("u", "10.0.0.9")})
+    registry.claim({"web": Newcomer("u", "10.0.0.9")})
     claimed = owner(state, "web")
     assert (claimed["claim"], claimed["address"], claimed["kind"], claimed["generation"]) == (
         True,
@@ -201,24 +203,24 @@ def test_a_claim_stands_until_it_is_made(state: Path) -> None:
 def test_two_hosts_that_claim_at_once_both_stop(state: Path) -> None:
     registry = Asked({"host2": says(web={**HERE, "claim": True})})
     with pytest.raises(Refused, match="just being created"):
-        registry.claim({"web": ("u", ""), "db": ("v", "")})
+        registry.claim({"web": Newcomer("u"), "db": Newcomer("v")})
     assert ownership.names() == []
 
 
 def test_two_hosts_that_claim_the_same_mac_at_once_both_stop(state: Path) -> None:
     """Each sees the other's claim the second time."""
-    mine = {"web": ownership.Identity("u", ("52:54:00:00:00:77",))}
+    mine = {"web": Newcomer("u", macs=("52:54:00:00:00:77",))}
     theirs = {"here": True, "claim": True, "kind": "guest", "uuid": "v", "macs": ["52:54:00:00:00:77"]}
     registry = Asked({"host2": says()}, {"host2": says(db=theirs)}, kind=ownership.GUEST)
-    registry.locate({}, {"web": ""}, mine)
+    registry.locate({}, mine)
     with pytest.raises(Refused, match=r"MAC .* of 'web' belongs to guest 'db' at host2"):
-        registry.claim({"web": ("u", "")}, mine)
+        registry.claim(mine)
     assert not (state / "workloads/web").exists()
 
 
 def test_what_failed_leaves_nothing(state: Path) -> None:
     registry = Asked({"host2": says()})
-    registry.claim({"web": ("u", ""), "db": ("v", "")})
+    registry.claim({"web": Newcomer("u"), "db": Newcomer("v")})
     registry.own("db", "v")
     undone: list[str] = []
     registry.give_up(undone.append)
