@@ -165,12 +165,12 @@ def below_now(
 
 
 def look(
-    disk: t.Mapping[str, t.Any], path: str, top: str, digest: str, where: str, *, new: bool, again: bool = False
+    disk: t.Mapping[str, t.Any], path: str, top: str, digest: str, where: str, *, new: bool, ours: bool = False
 ) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:
     """(what is to be done, what lies below the file at ``path``) for one disk; None below: as it was.
 
     ``top``: the file that the guest writes to now (an overlay when there are snapshots). ``digest``: of its template.
-    ``new``: the guest did not have it so far. ``again``: its creation was cut off, and what of it lies there is made
+    ``new``: the guest did not have it so far. ``ours``: what lies there is of a creation that was cut off, and is made
     again. InputError or Refused where it cannot be had.
     """
     kind = disk["format"]
@@ -180,8 +180,7 @@ def look(
             raise InputError(f"{where}: this host has no device {path}.", hint="See 'lsblk -p'.")
         return None, []
     if new:
-        ours = again and not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
-        there = os.path.lexists(path) and not ours
+        there = os.path.lexists(path) and not (ours and (digest or not disk["path"]))
         return _look_new(disk, path, digest, wanted, where, there=there)
     if wanted is None:
         return None, None

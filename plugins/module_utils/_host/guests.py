@@ -158,6 +158,7 @@ class Batch:
                 for disk in (seen.definition or {}).get("disks", ())
                 if disk["made"]
             ]
+            job.made_disks += filter(os.path.lexists, ownership.making(job.name, ownership.GUEST))
         if wanted is not None:
             self._check(job)
             self._warn(job)
@@ -182,7 +183,7 @@ class Batch:
         tops = snapshot_records.tops(job.name, stored) if seen.managed and stored is not None else {}
         disks: dict[str, dict[str, t.Any]] = {}
         works = []
-        again = ownership.begun(job.name, ownership.GUEST)
+        again, making = ownership.begun(job.name, ownership.GUEST), ownership.making(job.name, ownership.GUEST)
         for disk in definition["disks"]:
             name, at = disk["name"], f"{where}: disks: {disk['name']}"
             path = guest_disks.place_of(self.connection, job.name, disk, at)
@@ -202,10 +203,12 @@ class Batch:
                 guest_disks.check_format(path, disk["format"], at)
             top, below = (path, None) if new else tops.get(name, (path, None))
             digest = templates.get(name, "") if old is None else ""
-            if stored is not None and old is None and name in stored["disks"] and seen.managed:
-                # Its definition was lost and it is there: it is what it is.
+            if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):
+                # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
                 new = stored["disks"][name]["path"] != path
-            work, looked = guest_disks.look(disk, path, top, digest, at, new=new, again=again)
+            own = not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
+            ours = again and (own or path in making) and path not in _given(stored or domain.EMPTY)
+            work, looked = guest_disks.look(disk, path, top, digest, at, new=new, ours=ours)
             if looked is None:
                 same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
                 looked = stored["disks"][name]["backing"] if stored is not None and same else below
@@ -515,7 +518,10 @@ class Batch:
             claimed = {job.name: t.cast(Wanted, job.plan.wanted) for job in fresh}
             self.registry.claim(
                 {
-                    job.name: _newcomer(claimed[job.name].definition, _given(claimed[job.name].model, job.works))
+                    job.name: _newcomer(claimed[job.name].definition)._replace(
+                        given=_given(claimed[job.name].model, job.works),
+                        making=[path for path in _made(job.works) if not path.startswith(f"{paths.WORKLOADS}/")],
+                    )
                     for job in fresh
                 }
             )
@@ -890,10 +896,10 @@ class Batch:
             each.undefineFlags(flags)
 
 
-def _newcomer(guest: t.Mapping[str, t.Any], given: t.Collection[str] = ()) -> Newcomer:
+def _newcomer(guest: t.Mapping[str, t.Any]) -> Newcomer:
     """Of an item or a definition."""
     macs = tuple(card["mac"] for card in guest["networks"])
-    return Newcomer(guest["uuid"], definitions.address_of(guest), macs, given)
+    return Newcomer(guest["uuid"], definitions.address_of(guest), macs)
 
 
 @contextlib.contextmanager
@@ -908,8 +914,12 @@ def _gone_is_good() -> t.Iterator[None]:
 
 def _given(model: Model, works: t.Sequence[Work] = ()) -> set[str]:
     """The files of a guest's disks, and those below them, that are not to be made."""
-    made = {work.path for work in works if work.kind != "grow"}
-    return {each["path"] for disk in model["disks"].values() for each in (disk, *disk["backing"])} - made
+    return {each["path"] for disk in model["disks"].values() for each in (disk, *disk["backing"])} - _made(works)
+
+
+def _made(works: t.Sequence[Work]) -> set[str]:
+    """The files of disks that are to be made."""
+    return {work.path for work in works if work.kind != "grow"}
 
 
 def _turn_off(each: libvirt.Domain, name: str) -> None:

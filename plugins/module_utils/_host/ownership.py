@@ -27,13 +27,15 @@ class Newcomer(t.NamedTuple):
     """What is to be made here under a name. No other guest of any host may have its UUID or one of its MACs: it may
     come to that host one day, and on the overlay and on a bridge two MACs that are the same disturb each other at once.
 
-    ``given``: files that were there before, which stay when it is given up.
+    ``given``: files that were there before, which stay when it is given up. ``making``: files outside of its directory
+    that are made for it.
     """
 
     uuid: str = ""
     address: str = ""
     macs: tuple[str, ...] = ()
     given: t.Collection[str] = ()
+    making: t.Collection[str] = ()
 
 
 Newcomers = t.Mapping[str, Newcomer]
@@ -97,6 +99,11 @@ def begun(name: str, kind: str) -> bool:
     """Whether making it here was begun, and did not come to its end."""
     owner = files.read_json(paths.owner_file(name)) or {}
     return bool(owner.get("claim")) and (owner.get("kind") or CONTAINER) == kind
+
+
+def making(name: str, kind: str) -> list[str]:
+    """The files outside of its directory that were being made for it when that was cut off: nothing was there."""
+    return list((files.read_json(paths.owner_file(name)) or {}).get("making") or []) if begun(name, kind) else []
 
 
 def check_free(wanted: Newcomers, answers: t.Mapping[str, t.Any], *, ignore_unreachable: bool) -> None:
@@ -256,7 +263,7 @@ class Registry:
             return
         for name, one in wanted.items():
             self._given[name] = one.given
-            self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs))
+            self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs), making=sorted(one.making))
             self._claims.append(name)
         try:
             check_free(wanted, self.answers(), ignore_unreachable=self.ignore_unreachable)

@@ -1131,6 +1131,82 @@ def test_or_is_removed(connection: FakeConnection, place: Path, delete: bool) ->
     assert not bring(absent)["changed"]
 
 
+class Killed(BaseException):
+    """The run ends here, and cleans nothing up."""
+
+
+def cut_off(item: dict[str, t.Any], monkeypatch: pytest.MonkeyPatch, step: str, **options: t.Any) -> None:
+    """Bring it to what is wanted, and be killed before this step."""
+
+    def killed(*args: t.Any, **kwargs: t.Any) -> t.NoReturn:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ownership.Registry if step == "own" else guests.Batch, step, killed)
+        patched.setattr(ownership.Registry, "give_up", killed)
+        with pytest.raises(Killed):
+            bring(item, **options)
+
+
+@pytest.mark.parametrize(
+    ("disk", "same"),
+    [
+        ({"pool": "images", "size_mib": 1}, False),
+        ({"path": "web-vda.qcow2", "template": "debian"}, False),
+        # It may be given for what is in it.
+        ({"path": "web-vda.qcow2", "size_mib": 1}, True),
+    ],
+)
+def test_a_disk_elsewhere_of_a_creation_that_was_cut_off_is_made_again(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, disk: dict[str, t.Any], same: bool
+) -> None:
+    template(place)
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    made = place / "pool/web-vda.qcow2"
+    wanted = {**WEB, "disks": [{**disk, **({"path": str(made)} if "path" in disk else {})}]}
+    cut_off(wanted, monkeypatch, "_seed")
+    made.write_bytes(made.read_bytes() + b"of the first run")
+    assert one(wanted, check_mode=True)["actions"][0] == "create"
+    assert one(wanted)["state"] == "running"
+    assert made.read_bytes().endswith(b"of the first run") is same
+
+
+def test_nothing_else_in_a_pool_is_overwritten(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest's own disk is as much somebody's, when no creation that made it was cut off."""
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    fake_domains.qcow2(place / "pool/web-vdb.qcow2", 2**20)
+    disk = {"pool": "images", "size_mib": 1}
+    cut_off({**WEB, "disks": [disk]}, monkeypatch, "_seed")
+    with pytest.raises(Refused, match=r"web-vdb\.qcow2 is there already"):
+        bring({**WEB, "disks": [disk, disk]})
+
+
+def test_a_disk_in_a_pool_of_a_creation_that_was_cut_off_is_kept_when_the_guest_is_removed(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    cut_off({**WEB, "disks": [{"pool": "images", "size_mib": 1}]}, monkeypatch, "_seed")
+    assert one({"name": "web", "state": "absent"})["kept_disks"] == [f"{place}/pool/web-vda.qcow2"]
+
+
+def test_a_disk_of_a_running_guest_is_not_made_again_when_taking_it_over_was_cut_off(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have written to it."""
+    foreign(connection)
+    connection.domains["old"].createWithFlags(0)
+    wanted = {"name": "old", "memory_mib": 256, "networks": [{}], "disks": [{"size_mib": 1}], "state": "present"}
+    cut_off(wanted, monkeypatch, "own", adopt=True)
+    before = (place / "workloads/old/disks/vda.qcow2").stat().st_ino
+    assert one(wanted, adopt=True)["managed"]
+    assert (place / "workloads/old/disks/vda.qcow2").stat().st_ino == before
+
+
 def test_a_guest_that_somebody_changes_meanwhile_is_left_alone(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
