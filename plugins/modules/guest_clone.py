@@ -48,7 +48,7 @@ options:
     type: bool
     default: true
   disk:
-    description: The disk of the template in each of them.
+    description: The disk of the template in each of them. Refused without O(guest), unless the clones are removed.
     type: dict
     suboptions:
       name:

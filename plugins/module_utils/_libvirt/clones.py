@@ -170,12 +170,17 @@ def normalise(values: object) -> Wanted:
     linked = True if given.get("linked") in (None, "") else boolean(given["linked"], "linked")
     disk = known_keys({} if given.get("disk") in (None, "") else given["disk"], "disk", DISK_KEYS)
     first = {key: value for key, value in disk.items() if value not in (None, "")}
-    first.update(template=template, linked=linked)
     # Without a description it is about clones that are there; so is the end of one.
     steering = {key: guest[key] for key in (*STEERING, "autostart") if guest.get(key) is not None and key != "state"}
     described = state != "absent" and any(guest[key] is not None for key in guest if key not in steering)
+    if first and not described and state != "absent":
+        raise InputError(
+            "disk is given, and guest does not describe the clones.",
+            hint="Give guest, too (memory_mib and all), or leave disk out: without guest only their state is changed.",
+        )
     if described and not template:
         raise InputError("template is missing.", hint="Name a template of the host (cnvm.platform.template_info).")
+    first.update(template=template, linked=linked)
     items = []
     for clone in clones:
         item = _described(clone, first, guest, template) if described else fill(steering, clone)

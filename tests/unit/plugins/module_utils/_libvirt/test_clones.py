@@ -181,6 +181,15 @@ def test_without_a_description_only_the_state_is_changed() -> None:
     }
 
 
+@pytest.mark.parametrize("guest", [None, {}, {"force_stop": True}, {"memory_mib": None}])
+def test_a_disk_that_would_be_ignored_is_refused(guest: t.Any) -> None:
+    wanted = {"pattern": "w%d", "count": 2, "template": "debian", "guest": guest}
+    with pytest.raises(InputError, match="disk is given, and guest does not"):
+        normalise({**wanted, "disk": {"size_mib": 20480}})
+    assert normalise({**wanted, "disk": {"size_mib": None, "pool": ""}}).items[0]["name"] == "w1"
+    assert normalise({**wanted, "disk": {"size_mib": 20480}, "state": "absent"}).state == "absent"
+
+
 def test_of_one_that_is_to_go_nothing_else_counts() -> None:
     gone = normalise({**TEN, "state": "absent", "guest": {"memory_mib": 512, "delete_disks": True}})
     assert gone.items[0] == {"name": "web01", "state": "absent", "delete_disks": True}
