@@ -32,7 +32,8 @@ options:
   state:
     description:
       - With V(prepared) the host makes its key and says what the other hosts must know of it. Settings that are not
-        allowed are refused before that.
+        allowed, and subnets that it reaches otherwise, are refused before that, so give the same ones as with
+        V(present).
       - With V(present) it is in the overlay.
       - With V(absent) links, rules, C(overlay.json) and the key are removed. Refused while containers or guests are
         plugged in.
@@ -241,10 +242,12 @@ def argument_spec() -> dict[str, t.Any]:
 
 def prepare(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Make the key; say who this host is. What its overlay could not be is refused now."""
-    settings_from(params)
+    settings = settings_from(params)
     wished = {key: address_of(params[key], key) if params[key] else "" for key in ("tunnel_address", "address")}
-    before = overlay.public_key(host, make=False)
     document = overlay.load()
+    # Its warnings are said by whoever joins.
+    overlay.refuse_routed(host, document, settings._asdict())
+    before = overlay.public_key(host, make=False)
     where, mtu = overlay.underlay(host, address_of(params["underlay"], "underlay") if params["underlay"] else "")
     member = {
         "name": check_name(params["name"], "name"),

@@ -213,6 +213,17 @@ def test_a_subnet_that_the_host_reaches_otherwise_is_refused(destination: str, s
     assert overlay.refuse_routed(Host(run=run), document(), document()) == []
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_such_a_subnet_is_refused_before_the_host_has_a_key(own_place: Path, check_mode: bool) -> None:
+    """With the role, nothing of the overlay is on the host by then."""
+    params = {option: settings.get("default") for option, settings in module.argument_spec().items()}
+    run = Recorder(**{"ip_-j_-4_route": (0, json.dumps([route("10.100.0.0/16")]))})
+    with pytest.raises(Refused, match=r"subnet: 10\.100\.10.\.0/24 overlaps the host's route to 10\.100\.0\.0/16"):
+        module.prepare(Host(run=run), {**params, "name": "host1", "underlay": "192.0.2.1"}, check_mode)
+    assert not any(call.startswith("wg") for call in run.calls)
+    assert list(own_place.iterdir()) == []
+
+
 def test_the_overlays_own_routes_are_not_in_its_way() -> None:
     own = [route("10.100.100.0/24", dev="cnvm-wg"), route("10.100.101.0/24", dev="cnvm0")]
     assert ask(own, check_mode=True)["warnings"] == []
