@@ -111,11 +111,15 @@ def begin(
         movedir.make(host, journal["move_id"], int(needs["expected"]))
 
 
-def receive_image(description: t.Mapping[str, t.Any], name: str, stream: t.BinaryIO) -> None:
-    """Store an image that comes as a tar of its directory; InputError when it is not what its digest says."""
+def receive_image(
+    description: t.Mapping[str, t.Any], name: str, stream: t.BinaryIO, *, waits: t.Callable[[], bool] = lambda: False
+) -> None:
+    """Store an image that comes as a tar of its directory; InputError when it is not what its digest says.
+
+    ``waits``: whether to wait for another container that is just bringing it, asked again and again.
+    """
     wanted = description["digest"]
-    with files.lock(f"{paths.RUN}/locks/image-{wanted}.lock", f"receiving the image {wanted[:16]}"):
-        # Another container may have brought it a moment ago.
+    with files.lock(f"{paths.RUN}/locks/image-{wanted}.lock", f"receiving the image {wanted[:16]}", waits=waits):
         if images.record(wanted) is None:
             _store_image(description, stream)
         if name and name not in images.names():
@@ -451,7 +455,7 @@ def _op_image(call: Call) -> dict[str, t.Any]:
         raise PeerError(f"{call.name} is not made of the image {description.get('digest')!r}.")
     if name:
         check_name(name, "image_name")
-    call.receive(lambda file: receive_image(description, name, file))
+    call.receive(lambda file: receive_image(description, name, file, waits=lambda: not call.gone()))
     return {}
 
 

@@ -17,6 +17,7 @@ import typing as t
 from .._core.errors import HostError, Refused
 
 _TRIES = 5
+_TRY_AGAIN_S = 0.2
 
 
 def read_json(path: str) -> t.Optional[dict[str, t.Any]]:
@@ -138,22 +139,28 @@ def lock_holder(path: str) -> int:
 
 
 @contextlib.contextmanager
-def lock(path: str, what: str) -> t.Iterator[None]:
+def lock(path: str, what: str, *, waits: t.Callable[[], bool] = lambda: False) -> t.Iterator[None]:
     """Hold ``path`` with flock; Refused at once when another process has it. The kernel lets go when we die.
 
-    At once, but for the moment in which somebody only looks who has it (``lock_holder``).
+    At once, but for the moment in which somebody only looks who has it (``lock_holder``), and for as long as it
+    ``waits``.
     """
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        for left in reversed(range(_TRIES)):
+        left = _TRIES
+        while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if left:
-                    time.sleep(0.01)
-        else:
+                left -= 1
+            if left > 0:
+                time.sleep(0.01)
+                continue
+            if waits():
+                time.sleep(_TRY_AGAIN_S)
+                continue
             holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
             raise Refused(
                 f"{what} is refused: {holder or 'another process'} is at work on it.",

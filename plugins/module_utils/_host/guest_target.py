@@ -280,7 +280,8 @@ def _op_template(call: Call) -> dict[str, t.Any]:
     digest = str(call.args["digest"])
     if not is_digest(digest):
         raise PeerError(f"{digest!r} is no digest.")
-    template_making.fetch(call.host, call.journal["peer"], digest, digest=digest)
+    # Another guest may be bringing it just now.
+    template_making.fetch(call.host, call.journal["peer"], digest, digest=digest, waits=lambda: not call.gone())
     return {}
 
 

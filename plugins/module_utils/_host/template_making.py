@@ -225,17 +225,21 @@ class _Incoming:
             pipe.close()
 
 
-def fetch(host: Host, peer: str, word: str, *, digest: str = "") -> tuple[str, bool]:
+def fetch(
+    host: Host, peer: str, word: str, *, digest: str = "", waits: t.Callable[[], bool] = lambda: False
+) -> tuple[str, bool]:
     """Take a template over from ``peer``, under its digest alone; (digest, whether it was new here).
 
-    ``digest``: what it must be. Only the helper can do this: a module has no programs that run beside it.
+    ``digest``: what it must be. ``waits``: whether to wait for somebody who is just fetching it, asked again and again.
+    Only the helper can do this: a module has no programs that run beside it.
     """
     incoming = _Incoming(host, peers.find(peer, "peer"), word)
     try:
         about = incoming.line()
         if digest and about["digest"] != digest:
             raise Refused(f"{peer} has another template {word}: {about['digest']}, not {digest}.")
-        with files.lock(f"{paths.RUN}/locks/template-{about['digest']}.lock", f"fetching template {word!r}"):
+        path = f"{paths.RUN}/locks/template-{about['digest']}.lock"
+        with files.lock(path, f"fetching template {word!r}", waits=waits):
             if templates.resolve(about["digest"]) and not templates.problem(about["digest"]):
                 return str(about["digest"]), False
             return _receive(incoming, about), True

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -246,6 +247,25 @@ def test_an_image_is_received_once_and_leaves_nothing_when_it_breaks(
     assert (len(seen), os.listdir(f"{state}/images/building")) == (1, [])
     files.write_json(f"{paths.image_dir(digest)}/image.json", {})
     container_target.receive_image({"digest": digest}, "debian", t.cast("t.BinaryIO", None))
+    assert images.names() == {"debian": digest}
+
+
+def test_an_image_that_another_container_is_just_bringing_is_waited_for() -> None:
+    """Until it is there, or the source has hung up."""
+    digest = "a" * 64
+    args = {"description": {"digest": digest}, "name": "debian"}
+    call = kinds.Call(HOST, {"name": "web"}, args, True, lambda work: work(t.cast("t.Any", None)), lambda: True)
+    with contextlib.ExitStack() as other:
+        other.enter_context(files.lock(f"{paths.RUN}/locks/image-{digest}.lock", "receiving the image"))
+        with pytest.raises(Refused, match="is at work on it"):
+            container_target.OPERATIONS["image"](call)
+
+        def arrives() -> bool:
+            files.write_json(f"{paths.image_dir(digest)}/image.json", {})
+            other.close()
+            return False
+
+        assert container_target.OPERATIONS["image"](call._replace(gone=arrives)) == {}
     assert images.names() == {"debian": digest}
 
 

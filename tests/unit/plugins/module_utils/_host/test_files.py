@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -172,6 +173,28 @@ def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         other.wait()
         with files.lock(path, "A removal"):
             assert f"process {os.getpid()} (A removal)" in Path(path).read_text()
+
+
+def test_lock_waits_for_as_long_as_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_TRY_AGAIN_S", 0.001)
+    path, asked = str(tmp_path / "x.lock"), []
+    with contextlib.ExitStack() as other:
+        other.enter_context(files.lock(path, "One"))
+
+        def waits() -> bool:
+            asked.append(True)
+            return len(asked) < 3
+
+        with pytest.raises(Refused, match="Two is refused"), files.lock(path, "Two", waits=waits):
+            raise AssertionError("two had the lock")
+        assert len(asked) == 3
+
+        def ends() -> bool:
+            other.close()
+            return True
+
+        with files.lock(path, "Two", waits=ends):
+            assert "(Two)" in Path(path).read_text()
 
 
 def test_lock_is_free_again_after_an_error(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import files, guest_source, guest_target, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    files,
+    guest_source,
+    guest_target,
+    kinds,
+    libvirt,
+    template_making,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
 
@@ -138,6 +145,20 @@ def test_a_move_ends_also_when_somebody_has_undefined_the_guest(
     monkeypatch.setattr(libvirt, "domain", lambda connection, name: None)
     assert guest_target.finish(HOST, "web", JOURNAL) is None
     assert files.read_json(paths.journal_file("web")) is None
+
+
+def test_a_template_is_waited_for_until_the_source_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def fetch(host: Host, peer: str, word: str, *, digest: str, waits: t.Callable[[], bool]) -> None:
+        assert (peer, word, digest) == ("host1", "a" * 64, "a" * 64)
+        asked.extend([waits(), waits()])
+
+    monkeypatch.setattr(template_making, "fetch", fetch)
+    gone = iter([False, True])
+    call = kinds.Call(HOST, {"peer": "host1"}, {"digest": "a" * 64}, False, lambda work: None, lambda: next(gone))
+    assert guest_target.OPERATIONS["template"](call) == {}
+    assert asked == [True, False]
 
 
 def test_nothing_that_came_stays_when_it_is_given_up(

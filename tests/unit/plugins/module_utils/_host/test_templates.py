@@ -30,6 +30,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     archive,
     disks,
     domains,
+    files,
     identity,
     libvirt,
     template_making,
@@ -509,6 +510,24 @@ def test_a_template_is_taken_over(place: Path, there: tuple[dict[str, t.Any], by
     # What is here is not read again.
     head = answer[: answer.index(b"\n") + 1]
     assert template_making.fetch(ask(place, head), "host1", "debian") == (found["digest"], False)
+
+
+def test_one_that_is_just_being_fetched_is_waited_for(place: Path, there: tuple[dict[str, t.Any], bytes]) -> None:
+    """By another guest that comes to the same host."""
+    found, answer = there
+    head = answer[: answer.index(b"\n") + 1]
+    with contextlib.ExitStack() as other:
+        path = f"{paths.RUN}/locks/template-{found['digest']}.lock"
+        other.enter_context(files.lock(path, "fetching template 'debian'"))
+        with pytest.raises(Refused, match="is at work on it"):
+            template_making.fetch(ask(place, head), "host1", "debian")
+
+        def waits() -> bool:
+            other.close()
+            assert template_making.fetch(ask(place, answer), "host1", "debian") == (found["digest"], True)
+            return True
+
+        assert template_making.fetch(ask(place, head), "host1", "debian", waits=waits) == (found["digest"], False)
 
 
 def test_what_does_not_arrive_whole_is_nothing(place: Path, there: tuple[dict[str, t.Any], bytes]) -> None:
