@@ -67,7 +67,7 @@ options:
         description:
           - Memory up to which a running guest can be given more, by a later O(guests[].memory_mib). Default is as much
             as O(guests[].memory_mib).
-          - A running guest has another maximum, also a smaller one, when it is started again.
+          - A running guest has another maximum when it is started again.
         type: raw
       vcpus:
         description: Virtual CPUs. Default is 1.
@@ -75,7 +75,7 @@ options:
       max_vcpus:
         description:
           - Virtual CPUs that a running guest can be given later. Default is as many as O(guests[].vcpus).
-          - Another maximum, also a smaller one, it has when it is started again.
+          - A running guest has another maximum when it is started again.
         type: raw
       cpu:
         description:

@@ -218,7 +218,8 @@ def _compute(wanted: Model, live: Model, stored: Model, steps: list[Step], reaso
             reasons[key] = f"it has {live[key]} virtual CPUs, and being emulated cannot give one up while it runs"
         elif wanted[key] != live[key] and not waiting:
             steps.append(Step(key.partition("_")[0], key, value=wanted[key]))
-        if wanted[most] != live[most]:
+        # As a maximum that nobody has asked for, more than is to be possible does no harm until the next start.
+        if wanted[most] > live[most] or wanted[key] < wanted[most] < live[most]:
             only = "only " if wanted[most] < live[most] else ""
             reasons[most] = (
                 f"it was started with at most {live[most]}{unit} of {what}, and {only}{wanted[most]} are to be possible"
