@@ -25,8 +25,9 @@ from .._migrate import records
 from . import container_parts, files, freezer, ownership
 from .system import Host
 
-# systemd does not restart a unit that ended with this (RestartPreventExitStatus): it is not this host's to run.
-NOT_HERE = 75
+# A start that is refused ends by this signal: systemd does not start the unit anew then (RestartPreventExitStatus). No
+# exit code could say that, as the runtime ends with the container's own; it ends by no signal that it was not sent.
+NOT_HERE = signal.SIGVTALRM
 _LIMITERS = ("cpu", "memory", "pids")
 
 
@@ -136,18 +137,25 @@ def _handing_over(name: str) -> str:
     return str(journal["move_id"]) if standing else ""
 
 
+def _keep_back(host: Host, text: str) -> int:
+    """It is not this host's to run, now or at all: say so, and end."""
+    _say(host, text)
+    os.kill(os.getpid(), NOT_HERE)
+    return 1
+
+
 def _run(name: str, host: Host) -> int:
     incoming = container_parts.incoming_fifo(name)
     waits = os.path.exists(incoming)
     if not waits and not ownership.owned_here(name):
         owner = files.read_json(paths.owner_file(name)) or {}
-        _say(host, f"Container {name} is not started: it is at {owner.get('owner_name') or 'an unknown host'}.")
-        return NOT_HERE
+        return _keep_back(
+            host, f"Container {name} is not started: it is at {owner.get('owner_name') or 'an unknown host'}."
+        )
     move_id = "" if waits else _handing_over(name)
     if move_id:
         files.write_json(paths.turned_away_file(name), {"move_id": move_id}, durable=False)
-        _say(host, f"Container {name} is not started: a move of it is not finished. Its end starts it.")
-        return NOT_HERE
+        return _keep_back(host, f"Container {name} is not started: a move of it is not finished. Its end starts it.")
     enter_cgroups(name)
     if waits:
         # Opening it waits for the mover; whatever it sends after the first line is not for us.
@@ -155,8 +163,7 @@ def _run(name: str, host: Host) -> int:
             order = json.loads(file.readline() or "{}")
         argv = order.get("argv")
         if not argv:
-            _say(host, f"Container {name}: the move to this host was given up.")
-            return NOT_HERE
+            return _keep_back(host, f"Container {name}: the move to this host was given up.")
         # What is restored gets its own priority back.
         freezer.hurry()
         _become([str(word) for word in argv])

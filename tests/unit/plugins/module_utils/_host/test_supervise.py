@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import typing as t
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import container_parts, files, supervise
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
+
+UNIT = Path(__file__).parents[5] / "roles/host_bootstrap/files/cnvm-container@.service"
 
 
 class Started(Exception):
@@ -49,12 +50,38 @@ def start(host: Host) -> int:
     return supervise.commands()["container"](["run", "web"], host)
 
 
-def test_it_is_started_where_it_is(host: Host) -> None:
+def end_of_start(host: Host) -> int:
+    """How the process ends by which systemd starts it, as ``os.waitpid`` says it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            start(host)
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def kept_back(host: Host) -> bool:
+    """Whether systemd leaves it alone from now on."""
+    status = end_of_start(host)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == supervise.NOT_HERE
+
+
+def test_it_is_started_where_it_is(host: Host, tmp_path: Path) -> None:
     with pytest.raises(Started):
         start(host)
     own("T", "host2")
-    assert start(host) == supervise.NOT_HERE
-    assert b"it is at host2" in t.cast("io.BytesIO", host.stderr or host.stdout).getvalue()
+    with (tmp_path / "stderr").open("wb") as stderr:
+        assert kept_back(host._replace(stderr=stderr))
+    assert "it is at host2" in (tmp_path / "stderr").read_text(encoding="utf-8")
+
+
+def test_no_exit_code_of_a_container_keeps_it_back() -> None:
+    """The runtime ends with the code of the container's first process, any of 0 to 255."""
+    unit = dict(line.partition("=")[::2] for line in UNIT.read_text(encoding="utf-8").splitlines())
+    assert unit["RestartPreventExitStatus"] == signal.Signals(supervise.NOT_HERE).name
+    # 143: the runtime was asked to end.
+    assert unit["SuccessExitStatus"].split() == [unit["RestartPreventExitStatus"], "143"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +106,7 @@ def test_what_stood_still_in_a_move_is_started_by_its_recovery(
         with pytest.raises(Started):
             start(host)
     else:
-        assert start(host) == supervise.NOT_HERE
+        assert kept_back(host)
     # So its end knows that systemd wanted to have it run.
     assert (files.read_json(paths.turned_away_file("web")) or {}).get("move_id") == (None if may else "m1")
 
