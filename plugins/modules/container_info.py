@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Returns the containers that M(cnvm.platform.container) made on a host, and those that were moved away from it. One
     call asks for all of them.
+  - One whose records are damaged is among them, with what is wrong, and there is a warning.
 options:
   names:
     description: Only these containers. Names that the host does not know are left out.
@@ -65,6 +66,11 @@ containers:
           often, or its records are damaged) or C(moved) (another host has it).
       type: str
       sample: running
+    problem:
+      description: Which of its records is damaged, and how. What the records say is then not known.
+      returned: when its records cannot be read
+      type: str
+      sample: "/var/lib/cnvm/workloads/web/owner.json holds no JSON object. Restore it or remove it."
     placement:
       description: The host that has it, by the owner record.
       type: str

@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Returns all libvirt domains of a host, whoever made them, and the guests that were moved away from it. One call asks
     for all of them.
+  - One whose records are damaged is among them, with what is wrong, and there is a warning.
   - A host without libvirt's Python binding that was never given a guest is one for containers only. It has no guests,
     which is no error, and RV(libvirt) says so.
 options:
@@ -80,9 +81,17 @@ guests:
     state:
       description: >-
         C(running), C(paused), C(stopped), C(stopping), C(crashed), C(suspended) (by itself), C(moved) (another host has
-        it) or C(missing) (it is this host's, and libvirt does not know it any more).
+        it), C(missing) (it is this host's, and libvirt does not know it any more) or C(failed) (its records are
+        damaged, and libvirt does not know it).
       type: str
       sample: running
+    problem:
+      description:
+        - Which of its records is damaged, and how. Unless that is the one of its snapshots, it is not known whether it
+          is this host's, and RV(guests[].managed) is false.
+      returned: when its records cannot be read
+      type: str
+      sample: "/var/lib/cnvm/workloads/web/owner.json holds no JSON object. Restore it or remove it."
     paused_by:
       description: Why it is paused, such as C(user) or C(io_error); null when it is not.
       type: str

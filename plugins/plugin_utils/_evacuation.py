@@ -42,6 +42,7 @@ def _here(about: Item) -> list[dict[str, t.Any]]:
                 "state": str(item.get("state")),
                 "memory_mib": int(memory or 0) if running else 0,
                 "managed": kind == "container" or bool(item.get("managed")),
+                "problem": str(item.get("problem") or ""),
             })  # fmt: skip
     return found
 
@@ -102,6 +103,9 @@ def plan(
     free = {name: _free(hosts[name], reserve) for name in others}
     moves, blockers = [], []
     for one in _sorted(_here(hosts[host]), order, first):
+        if one["problem"]:
+            blockers.append(_blocker(one, one["problem"]))
+            continue
         if not one["managed"]:
             blockers.append(_blocker(one, "not made by this collection; take it over with cnvm.platform.guest (adopt)"))
             continue
@@ -142,7 +146,10 @@ def plan_back(
     """
     moves: list[dict[str, t.Any]] = []
     blockers = []
-    where = {(one["kind"], one["name"]): (name, one) for name in hosts for one in _here(hosts[name]) if one["managed"]}
+    known = [(name, one) for name in hosts for one in _here(hosts[name]) if one["managed"] or one["problem"]]
+    # One with damaged records counts where no other host has it.
+    known.sort(key=lambda each: not each[1]["problem"])
+    where = {(one["kind"], one["name"]): (name, one) for name, one in known}
     if host not in hosts:
         raise InputError(f"{host!r} is not in this play, or does not answer.", hint=f"Hosts: {', '.join(hosts)}.")
     free = _free(hosts[host], integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30))
@@ -156,6 +163,8 @@ def plan_back(
         if not place:
             gone = f"no host of this play has it; it went to {entry['target']}"
             blockers.append(_blocker(entry, f"{gone}. If it was removed, take it out of the record (record_file)"))
+        elif one["problem"]:
+            blockers.append(_blocker(entry, one["problem"]))
         elif one["uuid"] != entry["uuid"]:
             blockers.append(_blocker(entry, f"the one of this name on {place} is another one"))
         elif free < one["memory_mib"]:

@@ -12,6 +12,7 @@ import time
 import typing as t
 
 from .._core import paths
+from .._core.errors import HostError
 from .._oci.plan import Seen
 from . import container_parts, container_units, files, ownership
 from .system import Host
@@ -19,19 +20,24 @@ from .system import Host
 
 def see(name: str, host_id: str, unit: t.Mapping[str, str]) -> Seen:
     """One container as this host has it, from its files."""
-    owner = ownership.record(name, host_id)
+    written = files.read_json(paths.owner_file(name))
+    owner = ownership.made(written, host_id)
     here = owner is not None and owner.get("owner") == host_id
     definition = files.read_json(paths.definition_file(name))
     return Seen(
         definition=definition if here else None,
         # What a creation or a removal has left that was cut off can be removed, too.
-        owner=files.read_json(paths.owner_file(name)) or (None if definition is None else {}),
+        owner=written or (None if definition is None else {}),
         here=here,
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
-        moving=os.path.exists(paths.journal_file(name)),
+        moving=_moving(name),
         active=container_units.is_active(unit),
         enabled=container_units.is_enabled(name),
     )
+
+
+def _moving(name: str) -> bool:
+    return os.path.exists(paths.journal_file(name))
 
 
 def _memory(name: str) -> tuple[t.Optional[int], int]:
@@ -54,7 +60,9 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
     """The work of the module container_info."""
     names = params["names"]
     wanted = None if names is None else sorted({name for name in names if name})
-    return {"changed": False, "containers": report(host, wanted)}
+    found = report(host, wanted)
+    warnings = [f"Container {one['name']}: {one['problem']}" for one in found if "problem" in one]
+    return {"changed": False, "containers": found, "warnings": warnings}
 
 
 def report(host: Host, wanted: t.Optional[t.Sequence[str]] = None) -> list[dict[str, t.Any]]:
@@ -67,8 +75,14 @@ def report(host: Host, wanted: t.Optional[t.Sequence[str]] = None) -> list[dict[
 
 
 def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str, t.Any]:
-    seen = see(name, host_id, unit)
-    owner = files.read_json(paths.owner_file(name)) or {}
+    problem = {}
+    try:
+        seen = see(name, host_id, unit)
+    except HostError as error:
+        # One whose records are damaged does not hide the others.
+        seen = Seen(moving=_moving(name), enabled=container_units.is_enabled(name))
+        problem = {"problem": str(error)}
+    owner = seen.owner or {}
     definition = seen.definition or {}
     found: dict[str, t.Any] = {
         "name": name,
@@ -82,7 +96,7 @@ def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str,
         "log_command": f"journalctl -u {paths.unit_name(name)} -o cat",
     }
     if not seen.here or not definition:
-        return {**found, "state": "moved" if seen.elsewhere else "failed", "pid": None}
+        return {**found, "state": "moved" if seen.elsewhere else "failed", "pid": None, **problem}
     pid = container_parts.init_pid(definition)
     memory, processes = _memory(name) if pid else (None, 0)
     active = unit.get("ActiveState", "")

@@ -12,6 +12,7 @@ import os
 import typing as t
 
 from .._core import paths
+from .._core.errors import HostError
 from .._libvirt import changes, domain, guest_plan
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Seen
@@ -31,7 +32,7 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
         definition=files.read_json(paths.definition_file(name)) if here else None,
         owner=owner,
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
-        moving=os.path.exists(paths.journal_file(name)),
+        moving=_moving(name),
         managed=here,
         begun=owner is None and ownership.begun(name, ownership.GUEST),
     )
@@ -45,6 +46,10 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
         why=known.why,
         autostart=known.autostart,
     )
+
+
+def _moving(name: str) -> bool:
+    return os.path.exists(paths.journal_file(name))
 
 
 def _is_leftover(name: str, known: Known) -> bool:
@@ -69,7 +74,8 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
     wanted = None if names is None else sorted({name for name in names if name})
     with libvirt.connect() as connection:
         found = report(connection, wanted, addresses=params["addresses"])
-    return {"changed": False, "libvirt": True, "guests": found}
+    warnings = [f"Guest {one['name']}: {one['problem']}" for one in found if "problem" in one]
+    return {"changed": False, "libvirt": True, "guests": found, "warnings": warnings}
 
 
 def report(
@@ -80,7 +86,13 @@ def report(
     known = read(connection, wanted)
     ours = set(ownership.names(ownership.GUEST))
     names = sorted({*known, *ours} if wanted is None else {name for name in wanted if name in known or name in ours})
-    seen = {name: see(name, host_id, known.get(name)) for name in names}
+    seen, problems = {}, {}
+    for name in names:
+        try:
+            seen[name] = see(name, host_id, known.get(name))
+        except HostError as error:
+            # One whose records are damaged does not hide the others.
+            seen[name], problems[name] = Seen(moving=_moving(name)), str(error)
     subjects = [
         guest_watch.Subject(
             name,
@@ -92,13 +104,20 @@ def report(
         if one.live is not None and one.state == guest_plan.RUNNING
     ]
     found = guest_watch.observe(connection, subjects) if addresses else {}
-    return [_report_one(name, seen[name], known.get(name), found.get(name, [])) for name in names]
+    return [
+        _report_one(name, seen[name], known.get(name), found.get(name, []), problems.get(name, "")) for name in names
+    ]
 
 
 def _report_one(
-    name: str, seen: Seen, known: t.Optional[Known], addresses: t.Sequence[t.Mapping[str, str]]
+    name: str, seen: Seen, known: t.Optional[Known], addresses: t.Sequence[t.Mapping[str, str]], problem: str
 ) -> dict[str, t.Any]:
     owner = seen.owner or {}
+    snapshots: list[str] = []
+    try:
+        snapshots = snapshot_records.names(name) if seen.managed else []
+    except HostError as error:
+        problem = str(error)
     found: dict[str, t.Any] = {
         "name": name,
         "managed": seen.managed,
@@ -106,10 +125,12 @@ def _report_one(
         "owner": owner.get("owner"),
         "generation": owner.get("generation"),
         "moving": seen.moving,
+        **({"problem": problem} if problem else {}),
     }
     if known is None:
         uuid = (seen.definition or owner).get("uuid")
-        state = "moved" if seen.elsewhere else "missing"
+        unknown = bool(problem) and not seen.managed
+        state = "moved" if seen.elsewhere else "failed" if unknown else "missing"
         return {**found, "uuid": uuid, "state": state, "address": None, "address_source": None, "addresses": []}
     model, live = known.model, known.live_model
     shown = live or model
@@ -146,7 +167,7 @@ def _report_one(
         "console_command": f"virsh console {name}" if shown["serial"]["type"] == "pty" else None,
         "shared_folders": [{"tag": tag, **folder} for tag, folder in shown["shared_folders"].items()],
         "other_devices": domain.other_devices(known.xml),
-        "snapshots": snapshot_records.names(name) if seen.managed else [],
+        "snapshots": snapshots,
         "restart_required": bool(reasons),
         "restart_reasons": listed_reasons(reasons),
         "definition": seen.definition,

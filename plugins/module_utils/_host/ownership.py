@@ -10,6 +10,7 @@ claim is written and they are asked once more, so that two hosts that begin at o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 
@@ -81,17 +82,22 @@ def _is_workload(name: str) -> bool:
 
 
 def kind_of(name: str) -> str:
-    """What a workload is, by its records on this host."""
+    """What a workload is, by its records on this host. One that is damaged does not say; who needs it hears of that."""
     for path in (paths.owner_file(name), paths.definition_file(name)):
-        kind = (files.read_json(path) or {}).get("kind")
-        if kind:
-            return str(kind)
+        with contextlib.suppress(HostError):
+            kind = (files.read_json(path) or {}).get("kind")
+            if kind:
+                return str(kind)
     return CONTAINER
 
 
 def record(name: str, host_id: str) -> t.Optional[dict[str, t.Any]]:
     """Its owner record here; None also for a creation here that did not come to its end: it is made again."""
-    owner = files.read_json(paths.owner_file(name))
+    return made(files.read_json(paths.owner_file(name)), host_id)
+
+
+def made(owner: t.Optional[dict[str, t.Any]], host_id: str) -> t.Optional[dict[str, t.Any]]:
+    """The same of the record as it was read."""
     return None if owner is not None and owner.get("claim") and owner.get("owner") == host_id else owner
 
 

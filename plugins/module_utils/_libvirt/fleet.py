@@ -264,6 +264,8 @@ def _found(
             guest = guests.get(name)
             if guest is None:
                 continue
+            if guest.get("problem"):
+                raise Refused(f"Whether {host} has the guest {name!r} is not known: {guest['problem']}")
             if guest.get("managed"):
                 if name in has:
                     raise Refused(

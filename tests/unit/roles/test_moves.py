@@ -93,6 +93,13 @@ def test_not_one_has_it(stage: Stage, role: str, answers: list[list[dict[str, t.
     assert said in move(stage, role, check=False)
 
 
+def test_its_records_are_damaged(stage: Stage, role: str) -> None:
+    """Where it is to go, and would be taken for one that has arrived."""
+    say(stage, role, [], [item("failed", managed=False, problem="owner.json holds no JSON object.")])
+    assert "owner.json holds no JSON object." in move(stage, role, check=False)
+    assert stage.asked(KINDS[role][2]) == []
+
+
 @pytest.mark.parametrize("name", ["", "a b"])
 def test_a_name_that_is_none(stage: Stage, role: str, name: str) -> None:
     info, _key, module, word = KINDS[role]

@@ -177,6 +177,19 @@ def test_the_way_back_of_others() -> None:
     ]
 
 
+def test_damaged_records_are_in_the_way_of_what_they_are_of() -> None:
+    bad = {"uuid": None, "state": "failed", "problem": "owner.json holds no JSON object."}
+    there = host(guests=[guest("g"), guest("bad", managed=False, **bad)], containers=[container("c", **bad)])
+    found = evacuation({"a": there, "b": host()}, "a")
+    assert way(found) == [("g", "b")]
+    assert {one["name"]: one["reason"] for one in found["blockers"]} == {"bad": bad["problem"], "c": bad["problem"]}
+    record = [{"kind": "guest", "name": name, "uuid": f"u-{name}", "target": "b"} for name in ("bad", "g")]
+    found = evacuation({"a": host(), "b": there, "c": host(guests=[guest("bad")])}, "a", back=True, record=record)
+    assert way(found) == [("g", "a"), ("bad", "a")]
+    found = evacuation({"a": host(), "b": there}, "a", back=True, record=record)
+    assert [(one["name"], one["reason"]) for one in found["blockers"]] == [("bad", bad["problem"])]
+
+
 def test_no_room_at_home() -> None:
     record = [{"kind": "guest", "name": "g", "uuid": "u-g", "target": "b"}]
     found = evacuation({"a": host(300), "b": host(guests=[guest("g")])}, "a", back=True, record=record)

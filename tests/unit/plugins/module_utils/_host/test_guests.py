@@ -148,6 +148,27 @@ def test_one_that_is_not_there_has_no_address(connection: FakeConnection) -> Non
     assert (gone["state"], gone["address"], gone["address_source"]) == ("absent", None, None)
 
 
+def test_one_with_damaged_records_hides_no_other_one(connection: FakeConnection, place: Path) -> None:
+    def look() -> dict[str, t.Any]:
+        return guest_report.work(Host(run=fake_domains.run), {"names": None, "addresses": False}, False)
+
+    bring(WEB, {**WEB, "name": "bad"}, {**WEB, "name": "worse"})
+    (place / "workloads/bad/owner.json").write_text("")
+    (place / "workloads/worse/owner.json").write_text("[]")
+    del connection.domains["worse"]
+    (place / "workloads/web/snapshots.json").write_text("{")
+    found = look()
+    bad, web, worse = found["guests"]
+    assert (bad["state"], bad["managed"], bad["placement"]) == ("running", False, None)
+    assert "bad/owner.json cannot be read" in bad["problem"]
+    assert (web["state"], web["managed"], web["snapshots"]) == ("running", True, [])
+    assert "web/snapshots.json cannot be read" in web["problem"]
+    assert (worse["state"], worse["managed"], worse["uuid"]) == ("failed", False, None)
+    assert found["warnings"] == [f"Guest {one['name']}: {one['problem']}" for one in (bad, web, worse)]
+    (place / "workloads/web/snapshots.json").unlink()
+    assert "problem" not in look()["guests"][1]
+
+
 def test_many_unchanged_guests_are_few_questions_and_no_command(connection: FakeConnection) -> None:
     items = [{**WEB, "name": f"web{number}"} for number in range(20)]
     bring(*items)

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import PeerError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     container_parts,
+    container_report,
+    container_units,
     containers,
     files,
     images,
@@ -128,6 +130,45 @@ def test_workloads_by_kind(state: Path) -> None:
     assert ownership.names() == ["db", "web"]
     assert ownership.names(ownership.CONTAINER) == ["web"]
     assert ownership.names(ownership.GUEST) == ["db"]
+    # Its definition does not say either. Whoever needs what the record says hears of it, and not who asks for another.
+    (state / "workloads/web/owner.json").write_text("")
+    assert ownership.names(ownership.CONTAINER) == ["web"]
+    with pytest.raises(HostError, match=r"web/owner\.json cannot be read"):
+        ownership.check_free_here("new", "", ownership.CONTAINER)
+
+
+def test_a_container_with_damaged_records_hides_no_other_one(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(state, "bad")
+    record(state, "gone", "host2")
+    record(state, "worse")
+    (state / "workloads/bad/owner.json").write_text("[]")
+    (state / "workloads/worse/definition.json").write_text('{"name": "wor')
+    monkeypatch.setattr(container_units, "states", lambda host, names: {name: {} for name in names})
+    found = container_report.work(HOST, {"names": None}, False)
+    bad, gone, worse = found["containers"]
+    assert (bad["name"], bad["state"], bad["placement"], bad["moving"]) == ("bad", "failed", None, False)
+    assert bad["problem"].endswith("bad/owner.json holds no JSON object. Restore it or remove it.")
+    assert (gone["state"], gone["placement"], "problem" in gone) == ("moved", "host2", False)
+    assert (worse["state"], "definition.json cannot be read" in worse["problem"]) == ("failed", True)
+    assert found["warnings"] == [f"Container bad: {bad['problem']}", f"Container worse: {worse['problem']}"]
+    assert container_report.work(HOST, {"names": ["gone"]}, False)["warnings"] == []
+
+
+def test_what_is_said_of_a_container_is_of_one_moment(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner record is read once: a move may write it in between."""
+    record(state, "web", "host2")
+    monkeypatch.setattr(container_units, "states", lambda host, names: {name: {} for name in names})
+    read, asked = files.read_json, []
+
+    def counted(path: str) -> t.Any:
+        asked.append(path)
+        return read(path)
+
+    known = ownership.names(ownership.CONTAINER)
+    monkeypatch.setattr(ownership, "names", lambda kind: known)
+    monkeypatch.setattr(files, "read_json", counted)
+    assert container_report.report(HOST)[0]["state"] == "moved"
+    assert asked.count(paths.owner_file("web")) == 1
 
 
 # -- Where they are ---------------------------------------------------------------------------------------------------

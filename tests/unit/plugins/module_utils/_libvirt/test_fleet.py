@@ -308,6 +308,15 @@ def test_a_domain_of_somebody_else() -> None:
         spread("a:1", hosts([{"name": "a-1", "managed": False, "state": "running", "memory_mib": 5}]))
 
 
+def test_one_whose_records_are_damaged_may_be_there() -> None:
+    """On a host that gets no clone, too: nobody knows whether it is its own."""
+    bad = {"name": "a-1", "managed": False, "state": "failed", "problem": "owner.json holds no JSON object."}
+    for found, others in ((hosts([bad]), {}), (hosts([]), {"h8": {"guests": [bad]}})):
+        with pytest.raises(Refused, match=r"has the guest 'a-1' is not known: owner\.json holds"):
+            spread("a:1", found, others=others)
+        assert spread("b:1", found, others=others)["new"] == ["b-1"]
+
+
 def test_memory_that_is_taken_is_taken() -> None:
     busy = guest("x", 850)
     assert set(spread("a:3", hosts([busy], []))["placement"].values()) == {"h1", "h2"}
