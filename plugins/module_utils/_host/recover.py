@@ -340,14 +340,22 @@ def _wake(host: Host, journal: dict[str, t.Any]) -> None:
 
 
 def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
-    """The user says that the source is dead for good: what is whole here goes on."""
+    """The user says that the source is dead for good: what is whole here goes on, unless it was given back."""
     name, peer, target = journal["name"], journal["peer"], kinds.target_of(journal)
+    if records.given_back(files.read_json(paths.owner_file(name)), journal["generation"]):
+        # The source may have gone on by that promise, and have moved it to a third host before it died.
+        handover.give_back(host, name, journal)
+        return _outcome(
+            name,
+            "source",
+            f"{name} had been given back to {peer} before {peer} was declared dead: the copy here never runs and is"
+            f" gone. If no other host has got {name} from {peer} since, there is only what lies on {peer}.",
+        )
     if journal["state"] == records.TARGET_RECEIVING:
         target.give_up(host, name, journal)
         return _outcome(name, "none", f"{name} had not arrived when {peer} died; nothing of it is left here.")
     whole = target.is_alive(name, journal) and (journal["mode"] != "post_copy" or target.drained(journal, 0)["drained"])
     if whole and journal["state"] == records.TARGET_PREPARED:
-        handover.check_not_given_back(name, journal)
         try:
             target.activate(host, name, journal, 30)
         except _NOT_ALIVE:

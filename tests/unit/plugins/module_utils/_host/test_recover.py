@@ -293,6 +293,7 @@ class Copy:
         self.drained = lambda journal, timeout_s: {"ended": True, "drained": whole}
         self.activate = lambda host, name, journal, timeout_s: self.did.append("activate")
         self.end_copy = lambda host, name, journal: self.did.append("end")
+        self.give_up = lambda host, name, journal: self.did.append("give up")
 
     def finish(self, host: Host, name: str, journal: dict[str, t.Any]) -> bool | None:
         self.did.append("finish")
@@ -381,10 +382,25 @@ def test_what_does_not_come_alive_without_its_source_is_started_anew(
     result = recover.recover_one(host, "web", "host1")
     assert result["message"].startswith("host1 was declared dead; web was started anew here. The memory")
     assert copy.did == ["end", "finish"]
-    # What was given back is the source's, alive or not.
-    files.write_json(paths.owner_file("web"), {"owner": "S", "owner_name": "host1", "generation": 5, "uuid": "u"})
-    with pytest.raises(HostError, match="was given back"):
-        recover.recover_one(host, "web", "host1")
+
+
+@pytest.mark.parametrize("state", [records.TARGET_PREPARED, records.TARGET_ACTIVE])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_given_back_never_runs_here_though_its_source_is_dead(
+    host: Host, monkeypatch: pytest.MonkeyPatch, state: str, whole: bool
+) -> None:
+    """The promise was on the disk, and this host was cut off before the copy was gone."""
+    copy = Copy(whole, True)
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    more = {"role": "target", "state": state, "mode": "post_copy", "running": True, "kind": "guest"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more})
+    promise = {"owner": "S", "owner_name": "host1", "generation": 5, "uuid": "u", "ran": True}
+    files.write_json(paths.owner_file("web"), promise)
+    result = recover.recover_one(host, "web", "host1")
+    assert (result["outcome"], copy.did) == ("source", ["give up"])
+    assert result["message"].startswith("web had been given back to host1 before host1 was declared dead")
+    assert files.read_json(paths.owner_file("web")) == promise
 
 
 @pytest.mark.parametrize(
