@@ -58,6 +58,13 @@ def test_nobody_becomes_root_on_the_controller(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_rule_for_names_is_in_one_place(role: Path) -> None:
+    """It is the test good_name."""
+    files = [*(role / "tasks").rglob("*.yml"), *(role / "vars").rglob("*.yml")]
+    assert [path.name for path in files if "[A-Za-z0-9_.-]{0,62}" in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_readme_tells_every_variable(role: Path) -> None:
     readme = (role / "README.md").read_text(encoding="utf-8")
     assert [name for name in options_of(role) if f"`{name}`" not in readme] == []

@@ -73,8 +73,8 @@ class Stage:
     def build(self, *hosts: str) -> Stage:
         """The collection with an actor for each module, and hosts that answer with nothing."""
         collection = self.path / "ansible_collections/cnvm/platform"
-        for name in ("galaxy.yml", "meta", "roles", "playbooks", "plugins/filter", "plugins/plugin_utils",
-                     "plugins/module_utils"):  # fmt: skip
+        for name in ("galaxy.yml", "meta", "roles", "playbooks", "plugins/filter", "plugins/test",
+                     "plugins/plugin_utils", "plugins/module_utils"):  # fmt: skip
             (collection / name).parent.mkdir(parents=True, exist_ok=True)
             (collection / name).symlink_to(ROOT / name)
         (collection / "plugins/action").mkdir()
