@@ -6,11 +6,29 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
 import yaml
 
 from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
+
+ROLES = Path(__file__).resolve().parents[3] / "roles"
+
+
+def source_of(role: str) -> str:
+    """Its tasks and variables."""
+    return "".join(path.read_text(encoding="utf-8") for path in (ROLES / role).glob("[tv]a*s/*.yml"))
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in ROLES.iterdir() if path.is_dir()))
+def test_readmes_tell_how_a_play_may_not_be(role: str) -> None:
+    """A play with the strategy free has no mark by which a role could know it."""
+    readme = (ROLES / role / "README.md").read_text(encoding="utf-8")
+    if "serial has left some" in source_of(role):
+        assert "`serial`" in readme
+    if "map('extract', hostvars" in source_of(role) and role != "overlay":  # that one refuses without the others
+        assert "`strategy: free`" in readme
 
 
 @pytest.mark.parametrize(
