@@ -28,6 +28,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import NAME_RULE, check_name
 from ansible_collections.cnvm.platform.plugins.module_utils._host import helper
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
+from ansible_collections.cnvm.platform.plugins.test import good_name
 
 ROLE = Path(_helper.collection_root()) / "roles/host_bootstrap"
 
@@ -48,7 +49,7 @@ def expression(text: str, **variables: t.Any) -> t.Any:
     """What a condition of a task comes to."""
     environment = Environment(undefined=StrictUndefined)
     environment.tests["ansible.builtin.search"] = lambda value, pattern: re.search(pattern, value) is not None
-    environment.tests["ansible.builtin.match"] = lambda value, pattern: re.match(pattern, value) is not None
+    environment.tests["cnvm.platform.good_name"] = good_name.good_name
     return environment.compile_expression(text, undefined_to_none=False)(**variables)
 
 
