@@ -178,7 +178,7 @@ def test_the_way_back_of_others() -> None:
 
 
 def test_damaged_records_are_in_the_way_of_what_they_are_of() -> None:
-    bad = {"uuid": None, "state": "failed", "problem": "owner.json holds no JSON object."}
+    bad: dict[str, t.Any] = {"uuid": None, "state": "failed", "problem": "owner.json holds no JSON object."}
     there = host(guests=[guest("g"), guest("bad", managed=False, **bad)], containers=[container("c", **bad)])
     found = evacuation({"a": there, "b": host()}, "a")
     assert way(found) == [("g", "b")]
