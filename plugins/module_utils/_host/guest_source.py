@@ -126,7 +126,7 @@ class Leaving(kinds.Leaving):
             raise HostError(f"{self.name} was started meanwhile.", hint="Run it again.")
         for disk in self._moved:
             self._send(disk["path"], "disks")
-        self.move.channel.call("arrived", timeout_s=self.move.left(60))
+        self._have_it_held(self.move.left(60))
 
     # --- live ---
 
@@ -143,7 +143,6 @@ class Leaving(kinds.Leaving):
             except PeerError:
                 move.journal["cut_first"] = True
                 raise
-        move.channel.call("arrived", timeout_s=min(move.left(), _ARRIVAL_LIMIT_S))
 
     def _migrate(self) -> None:
         """libvirt's client: returns when the source's copy is ended, or goes on."""
@@ -196,8 +195,7 @@ class Leaving(kinds.Leaving):
             state = libvirt.state_of(domain)
             if state is not None and guest_plan.state_of(state[0]) == guest_plan.PAUSED:
                 frozen, until = True, now + move.frozen_left() + 2 * pace.limit_ms / 1000
-                freezer.hurry()
-                move.freeze("switch")
+                self._freeze()
                 continue
             if now - asked > _ASK_S:
                 # A link that is cut says nothing. What waits for it here would wait for minutes.
@@ -213,7 +211,17 @@ class Leaving(kinds.Leaving):
                 frozen = True
                 self._switch(domain, pace)
         if not frozen:
-            move.freeze("switch")
+            self._freeze()
+
+    def _freeze(self) -> None:
+        """It comes to stand still. The target has that on its disk while libvirt sends the rest: that need not wait."""
+        freezer.hurry()
+        self.move.freeze("switch")
+        self._have_it_held(self.move.frozen_left())
+
+    def _have_it_held(self, timeout_s: float) -> None:
+        """From now on the target does not give up by itself what it has of the guest."""
+        self.move.channel.call("hold", timeout_s=timeout_s)
 
     def _why(self, tunnel: Tunnel) -> CnvmError:
         """What ended it: the tunnel (the target says why, or SSH does), or libvirt."""
@@ -238,8 +246,7 @@ class Leaving(kinds.Leaving):
         move.journal["mode"] = plan.POST_COPY
         reason = f"{pace.vain} rounds over its memory, with {pace.limit_ms} ms to stand still, left no less to copy"
         move.result.update(mode=plan.POST_COPY, reason=reason)
-        freezer.hurry()
-        move.freeze("switch")
+        self._freeze()
         with libvirt.doing(f"have the guest {self.name!r} fetch the rest of its memory"):
             domain.migrateStartPostCopy(0)
 

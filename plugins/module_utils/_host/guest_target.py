@@ -5,7 +5,8 @@
 """The steps of a migration on the host that takes the guest (see ``kinds``).
 
 The order of what is written: the journal, with what was announced, before anything of the guest is here; ``prepared``
-only when it is whole here and paused; the owner record (generation + 1) before it may run.
+before it can be whole here (libvirt knows whether it is: see ``has_arrived``); the owner record (generation + 1) before
+it may run.
 """
 
 from __future__ import annotations
@@ -86,13 +87,11 @@ def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[s
     """
     handover.check_not_given_back(name, journal)
     start = time.monotonic()
-    live = journal["mode"] != migration.OFFLINE
-    if live and not is_alive(name, journal):
-        raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
+    check_held(name, journal)
     handover.own(name, journal)
     if journal["needs"].get("post_copy"):
         _see_it_run(name, timeout_s)
-    elif live:
+    elif journal["mode"] != migration.OFFLINE:
         _resume(name, timeout_s)
     else:
         _define(name, journal)
@@ -138,6 +137,12 @@ def _qemu_log(name: str) -> str:
     return f"/var/log/libvirt/qemu/{name}.log"
 
 
+def check_held(name: str, journal: Record) -> None:
+    """HostError when the copy that came with this move is gone."""
+    if not is_alive(name, journal):
+        raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
+
+
 def is_alive(name: str, journal: Record) -> bool:
     """Whether the copy that came with this move (not one of an earlier boot) is still there."""
     if journal["mode"] == migration.OFFLINE:
@@ -152,6 +157,21 @@ def is_alive(name: str, journal: Record) -> bool:
 
     guest_source.patiently(work)
     return bool(found) and found[0] in (guest_plan.RUNNING, guest_plan.PAUSED)
+
+
+def has_arrived(name: str, journal: Record) -> bool:
+    """Whether what is held here is whole. libvirt keeps a guest's definition only once it has all of the guest."""
+    if journal["mode"] == migration.OFFLINE or ownership.owned_here(name):
+        return True
+    found: list[bool] = []
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        with libvirt.doing(f"tell whether the guest {name!r} has arrived"):
+            found[:] = [each is not None and each.UUIDString() == journal["uuid"] and bool(each.isPersistent())]
+
+    guest_source.patiently(work)
+    return found[0]
 
 
 def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
@@ -309,11 +329,9 @@ def _op_file(call: Call) -> dict[str, t.Any]:
     return {"bytes": call.receive(lambda file: sparse.receive(path, file, int(call.args["size"])))}
 
 
-def _op_arrived(call: Call) -> dict[str, t.Any]:
-    """It is whole here. From now on only the source's word gives it up."""
+def _op_hold(call: Call) -> dict[str, t.Any]:
+    """It stands still at the source, and is whole here soon. From now on only the source's word gives it up."""
     freezer.hurry()
-    if not is_alive(call.name, call.journal):
-        raise HostError(f"The copy of {call.name} did not arrive.", hint=f"See {_qemu_log(call.name)}.")
     files.write_json(paths.journal_file(call.name), {**call.journal, "state": records.TARGET_PREPARED})
     return {}
 
@@ -321,6 +339,7 @@ def _op_arrived(call: Call) -> dict[str, t.Any]:
 def _op_own(call: Call) -> dict[str, t.Any]:
     """The source has committed, and has libvirt let it run next (post-copy): write that it is ours, and how it came."""
     handover.check_not_given_back(call.name, call.journal)
+    check_held(call.name, call.journal)
     handover.own(call.name, call.journal)
     files.write_json(paths.journal_file(call.name), {**call.journal, "mode": str(call.args["mode"])})
     return {}
@@ -338,7 +357,7 @@ OPERATIONS: t.Mapping[str, t.Callable[[Call], dict[str, t.Any]]] = {
     "template": _op_template,
     "prepare": _op_prepare,
     "file": _op_file,
-    "arrived": _op_arrived,
+    "hold": _op_hold,
     "own": _op_own,
     "anew": _op_anew,
 }

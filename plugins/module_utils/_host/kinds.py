@@ -184,6 +184,9 @@ class Target(t.Protocol):
     def is_alive(self, name: str, journal: Record) -> bool:
         """Whether the copy that came with this move (not one of an earlier boot) is still there."""
 
+    def has_arrived(self, name: str, journal: Record) -> bool:
+        """Whether what is prepared here is whole: what a source that died may have left so."""
+
     def drained(self, journal: Record, timeout_s: float) -> dict[str, bool]:
         """Waits until nothing is fetched any more: ``ended``, and ``drained`` if all has come (post-copy)."""
 

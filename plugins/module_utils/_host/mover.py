@@ -160,11 +160,11 @@ class Move:
         self.result.update(timeline=self.time.as_result())
 
     def _hand_over(self) -> None:
-        """The decision, and the target's first step after it."""
-        self.phase("commit")
+        """The decision, and the target's first step after it. Nobody hears how far it is while it stands still."""
+        self.time.begin("commit")
         self.steps.check_still()
         handover.commit(self.name, self.owner, self.there["host_id"], self.channel.peer)
-        self.phase("activate")
+        self.time.begin("activate")
         self.steps.let_run()
         limit = self.steps.activate_limit_s
         self.result.update(self.channel.call("activate", timeout_s=limit + 10, limit_s=limit))

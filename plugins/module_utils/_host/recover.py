@@ -351,11 +351,12 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
             f"{name} had been given back to {peer} before {peer} was declared dead: the copy here never runs and is"
             f" gone. If no other host has got {name} from {peer} since, there is only what lies on {peer}.",
         )
-    if journal["state"] == records.TARGET_RECEIVING:
+    prepared = journal["state"] == records.TARGET_PREPARED
+    if journal["state"] == records.TARGET_RECEIVING or (prepared and not target.has_arrived(name, journal)):
         target.give_up(host, name, journal)
         return _outcome(name, "none", f"{name} had not arrived when {peer} died; nothing of it is left here.")
     whole = target.is_alive(name, journal) and (journal["mode"] != "post_copy" or target.drained(journal, 0)["drained"])
-    if whole and journal["state"] == records.TARGET_PREPARED:
+    if whole and prepared:
         try:
             target.activate(host, name, journal, 30)
         except _NOT_ALIVE:

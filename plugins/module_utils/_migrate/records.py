@@ -23,7 +23,7 @@ SOURCE_BEGUN = "begun"  # nothing is frozen; giving up costs nothing
 SOURCE_FROZEN = "frozen"
 SOURCE_LEAVING = "leaving"  # the target has proven itself; what is here is being removed, and nothing brings it back
 TARGET_RECEIVING = "receiving"  # may give up by itself
-TARGET_PREPARED = "prepared"  # restored and held; must ask the source
+TARGET_PREPARED = "prepared"  # held, or about to be; must ask the source
 TARGET_ACTIVE = "active"  # it runs here; the source may still have a frozen copy
 
 # The mode in the journal of a container that is saved into a file: no other host can have it.

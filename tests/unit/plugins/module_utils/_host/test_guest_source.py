@@ -103,21 +103,44 @@ def test_without_a_job_nothing_is_done(domain: t.Callable[..., Domain]) -> None:
     assert each.done == []
 
 
+def watched(each: Domain, arrives_at: float, told: list[str]) -> guest_source.Leaving:
+    """A move of a guest that is whole at the target at a time of ``each``. ``told``: what was done meanwhile."""
+    move = types.SimpleNamespace(
+        channel=types.SimpleNamespace(call=lambda word, timeout_s: told.append(word)),
+        request={"max_downtime_ms": 1000}, mode="live", left=lambda: 3600, frozen_left=lambda: 30.0, freeze=told.append,
+    )  # fmt: skip
+
+    def wait(seconds: float) -> bool:
+        each.sleep(seconds)
+        return each.now >= arrives_at
+
+    leaving = guest_source.Leaving.__new__(guest_source.Leaving)
+    vars(leaving).update(
+        move=move, name="web", _post_copy=False, _thread=types.SimpleNamespace(is_alive=lambda: True),
+        _tunnel=types.SimpleNamespace(
+            arrived=types.SimpleNamespace(wait=wait), lost=types.SimpleNamespace(is_set=lambda: False)
+        ),
+    )  # fmt: skip
+    return leaving
+
+
 def test_one_that_stands_still_and_does_not_arrive_goes_on(domain: t.Callable[..., Domain]) -> None:
     """However long the user lets the whole move take."""
     each = domain(1e9)
     each.state = lambda flags: [PAUSED, 1]  # type: ignore[method-assign]
-    move = types.SimpleNamespace(
-        channel=None, request={"max_downtime_ms": 1000}, mode="live", left=lambda: 3600, frozen_left=lambda: 30.0,
-        freeze=lambda phase: None,
-    )  # fmt: skip
-    arrived = types.SimpleNamespace(wait=each.sleep)
-    tunnel = types.SimpleNamespace(arrived=arrived, lost=types.SimpleNamespace(is_set=lambda: False))
-    thread = types.SimpleNamespace(is_alive=lambda: True)
-    leaving = types.SimpleNamespace(move=move, name="web", _tunnel=tunnel, _thread=thread, _post_copy=False)
     with pytest.raises(HostError, match="web stood still, and did not arrive in time"):
-        guest_source.Leaving._watch(t.cast("guest_source.Leaving", leaving), each)
+        watched(each, 1e9, [])._watch(each)
     assert 30 < each.now < 33
+
+
+@pytest.mark.parametrize("arrives_at", [0.0, 1.0])
+def test_the_target_holds_it_before_anything_is_decided(domain: t.Callable[..., Domain], arrives_at: float) -> None:
+    """Once, be it that it was seen to stand still, or had arrived before that."""
+    told: list[str] = []
+    each = domain(1e9)
+    each.state = lambda flags: [PAUSED, 1]  # type: ignore[method-assign]
+    watched(each, arrives_at, told)._watch(each)
+    assert told == ["switch", "hold"]
 
 
 class Stopped:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     files,
@@ -20,6 +21,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_target,
     kinds,
     libvirt,
+    movedir,
     template_making,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -54,6 +56,9 @@ class Guest:
 
     def isActive(self) -> bool:
         return self.now[0] != SHUTOFF
+
+    def UUIDString(self) -> str:
+        return "u"
 
     def name(self) -> str:
         return "web"
@@ -110,6 +115,50 @@ def test_drained(there: t.Callable[[int, int], Guest], state: int, arriving: boo
     there(state, 1).arriving = arriving
     assert guest_target.drained(JOURNAL, 0) == {"ended": ended, "drained": drained}
     assert guest_target.drained({**JOURNAL, "mode": "live"}, 0) == {"ended": True, "drained": True}
+
+
+@pytest.mark.parametrize(
+    ("mode", "uuid", "kept", "owner", "arrived"),
+    [
+        ("live", "u", True, "S", True),
+        ("live", "u", False, "S", False),
+        # Somebody else's by that name.
+        ("live", "other", True, "S", False),
+        # It goes on here, and fetches the rest of its memory.
+        ("post_copy", "u", False, "T", True),
+        ("offline", "u", False, "S", True),
+    ],
+)
+def test_what_has_arrived_is_what_libvirt_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: t.Callable[[int, int], Guest], mode: str, uuid: str,
+    kept: bool, owner: str, arrived: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    files.write_json(paths.owner_file("web"), {"owner": owner, "generation": 2})
+    there(PAUSED, 1).persistent = kept
+    assert guest_target.has_arrived("web", {**JOURNAL, "mode": mode, "uuid": uuid}) is arrived
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda journal: guest_target.activate(HOST, "web", journal, 1),
+        # With post-copy it is let run before that.
+        lambda journal: guest_target.OPERATIONS["own"](
+            t.cast("kinds.Call", types.SimpleNamespace(name="web", journal=journal, args={"mode": "live"}))
+        ),
+    ],
+)
+def test_what_is_gone_is_not_owned(
+    monkeypatch: pytest.MonkeyPatch, there: t.Callable[[int, int], Guest], step: t.Callable[[t.Any], t.Any]
+) -> None:
+    """Nobody has looked since it began to be held. The source goes on, then."""
+    there(SHUTOFF, 0)
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
+    with pytest.raises(HostError, match="The copy of web that was held here is gone"):
+        step({**JOURNAL, "mode": "live", "uuid": "u", "boot_id": "b", "generation": 1, "peer": "host1"})
+    assert files.read_json(paths.owner_file("web")) is None
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,7 @@ class Copy:
         self.did: list[str] = []
         self.started = started
         self.is_alive = lambda name, journal: True
+        self.has_arrived = lambda name, journal: True
         self.drained = lambda journal, timeout_s: {"ended": True, "drained": whole}
         self.activate = lambda host, name, journal, timeout_s: self.did.append("activate")
         self.end_copy = lambda host, name, journal: self.did.append("end")
@@ -323,6 +324,18 @@ def test_what_became_of_it_without_its_source_is_said(
     result = recover.recover_one(host, "web", "host1")
     assert (result["outcome"], result["message"]) == ("target", f"host1 was declared dead; web {said}")
     assert copy.did == (["activate", "finish"] if whole else ["end", "finish"])
+
+
+def test_what_had_not_arrived_does_not_go_on_without_its_source(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it was prepared for that: its memory and its disks may be of different times."""
+    copy = Copy(True, True)
+    copy.has_arrived = lambda name, journal: False
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    more = {"role": "target", "state": records.TARGET_PREPARED, "mode": "live", "running": True, "kind": "guest"}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more})
+    result = recover.recover_one(host, "web", "host1")
+    assert result["message"] == "web had not arrived when host1 died; nothing of it is left here."
+    assert copy.did == ["give up"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
 Two hosts with what they have on the disk (owner record, journal, files) and in memory (the container's processes, a
 mover, a conversation, a recovery, a restarting unit). Each step is one write or one effect, in the order of mover.py,
 handover.py, container_source.py, container_target.py, serve.py and recover.py. What follows from the records is asked
-of the real ``_migrate.records``.
+of the real ``_migrate.records``. The mode ``live`` is that of guests (guest_source.py, guest_target.py): the target
+notes that it must ask before the copy is whole, not after.
 
 Faults, at any step: either host loses power, the link is cut (what was sent may still arrive), a mover, recovery or
 conversation is killed, an operation on the target fails, a copy dies on its own, CRIU dies and lets its container go.
@@ -90,7 +91,7 @@ class Model:
             lambda w: w._replace(sj=records.SOURCE_FROZEN),
             (lambda w: w._replace(sp="dead", sunit=False, sstop=True)) if cold else self.freeze,
             "arrived" if cold else self.hold,
-            *([] if cold else ["restore"]),
+            *{"cold": [], "live": ["hold", "arrive"]}.get(mode, ["restore"]),
             self.may_commit,
             lambda w: w._replace(so=record_of(records.handed_over(owner_of(w.so) or {}, "T", "host2"))),
             "activate",
@@ -297,6 +298,14 @@ class Model:
         if at == 1:
             return w._replace(tj=records.TARGET_PREPARED) if w.tp == "held" else ("error",)
         return ("ok",)
+
+    def op_hold(self, w: World, at: int) -> t.Any:
+        return w._replace(tj=records.TARGET_PREPARED) if at == 0 else ("ok",)
+
+    def op_arrive(self, w: World, at: int) -> t.Any:
+        if at == 0:
+            return w._replace(tdata=True, tp="held", tmem=True)
+        return ("ok",) if w.tp == "held" else ("error",)
 
     def op_activate(self, w: World, at: int) -> t.Any:
         alive = self.mode == "cold" or w.tp in ("held", "run")
@@ -526,7 +535,7 @@ def story(before: dict[World, t.Optional[World]], last: World) -> list[str]:
     return lines[::-1]
 
 
-@pytest.mark.parametrize("mode", ["stop_copy", "post_copy", "cold"])
+@pytest.mark.parametrize("mode", ["stop_copy", "post_copy", "cold", "live"])
 def test_exactly_one_copy_whatever_happens(mode: str) -> None:
     states, wrong = explore(Model(mode), most_faults=3)
     assert wrong == []
