@@ -256,6 +256,16 @@ def test_one_that_gets_on_is_not_given_up(dirtied: list[int]) -> None:
     assert not pace.hopeless()
 
 
+def test_rounds_that_nobody_saw_do_not_count() -> None:
+    """Short ones, while one rate was told: most may have left less."""
+    pace = migration.Pace(1)
+    rounds(pace, [500] * 2)
+    rounds(pace, [500], 90)
+    assert not pace.hopeless()
+    rounds(pace, [500], 99)
+    assert pace.hopeless()
+
+
 def test_what_libvirt_does_not_tell_is_no_reason() -> None:
     pace = migration.Pace(1)
     assert pace.look({})
