@@ -134,6 +134,8 @@ class Leaving(kinds.Leaving):
         move = self.move
         self._tunnel = Tunnel(self.host, move.channel.peer, self.name, move.move_id, post_copy=self._post_copy)
         move.phase("memory")
+        # Since the plan nobody has asked libvirt's daemon, which may have been started anew.
+        patiently(lambda connection: guest_preflight.known(connection, self.name))
         with libvirt.connect() as connection:
             domain = guest_preflight.known(connection, self.name).domain
             self._thread = threading.Thread(target=self._migrate, daemon=True)
@@ -342,7 +344,7 @@ def state_here(name: str) -> str:
     return "" if state is None else guest_plan.state_of(state[0])
 
 
-def patiently(work: t.Callable[[libvirt.Connection], None], limit_s: float = _PATIENCE_S) -> None:
+def patiently(work: t.Callable[[libvirt.Connection], object], limit_s: float = _PATIENCE_S) -> None:
     """Do ``work``; again when libvirt's daemon was not there, or busy with the guest, a moment ago."""
     end = time.monotonic() + limit_s
     while True:

@@ -143,6 +143,32 @@ def test_the_target_holds_it_before_anything_is_decided(domain: t.Callable[..., 
     assert told == ["switch", "hold"]
 
 
+def test_a_daemon_that_was_started_anew_before_memory_is_copied_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, domain: t.Callable[..., Domain]
+) -> None:
+    """Of the connection to the old one is known only when it is used."""
+    each = domain(0.0)
+    broken = [libvirt.LibvirtError("Cannot write data: Broken pipe.", code=errors.SYSTEM_ERROR)]
+
+    def known(connection: object, name: str) -> t.Any:
+        if broken:
+            raise broken.pop()
+        return types.SimpleNamespace(domain=each)
+
+    monkeypatch.setattr(libvirt, "connect", lambda: contextlib.nullcontext())
+    monkeypatch.setattr(guest_preflight, "known", known)
+    monkeypatch.setattr(guest_source, "Tunnel", lambda *args, **more: None)
+    copied: list[t.Any] = []
+    move = types.SimpleNamespace(
+        channel=types.SimpleNamespace(peer="host2"), move_id="m1", phase=lambda name: None, left=lambda: 3600
+    )
+    leaving = types.SimpleNamespace(
+        host=None, move=move, name="web", _post_copy=False, _migrate=lambda: None, _watch=copied.append
+    )
+    guest_source.Leaving._hold_live(t.cast("guest_source.Leaving", leaving))
+    assert copied == [each]
+
+
 class Stopped:
     """A guest that stands still for a move, or has ended. ``fails``: what goes wrong once."""
 
