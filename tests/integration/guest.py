@@ -35,6 +35,8 @@ DIRTY_MIB = 4
 SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}
 # The same, until post-copy begins; it lasts for a second or two.
 LAZY: dict[str, t.Any] = {**SLOW, "allow_post_copy": True}
+# Of the source's journal.
+_STATES = ("begun", "frozen", "leaving")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnvm-platform/integration/tiny"
 
 
@@ -209,13 +211,23 @@ class Guest:
         sound(host, disk)
         return host.sh(f"qemu-img convert -O raw {disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
 
-    def stopped_in(self, phase: str) -> Move:
-        """A move whose mover stands still since it began a phase."""
-        source = self.source()
+    def trap(self, source: Host, at: str) -> Trap:
+        """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or
+        ``committed``, when the owner record names the target."""
+        home = f"/var/lib/cnvm/workloads/{self.name}"
         source.sh("rm -rf /var/log/cnvm/moves")
-        status = "/var/log/cnvm/moves/*/status.json"
-        trap = Trap(source, file=status, text=f'"phase": "{phase}"', signal=signal.SIGSTOP, victim=MOVER)
-        move = self.start(source)
+        file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
+        if at in _STATES:
+            file, text = f"{home}/move.json", f'"{at}"'
+        elif at == "committed":
+            file, text = f"{home}/owner.json", f'"{self.fleet.other(source).name}"'
+        return Trap(source, file=file, text=text, signal=signal.SIGSTOP, victim=MOVER)
+
+    def stopped(self, at: str, **more: t.Any) -> Move:
+        """A move whose mover stands still since it was so far (see ``trap``)."""
+        source = self.source()
+        trap = self.trap(source, at)
+        move = self.start(source, **more)
         trap.sprung()
         return move
 
@@ -246,23 +258,25 @@ class Guest:
         self.settle(move.target)
         return move.target
 
+    def arrives(self, move: Move) -> None:
+        """The move comes to its end, with the guest at its target."""
+        result = move.result()
+        assert result["outcome"] == "target", result
+        self.check(move.target, [move.source, move.target])
+
+    def begins_anew(self, host: Host, stays: t.Sequence[Host]) -> None:
+        """``check`` of one that was started anew on ``host``: it has its disk, and its client another connection."""
+        self.settle(host)
+        self.counts_on(host)
+        self.connect()
+        self.check(host, stays, memory=False)
+
     def stays_at(self, source: Host, result: t.Mapping[str, t.Any], *, client: bool = True) -> None:
         """The move failed, the guest goes on at its source; a second try succeeds."""
         assert result["outcome"] == "source", result
         assert result["error"], result
         self.check(source, [source], client=client)
         self.check(self.move(), [source, self.fleet.other(source)], client=client)
-
-
-def stopped_at(guest: Guest, state: str, **more: t.Any) -> Move:
-    """A move whose mover stands still since its journal says so, or its owner record that it is committed."""
-    source = guest.source()
-    home, target = f"/var/lib/cnvm/workloads/{guest.name}", guest.fleet.other(source)
-    file, text = ("owner.json", target.name) if state == "committed" else ("move.json", state)
-    trap = Trap(source, file=f"{home}/{file}", text=f'"{text}"', signal=signal.SIGSTOP, victim=MOVER)
-    move = guest.start(source, **more)
-    trap.sprung()
-    return move
 
 
 @contextlib.contextmanager

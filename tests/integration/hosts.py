@@ -32,6 +32,8 @@ STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
 SSH = "ssh -F /etc/cnvm/ssh/config"
 # What leads a move on its source.
 MOVER = "cnvm-host move run"
+# What answers it on its target.
+SERVE = "cnvm-host serve"
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
 ACCESS = STATE / "cnvm-platform/local-hosts" / SET
 # Generous: it says only after how long a test is given up. Nothing waits for time to pass.
@@ -169,10 +171,10 @@ class Host:
         run([*self.argv()[:-2], "-O", "exit", f"root@{self.address}"], check=False)
 
 
-def kill(host: Host, word: str, number: int = KILL) -> None:
+def kill(host: Host, word: str, number: int = KILL, *, check: bool = True) -> None:
     """A signal to every process of a host that has ``word`` in its command line."""
     # The brackets keep the pattern from matching the command that looks for it.
-    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}")
+    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}", check=check)
 
 
 class Trap:

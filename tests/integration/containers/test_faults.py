@@ -20,6 +20,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     CONT,
     KILL,
     MOVER,
+    SERVE,
     SSH,
     STOP,
     App,
@@ -35,7 +36,6 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
 
 # What CRIU calls itself once a runtime has told it what to do.
 DUMP, RESTORE = "criu: dump", "criu: restore"
-SERVE = "cnvm-host serve"
 LAYER = "/var/lib/cnvm/workloads/{}/upper/big"
 
 

@@ -20,7 +20,6 @@ from ansible_collections.cnvm.platform.tests.integration.guest import (
     SLOW,
     Guest,
     sound,
-    stopped_at,
     userfaultfd,
 )
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
@@ -28,8 +27,10 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     KILL,
     MOVER,
     PATIENCE_S,
+    SERVE,
     SSH,
-    Host,
+    STOP,
+    Move,
     Trap,
     environment,
     eventually,
@@ -44,9 +45,30 @@ def emulator(guest: Guest) -> str:
     return f"guest={guest.name},"
 
 
-def kill_libvirt(host: Host) -> None:
-    """libvirt's daemon; its socket starts it again when somebody asks."""
+def kill_libvirt(move: Move, side: str) -> None:
+    """libvirt's daemon on one side; its socket starts it again when somebody asks."""
+    host = move.source if side == "source" else move.target
     host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "libvirtd.service")
+
+
+def under_way(guest: Guest, at: str) -> Move:
+    """A move that copies memory, and does not come to its end; or one whose mover stands still."""
+    return guest.slowly() if at == "memory" else guest.stopped(at)
+
+
+def held(guest: Guest) -> Move:
+    """A move whose copy has arrived and is held on the target, while the source has not been told so."""
+    source = guest.source()
+    file = f"/var/lib/cnvm/workloads/{guest.name}/move.json"
+    trap = Trap(guest.fleet.other(source), file=file, text='"prepared"', signal=STOP, victim=SERVE)
+    move = guest.start(source)
+    trap.sprung()
+    return move
+
+
+def go_on(move: Move) -> None:
+    """The mover, if it stands still (and has not ended meanwhile)."""
+    kill(move.source, MOVER, CONT, check=False)
 
 
 # --- before anything of the guest is copied ---
@@ -62,7 +84,7 @@ def bare(guest: Guest) -> Guest:
 @pytest.mark.parametrize("phase", ["template", "prepare"])
 def test_mover_killed_early(bare: Guest, phase: str) -> None:
     """While the target fetches the template, or makes empty disks."""
-    move = bare.stopped_in(phase)
+    move = bare.stopped(phase)
     kill(move.source, MOVER)
     bare.check(move.source, [move.source])
     bare.check(bare.move(), [move.source, move.target])
@@ -71,21 +93,32 @@ def test_mover_killed_early(bare: Guest, phase: str) -> None:
 @pytest.mark.parametrize("phase", ["template", "prepare"])
 def test_link_cut_early(bare: Guest, phase: str) -> None:
     """The move is given up before the link is back."""
-    move = bare.stopped_in(phase)
+    move = bare.stopped(phase)
     with bare.fleet.cut(move.target):
-        kill(move.source, MOVER, CONT)
+        go_on(move)
         result = move.result()
     bare.stays_at(move.source, result)
 
 
-# --- processes die while memory is copied ---
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed_early(guest: Guest, side: str) -> None:
+    """The daemon, on either side: until memory is copied nobody needs it, and it is started again then."""
+    move = guest.stopped("prepare")
+    kill_libvirt(move, side)
+    go_on(move)
+    guest.arrives(move)
+
+
+# --- processes die before the decision ---
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_libvirt_killed(guest: Guest, side: str) -> None:
+@pytest.mark.parametrize("at", ["memory", "frozen"])
+def test_libvirt_killed(guest: Guest, side: str, at: str) -> None:
     """The daemon, on either side: the guest goes on, and the client notices nothing."""
-    move = guest.slowly()
-    kill_libvirt(move.source if side == "source" else move.target)
+    move = under_way(guest, at)
+    kill_libvirt(move, side)
+    go_on(move)
     guest.stays_at(move.source, move.result())
 
 
@@ -106,22 +139,25 @@ def test_libvirt_hangs(guest: Guest) -> None:
     guest.check(guest.move(), [move.source, move.target])
 
 
-def test_copy_killed(guest: Guest) -> None:
+@pytest.mark.parametrize("at", ["memory", "frozen"])
+def test_copy_killed(guest: Guest, at: str) -> None:
     """The QEMU on the target."""
-    move = guest.slowly()
-    kill(move.target, f"guest={guest.name},")
+    move = under_way(guest, at)
+    kill(move.target, emulator(guest))
+    go_on(move)
     guest.stays_at(move.source, move.result())
 
 
-def test_guest_killed(guest: Guest) -> None:
+@pytest.mark.parametrize("at", ["prepare", "memory", "frozen"])
+def test_guest_killed(guest: Guest, at: str) -> None:
     """The QEMU on the source: the guest has died where it was, and is started again there, with its disk."""
-    move = guest.slowly()
-    kill(move.source, f"guest={guest.name},")
+    move = under_way(guest, at)
+    kill(move.source, emulator(guest))
+    go_on(move)
     result = move.result()
     assert result["outcome"] == "source", result
     assert f"The memory of {guest.name} is lost" in result["lost"], result
-    guest.connect()
-    guest.check(move.source, [move.source], memory=False)
+    guest.begins_anew(move.source, [move.source])
 
 
 def test_mover_killed(guest: Guest) -> None:
@@ -135,7 +171,7 @@ def test_mover_killed(guest: Guest) -> None:
 @pytest.mark.parametrize("state", ["frozen", "committed", "leaving"])
 def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
     """The decision is on the disk: before it the guest goes on at the source, after it at the target."""
-    move = stopped_at(guest, state)
+    move = guest.stopped(state)
     kill(move.source, MOVER)
     if state == "frozen":
         guest.check(move.source, [move.source])
@@ -145,59 +181,56 @@ def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
 
 def test_mover_hangs_at_the_handover(guest: Guest) -> None:
     """With the guest standing still: systemd kills what gives no sign of life, and that is cleaned up after."""
-    move = stopped_at(guest, "frozen")
+    move = guest.stopped("frozen")
     eventually("the mover is killed", lambda: move.status().get("died"), 2 * PATIENCE_S)
     guest.check(move.source, [move.source])
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_libvirt_killed_at_the_handover(guest: Guest, side: str) -> None:
-    """With the guest paused on both sides: libvirt lets neither go on by itself."""
-    move = stopped_at(guest, "committed")
-    kill_libvirt(move.source if side == "source" else move.target)
-    kill(move.source, MOVER, CONT)
-    result = move.result()
-    assert result["outcome"] == "target", result
-    guest.check(move.target, [move.source, move.target])
+@pytest.mark.parametrize("state", ["committed", "leaving"])
+def test_libvirt_killed_at_the_handover(guest: Guest, side: str, state: str) -> None:
+    """With the guest paused on both sides, or on the source: libvirt lets none go on by itself."""
+    move = guest.stopped(state)
+    kill_libvirt(move, side)
+    go_on(move)
+    guest.arrives(move)
 
 
-def test_copy_killed_at_the_handover(guest: Guest) -> None:
+@pytest.mark.parametrize("state", ["prepared", "committed"])
+def test_copy_killed_at_the_handover(guest: Guest, state: str) -> None:
     """It never ran, so the guest goes on where it stands still, with its memory."""
-    move = stopped_at(guest, "committed")
+    move = held(guest) if state == "prepared" else guest.stopped(state)
     kill(move.target, emulator(guest))
-    kill(move.source, MOVER, CONT)
+    kill(move.target, SERVE, CONT)
+    go_on(move)
     guest.stays_at(move.source, move.result())
 
 
 def test_copy_killed_when_it_has_run(guest: Guest) -> None:
     """The guest has died where it is now. It is started anew there, with its disk, and that is said."""
-    move = stopped_at(guest, "leaving")
+    move = guest.stopped("leaving")
     kill(move.target, emulator(guest))
-    kill(move.source, MOVER, CONT)
+    go_on(move)
     result = move.result()
     assert result["outcome"] == "target", result
     assert f"{guest.name} had ended on {move.target.name}" in result["lost"], result
-    guest.settle(move.target)
-    guest.counts_on(move.target)
-    guest.connect()
-    guest.check(move.target, [move.source, move.target], memory=False)
+    guest.begins_anew(move.target, [move.source, move.target])
 
 
-def test_guest_killed_at_the_handover(guest: Guest) -> None:
+@pytest.mark.parametrize("state", ["committed", "leaving"])
+def test_guest_killed_at_the_handover(guest: Guest, state: str) -> None:
     """What stands still on the source is nobody's any more."""
-    move = stopped_at(guest, "committed")
+    move = guest.stopped(state)
     kill(move.source, emulator(guest))
-    kill(move.source, MOVER, CONT)
-    result = move.result()
-    assert result["outcome"] == "target", result
-    guest.check(move.target, [move.source, move.target])
+    go_on(move)
+    guest.arrives(move)
 
 
 def test_ssh_killed_at_the_handover(guest: Guest) -> None:
     """The hosts' connections, after the decision: it goes on at the target, nowhere else."""
-    move = stopped_at(guest, "committed")
+    move = guest.stopped("committed")
     kill(move.source, SSH)
-    kill(move.source, MOVER, CONT)
+    go_on(move)
     result = move.result()
     assert result["outcome"] in ("waiting", "target"), result
     playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
@@ -243,30 +276,26 @@ def test_emulator_killed_in_the_drain(lazy: Guest, side: str) -> None:
     result = move.result()
     assert result["outcome"] == "target", result
     assert "anew" in result["lost"], result
-    lazy.settle(move.target)
-    lazy.counts_on(move.target)
-    lazy.connect()
-    lazy.check(move.target, [move.source, move.target], memory=False)
+    lazy.begins_anew(move.target, [move.source, move.target])
 
 
 @pytest.mark.parametrize("state", ["frozen", "committed"])
 def test_mover_killed_at_the_switch(lazy: Guest, state: str) -> None:
     """Nobody can let the target's copy run, and QEMU does not let the source's go on: it is started anew there."""
-    move = stopped_at(lazy, state, **LAZY)
+    move = lazy.stopped(state, **LAZY)
     kill(move.source, MOVER)
-    lazy.settle(move.source)
-    lazy.counts_on(move.source)
-    lazy.connect()
-    lazy.check(move.source, [move.source], memory=False)
+    lazy.begins_anew(move.source, [move.source])
 
 
 # --- the link and the disk ---
 
 
-def test_link_cut(guest: Guest) -> None:
+@pytest.mark.parametrize("at", ["memory", "frozen"])
+def test_link_cut(guest: Guest, at: str) -> None:
     """Packets vanish, and nobody is told. The guest goes on at the source before the link is back."""
-    move = guest.slowly()
+    move = under_way(guest, at)
     with guest.fleet.cut(move.target):
+        go_on(move)
         result = move.result()
         assert result["outcome"] == "source", result
         guest.counts_on(move.source)
@@ -286,9 +315,9 @@ def test_link_cut_and_mover_killed(guest: Guest) -> None:
 
 def test_link_cut_at_the_handover(guest: Guest) -> None:
     """After the decision nobody lets the source go on. When the link is mended it goes on at the target."""
-    move = stopped_at(guest, "committed")
+    move = guest.stopped("committed")
     with guest.fleet.cut(move.target):
-        kill(move.source, MOVER, CONT)
+        go_on(move)
         result = move.result()
         assert result["outcome"] == "waiting", result
         assert guest.look(move.source)["state"] == "paused"
@@ -298,30 +327,33 @@ def test_link_cut_at_the_handover(guest: Guest) -> None:
 
 def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
     """It runs at the target, where the rest of the move goes when the link is back. Nobody has to be told to do so."""
-    move = stopped_at(guest, "leaving")
+    move = guest.stopped("leaving")
     with guest.fleet.cut(move.target):
-        kill(move.source, MOVER, CONT)
+        go_on(move)
         result = move.result()
         assert result["outcome"] == "target", result
     guest.check(move.target, [move.source, move.target])
 
 
-def test_target_fills_up(guest: Guest) -> None:
-    """While the disk is copied."""
-    source = guest.source()
-    target = guest.fleet.other(source)
-    target.run("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/var/lib/cnvm/workloads")
+@pytest.mark.parametrize("phase", ["template", "prepare", "memory"])
+def test_target_fills_up(bare: Guest, phase: str) -> None:
+    """Where the template goes, and the disk, before it is made and while it is copied."""
+    source = bare.source()
+    target = bare.fleet.other(source)
+    directory = "/var/lib/cnvm/" + ("templates" if phase == "template" else "workloads")
+    target.sh(f"mkdir -p {directory}; mount -t tmpfs -o size=40m tmpfs {directory}")
     try:
-        move = guest.start(source, **{**SLOW, "bandwidth_mib_s": 1})
-        move.wait_phase("memory")
-        target.run("dd", "if=/dev/zero", "of=/var/lib/cnvm/workloads/full", "bs=1M", "status=none", check=False)
+        move = bare.stopped(phase, **{**SLOW, "bandwidth_mib_s": 1})
+        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=4k", "status=none", check=False)
+        go_on(move)
         result = move.result()
         assert result["outcome"] == "source", result
-        guest.counts_on(source)
-        guest.settle(source)
+        assert result["failed_phase"] == phase, result
+        bare.counts_on(source)
+        bare.settle(source)
     finally:
-        target.run("umount", "-l", "/var/lib/cnvm/workloads")
-    guest.stays_at(source, result)
+        target.run("umount", "-l", directory)
+    bare.stays_at(source, result)
 
 
 # --- one that does not run ---
@@ -341,7 +373,7 @@ def off(guest: Guest) -> t.Iterator[Guest]:
 
 def test_mover_killed_while_disks_are_copied(off: Guest) -> None:
     """It stays where it is, and a second try brings it there."""
-    move = off.stopped_in("disks")
+    move = off.stopped("disks")
     kill(move.source, MOVER)
     off.settle(move.source, running=False)
     assert off.start().result()["outcome"] == "target"
@@ -349,9 +381,9 @@ def test_mover_killed_while_disks_are_copied(off: Guest) -> None:
 
 def test_link_cut_while_disks_are_copied(off: Guest) -> None:
     """The move is given up before the link is back."""
-    move = off.stopped_in("disks")
+    move = off.stopped("disks")
     with off.fleet.cut(move.target):
-        kill(move.source, MOVER, CONT)
+        go_on(move)
         result = move.result()
         assert result["outcome"] == "source", result
     off.settle(move.source, running=False)
@@ -359,7 +391,7 @@ def test_link_cut_while_disks_are_copied(off: Guest) -> None:
 
 def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
     """After the decision it is the target's."""
-    move = stopped_at(off, "committed")
+    move = off.stopped("committed")
     kill(move.source, MOVER)
     off.settle(move.target, running=False)
 
@@ -367,15 +399,14 @@ def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
 # --- hosts lose power ---
 
 
-@pytest.mark.parametrize("state", ["memory", "committed"])
-def test_target_loses_power(guest: Guest, state: str) -> None:
+@pytest.mark.parametrize("at", ["prepare", "memory", "committed"])
+def test_target_loses_power(guest: Guest, at: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
-    move = guest.slowly() if state == "memory" else stopped_at(guest, state)
+    move = under_way(guest, at)
     guest.fleet.power_cut(move.target)
-    if state != "memory":
-        kill(move.source, MOVER, CONT)
+    go_on(move)
     result = move.result()
-    if state == "committed":
+    if at == "committed":
         assert result["outcome"] == "waiting", result
         assert guest.look(move.source)["state"] == "paused"
     else:
@@ -383,27 +414,39 @@ def test_target_loses_power(guest: Guest, state: str) -> None:
         guest.counts_on(move.source)
     guest.fleet.change(**{move.target.name: {"state": "present"}})
     guest.listen(move.target)
-    if state == "committed":
+    if at == "committed":
         playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
     # The copy never ran, so nothing is lost: it goes on where it stood.
     guest.check(move.source, [move.source])
 
 
-@pytest.mark.parametrize("state", ["memory", "committed"])
-def test_source_loses_power(guest: Guest, state: str) -> None:
+def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
+    """It was there, and so it is started anew there when the host is back, with its disk."""
+    move = guest.stopped("leaving")
+    guest.fleet.power_cut(move.target)
+    go_on(move)
+    result = move.result()
+    assert result["outcome"] == "target", result
+    guest.fleet.change(**{move.target.name: {"state": "present"}})
+    guest.listen(move.target)
+    guest.begins_anew(move.target, [move.source, move.target])
+
+
+@pytest.mark.parametrize("at", ["prepare", "memory", "committed", "leaving"])
+def test_source_loses_power(guest: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
-    move = guest.slowly() if state == "memory" else stopped_at(guest, state)
+    move = under_way(guest, at)
+    decided = at in ("committed", "leaving")
     guest.fleet.power_cut(move.source)
-    if state == "memory":
+    if not decided:
         assert guest.stays() == [move.source.name]
     guest.fleet.change(**{move.source.name: {"state": "present"}})
     guest.listen(move.source)
     playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
-    if state == "memory":
-        guest.connect()
-        guest.check(move.source, [move.source], memory=False)
-    else:
+    if decided:
         guest.check(move.target, [move.source, move.target])
+    else:
+        guest.begins_anew(move.source, [move.source])
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -418,15 +461,12 @@ def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
     lazy.fleet.change(**{gone.name: {"state": "present"}})
     lazy.listen(gone)
     playbook("cnvm.platform.recover", "-e", f"guest={lazy.name}")
-    lazy.settle(move.target)
-    lazy.counts_on(move.target)
-    lazy.connect()
-    lazy.check(move.target, [move.source, move.target], memory=False)
+    lazy.begins_anew(move.target, [move.source, move.target])
 
 
 def test_source_is_dead_for_good(guest: Guest) -> None:
     """By the user's word: the copy that stands still goes on, with its memory. The dead may come back."""
-    move = stopped_at(guest, "committed")
+    move = guest.stopped("committed")
     guest.fleet.power_cut(move.source)
     (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
     assert result["outcome"] == "target", result
@@ -438,9 +478,9 @@ def test_source_is_dead_for_good(guest: Guest) -> None:
 
 def test_target_is_dead_for_good(guest: Guest) -> None:
     """By the user's word: the guest goes on where it stands still. The dead may come back."""
-    move = stopped_at(guest, "committed")
+    move = guest.stopped("committed")
     guest.fleet.power_cut(move.target)
-    kill(move.source, MOVER, CONT)
+    go_on(move)
     result = move.result()
     assert result["outcome"] == "waiting", result
     (result,) = move.source.helper("recover", "--fenced", move.target.name, guest.name)["results"]
@@ -454,21 +494,21 @@ def test_target_is_dead_for_good(guest: Guest) -> None:
 # --- the controller, and moves that meet ---
 
 
-def test_controller_killed(guest: Guest) -> None:
+@pytest.mark.parametrize("at", ["template", "memory", "committed"])
+def test_controller_killed(bare: Guest, at: str) -> None:
     """Nothing is decided by it: the move goes on. The same task again says that it is there."""
-    source = guest.source()
-    target = guest.fleet.other(source)
-    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={target.name}")
-    source.sh("rm -rf /var/log/cnvm/moves")
-    trap = Trap(source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "memory"')
+    source = bare.source()
+    target = bare.fleet.other(source)
+    command = ("cnvm.platform.migrate", "-e", f"guest={bare.name}", "-e", f"target={target.name}")
+    trap = bare.trap(source, at)
     controller = subprocess.Popen(
-        playbook_argv(*command, "-e", "bandwidth_mib_s=12"), env=environment(), stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+        playbook_argv(*command), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
     trap.sprung()
     os.killpg(controller.pid, KILL)
     controller.wait()
-    guest.check(target, [source, target])
+    kill(source, MOVER, CONT)
+    bare.check(target, [source, target])
     assert "changed=1" not in playbook(*command).stdout
 
 

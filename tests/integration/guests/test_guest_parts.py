@@ -82,7 +82,7 @@ def test_all_goes_with_it(parts: Guest) -> None:
 def test_nothing_stays_of_a_move_that_failed(parts: Guest, phase: str) -> None:
     home = parts.source()
     had = beside(home)
-    move = parts.stopped_in(phase)
+    move = parts.stopped(phase)
     kill(move.source, MOVER)
     parts.check(home, [home])
     assert (beside(home), beside(move.target)) == (had, [])

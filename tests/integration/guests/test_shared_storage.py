@@ -13,7 +13,7 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import Guest, sound, stopped_at
+from ansible_collections.cnvm.platform.tests.integration.guest import Guest, sound
 from ansible_collections.cnvm.platform.tests.integration.hosts import MOVER, Fleet, Host, kill
 
 NAME = "shared"
@@ -111,7 +111,7 @@ def test_a_copy_that_is_given_up_leaves_it(shared: Guest) -> None:
     home = shared.source()
     had = disk(home)
     for state in ("begun", "frozen"):
-        move = stopped_at(shared, state)
+        move = shared.stopped(state)
         kill(move.source, MOVER)
         shared.check(home, [home])
         assert disk(home) == disk(move.target) == had
@@ -121,7 +121,7 @@ def test_what_stood_still_at_the_source_leaves_it(shared: Guest) -> None:
     """It is ended by somebody else than libvirt's client, while the guest uses the disk at the target."""
     home = shared.source()
     had = disk(home)
-    move = stopped_at(shared, "committed")
+    move = shared.stopped("committed")
     kill(move.source, MOVER)
     shared.check(move.target, [home, move.target])
     assert disk(home) == disk(move.target) == had
