@@ -267,13 +267,14 @@ class Fleet:
     @contextlib.contextmanager
     def cut(self, host: Host) -> t.Iterator[None]:
         """Packets from and to the host vanish for a while; nobody is told."""
-        self._unplug(host)
+        self.unplug(host)
         try:
             yield
         finally:
             self.mend(host)
 
-    def _unplug(self, host: Host) -> None:
+    def unplug(self, host: Host) -> None:
+        """Packets from and to the host vanish."""
         run([*SUDO, "ip", "link", "set", "dev", self.device(host), "nomaster"])
 
     def mend(self, host: Host) -> None:
@@ -283,7 +284,7 @@ class Fleet:
     def power_cut(self, host: Host) -> None:
         """The host is off, from now on for the others. First its link: to end its processes takes a while, in which
         they would go on, and the kernel would close their connections."""
-        self._unplug(host)
+        self.unplug(host)
         self.change(**{host.name: {"state": "powered_off"}})
         host.hang_up()
 

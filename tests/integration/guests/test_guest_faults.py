@@ -335,17 +335,26 @@ def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
     guest.check(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("phase", ["template", "prepare", "memory"])
-def test_target_fills_up(bare: Guest, phase: str) -> None:
-    """Where the template goes, and the disk, before it is made and while it is copied."""
+@pytest.mark.parametrize(
+    ("phase", "place", "limit"),
+    [
+        # Room for another byte, but not for another file: that no plan sees.
+        ("template", "templates", "nr_inodes=3"),
+        ("prepare", "workloads", "nr_inodes=5"),
+        ("memory", "workloads", "size=40m"),
+    ],
+)
+def test_target_fills_up(bare: Guest, phase: str, place: str, limit: str) -> None:
+    """Where the template goes, and the disk, when it is made and while it is copied."""
     source = bare.source()
     target = bare.fleet.other(source)
-    directory = "/var/lib/cnvm/" + ("templates" if phase == "template" else "workloads")
-    target.sh(f"mkdir -p {directory}; mount -t tmpfs -o size=40m tmpfs {directory}")
+    directory = f"/var/lib/cnvm/{place}"
+    target.sh(f"mkdir -p {directory}; mount -t tmpfs -o {limit} tmpfs {directory}")
     try:
-        move = bare.stopped(phase, **{**SLOW, "bandwidth_mib_s": 1})
-        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=4k", "status=none", check=False)
-        go_on(move)
+        move = bare.start(source, **{**SLOW, "bandwidth_mib_s": 1})
+        if phase == "memory":
+            move.wait_phase(phase)
+            target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
         result = move.result()
         assert result["outcome"] == "source", result
         assert result["failed_phase"] == phase, result
@@ -399,12 +408,18 @@ def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
 # --- hosts lose power ---
 
 
+def lose_power(guest: Guest, move: Move) -> None:
+    """The target is off. The mover does not stand still until that has been seen to: then it would be killed."""
+    guest.fleet.unplug(move.target)
+    go_on(move)
+    guest.fleet.power_cut(move.target)
+
+
 @pytest.mark.parametrize("at", ["prepare", "memory", "committed"])
 def test_target_loses_power(guest: Guest, at: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
     move = under_way(guest, at)
-    guest.fleet.power_cut(move.target)
-    go_on(move)
+    lose_power(guest, move)
     result = move.result()
     if at == "committed":
         assert result["outcome"] == "waiting", result
@@ -423,8 +438,7 @@ def test_target_loses_power(guest: Guest, at: str) -> None:
 def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
     """It was there, and so it is started anew there when the host is back, with its disk."""
     move = guest.stopped("leaving")
-    guest.fleet.power_cut(move.target)
-    go_on(move)
+    lose_power(guest, move)
     result = move.result()
     assert result["outcome"] == "target", result
     guest.fleet.change(**{move.target.name: {"state": "present"}})
@@ -479,8 +493,7 @@ def test_source_is_dead_for_good(guest: Guest) -> None:
 def test_target_is_dead_for_good(guest: Guest) -> None:
     """By the user's word: the guest goes on where it stands still. The dead may come back."""
     move = guest.stopped("committed")
-    guest.fleet.power_cut(move.target)
-    go_on(move)
+    lose_power(guest, move)
     result = move.result()
     assert result["outcome"] == "waiting", result
     (result,) = move.source.helper("recover", "--fenced", move.target.name, guest.name)["results"]
