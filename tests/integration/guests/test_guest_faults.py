@@ -57,7 +57,7 @@ def under_way(guest: Guest, at: str) -> Move:
 
 
 def held(guest: Guest) -> Move:
-    """A move whose copy has arrived and is held on the target, while the source has not been told so."""
+    """A move whose target has just noted that it holds the copy, and has not said so to the source yet."""
     source = guest.source()
     file = f"/var/lib/cnvm/workloads/{guest.name}/move.json"
     trap = Trap(guest.fleet.other(source), file=file, text='"prepared"', signal=STOP, victim=SERVE)
