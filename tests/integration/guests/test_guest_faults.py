@@ -463,6 +463,20 @@ def test_source_loses_power(guest: Guest, at: str) -> None:
         guest.begins_anew(move.source, [move.source])
 
 
+def test_it_starts_with_its_host(guest: Guest) -> None:
+    """Nobody was moving it. What it is plugged into comes up later than libvirt could."""
+    home = guest.source()
+    slow = "/etc/systemd/system/cnvm-overlay.service.d"
+    home.sh(f"mkdir -p {slow}; printf '[Service]\nExecStartPre=sleep 5\n' >{slow}/slow.conf")
+    try:
+        guest.fleet.power_cut(home)
+        guest.fleet.change(**{home.name: {"state": "present"}})
+    finally:
+        home.sh(f"rm -r {slow}; systemctl daemon-reload")
+    guest.listen(home)
+    guest.begins_anew(home, [home])
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
     """With the rest of its memory on one host, and what it did since on the other: it is started anew at the target."""
