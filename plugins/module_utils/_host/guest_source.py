@@ -23,7 +23,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
 from .._migrate import plan, records
-from . import domains, files, freezer, guest_preflight, kinds, libvirt, movedir, peers, sparse
+from . import connections, domains, files, freezer, guest_preflight, kinds, libvirt, movedir, peers, sparse
 from .libvirt_tunnel import Tunnel
 from .system import Host
 
@@ -52,6 +52,8 @@ _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
+# Of QEMU, where libvirt has it.
+_PID_FILE = "/run/libvirt/qemu/{}.pid"
 
 
 def is_enabled(name: str) -> bool:
@@ -300,7 +302,7 @@ class Leaving(kinds.Leaving):
                 each = libvirt.domain(connection, self.name)
                 if each is not None:
                     with libvirt.doing("end the job"):
-                        end_job(each, cut_first=self.move.journal["cut_first"])
+                        end_job(each, self.move.channel.peer, cut_first=self.move.journal["cut_first"])
             self._thread.join(0.2)
 
     def leave(self) -> None:
@@ -358,17 +360,19 @@ def patiently(work: t.Callable[[libvirt.Connection], object], limit_s: float = _
         time.sleep(0.2)
 
 
-def end_job(each: libvirt.Domain, *, cut_first: bool) -> None:
-    """End a move that libvirt may still be at, and wait for that.
+def end_job(each: libvirt.Domain, peer: str, *, cut_first: bool) -> None:
+    """End a move to ``peer`` that libvirt may still be at, and wait for that.
 
     Told to cancel, QEMU stands still until its connections end; where nobody answers, until the kernel gives them up.
     So they are cut first. But of several that are cut, QEMU 10.0 may die: then it is given a while to cancel.
     """
     library = libvirt.library()
     start = time.monotonic()
+    if cut_first:
+        cut_loose(each, peer)
     while int(each.jobInfo()[0]) and not fetched_from(each) and time.monotonic() - start < _PATIENCE_S:
         if cut_first or time.monotonic() - start > _CANCEL_S:
-            cut_loose(each)
+            cut_loose(each, peer)
         with contextlib.suppress(library.libvirtError):
             each.abortJob()
         time.sleep(0.05)
@@ -383,12 +387,16 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
     _unmark(journal)
 
     def work(connection: libvirt.Connection) -> None:
-        each = guest_preflight.known(connection, name).domain
+        cut_first = journal.get("cut_first", True)
         if _is_stale(journal):
             _end_stale(connection, journal)
+        elif cut_first:
+            # libvirt may answer nothing before that.
+            cut_loose(libvirt.domain(connection, name), journal["peer"])
+        each = guest_preflight.known(connection, name).domain
         with libvirt.doing(f"let the guest {name!r} go on"):
             if each.isActive():
-                end_job(each, cut_first=journal.get("cut_first", True))
+                end_job(each, journal["peer"], cut_first=cut_first)
             if each.isActive() and fetched_from(each):
                 _end(each, journal)
         noted = files.read_json(paths.journal_file(name)) or dict(journal)
@@ -457,12 +465,12 @@ def announce(each: libvirt.Domain) -> None:
     _ask_qemu(each, "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100})
 
 
-def cut_loose(each: libvirt.Domain) -> None:
-    """Have QEMU close its connections to the target. Cancelled, it would wait for those on which nobody answers."""
-    there = _ask_qemu(each, "query-yank", {})
-    instances = [one for one in there or () if one.get("type") in ("migration", "block-node")]
-    if instances:
-        _ask_qemu(each, "yank", {"instances": instances})
+def cut_loose(each: t.Optional[libvirt.Domain], peer: str) -> None:
+    """End QEMU's connections to the target, but for those by which that fetches its memory. From outside: while QEMU
+    waits for who does not answer, it may hear nothing itself, nor does libvirt, which waits for QEMU."""
+    with contextlib.suppress(CnvmError, ValueError):
+        if each is not None and not fetched_from(each):
+            connections.cut(int(files.text_of(_PID_FILE.format(each.name()))), peers.find(peer)["tunnel"])
 
 
 def _ask_qemu(each: libvirt.Domain, word: str, arguments: t.Mapping[str, t.Any]) -> t.Any:

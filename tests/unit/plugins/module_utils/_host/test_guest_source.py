@@ -18,6 +18,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    connections,
     domains,
     files,
     guest_preflight,
@@ -31,7 +32,14 @@ from ansible_collections.cnvm.platform.plugins.module_utils._migrate import reco
 from . import fake_libvirt
 
 RUNNING, PAUSED, SHUTOFF = 1, 3, 5
-JOURNAL = {"name": "web", "move_id": "m1", "role": "source", "state": records.SOURCE_FROZEN, "running": True}
+JOURNAL = {
+    "name": "web",
+    "peer": "host2",
+    "move_id": "m1",
+    "role": "source",
+    "state": records.SOURCE_FROZEN,
+    "running": True,
+}
 LIBRARY = types.SimpleNamespace(
     libvirtError=fake_libvirt.FakeError, VIR_DOMAIN_PAUSED_POSTCOPY=11, VIR_DOMAIN_PAUSED_POSTCOPY_FAILED=12,
     VIR_DOMAIN_SHUTOFF_SHUTDOWN=1, VIR_DOMAIN_SHUTOFF_DESTROYED=2,
@@ -68,39 +76,79 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., Domain]:
         made = Domain(*args)
         monkeypatch.setattr(time, "monotonic", lambda: made.now)
         monkeypatch.setattr(time, "sleep", made.sleep)
-        monkeypatch.setattr(guest_source, "cut_loose", lambda each: each.done.append(("cut", each.now)))
+        monkeypatch.setattr(guest_source, "cut_loose", lambda each, peer: each.done.append(("cut", each.now)))
         monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
         return made
 
     return make
 
 
-def test_connections_are_cut_before_it_is_told_to_cancel(domain: t.Callable[..., Domain]) -> None:
+def test_connections_are_cut_before_it_is_asked_for_its_job_or_told_to_cancel(
+    domain: t.Callable[..., Domain], monkeypatch: pytest.MonkeyPatch
+) -> None:
     each = domain(0.01)
-    guest_source.end_job(each, cut_first=True)
-    assert each.done == [("cut", 0.0), ("cancel", 0.0)]
+    known = each.jobInfo
+
+    def ask() -> list[int]:
+        each.done.append(("ask", each.now))
+        return known()
+
+    monkeypatch.setattr(each, "jobInfo", ask)
+    guest_source.end_job(each, "host2", cut_first=True)
+    assert [word for word, _when in each.done][:2] == ["cut", "ask"]
+    assert ("cancel", 0.0) in each.done
 
 
 def test_several_connections_are_cut_only_when_it_does_not_cancel(domain: t.Callable[..., Domain]) -> None:
     each = domain(0.9)
-    guest_source.end_job(each, cut_first=False)
+    guest_source.end_job(each, "host2", cut_first=False)
     assert {word for word, _when in each.done} == {"cancel"}
     each = domain(1.2)
-    guest_source.end_job(each, cut_first=False)
+    guest_source.end_job(each, "host2", cut_first=False)
     assert min(when for word, when in each.done if word == "cut") > 1.0
 
 
 @pytest.mark.parametrize("cut_first", [True, False])
 def test_a_job_that_does_not_end_is_not_waited_for_for_ever(domain: t.Callable[..., Domain], cut_first: bool) -> None:
     each = domain(1e9, True)
-    guest_source.end_job(each, cut_first=cut_first)
+    guest_source.end_job(each, "host2", cut_first=cut_first)
     assert 59 < each.now < 62
 
 
-def test_without_a_job_nothing_is_done(domain: t.Callable[..., Domain]) -> None:
+def test_without_a_job_nothing_is_cancelled(domain: t.Callable[..., Domain]) -> None:
     each = domain(0.0)
-    guest_source.end_job(each, cut_first=True)
+    guest_source.end_job(each, "host2", cut_first=False)
     assert each.done == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "peer", "cut"),
+    [
+        (2, "host2", [(77, "10.100.100.2")]),
+        # The guest goes on at the target, and fetches its memory through them.
+        (LIBRARY.VIR_DOMAIN_PAUSED_POSTCOPY, "host2", []),
+        # It is in the overlay no more.
+        (2, "host3", []),
+    ],
+)
+def test_it_is_cut_loose_from_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int, peer: str, cut: list[tuple[int, str]]
+) -> None:
+    """QEMU itself is not asked: it may not answer."""
+    monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
+    monkeypatch.setattr(guest_source, "_PID_FILE", str(tmp_path / "{}.pid"))
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "overlay.json"))
+    done: list[tuple[int, str]] = []
+    monkeypatch.setattr(connections, "cut", lambda *args: done.append(args))
+    each = Stopped(PAUSED, reason)
+    files.write_json(
+        paths.OVERLAY_FILE, {"self": {"name": "host1"}, "peers": [{"name": "host2", "tunnel": "10.100.100.2"}]}
+    )
+    guest_source.cut_loose(each, peer)
+    assert done == []  # there is no QEMU
+    (tmp_path / "web.pid").write_text("77")
+    guest_source.cut_loose(each, peer)
+    assert done == cut
 
 
 def watched(each: Domain, arrives_at: float, told: list[str]) -> guest_source.Leaving:
@@ -220,6 +268,7 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[...
     def back(each: Stopped, **more: t.Any) -> t.Optional[bool]:
         known = types.SimpleNamespace(domain=each)
         monkeypatch.setattr(guest_preflight, "known", lambda connection, name: known)
+        monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
         host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
         return guest_source.roll_back(host, {**(files.read_json(paths.journal_file("web")) or {}), **more})
 
