@@ -203,7 +203,7 @@ def test_a_daemon_that_was_started_anew_before_memory_is_copied_ends_nothing(
             raise broken.pop()
         return types.SimpleNamespace(domain=each)
 
-    monkeypatch.setattr(libvirt, "connect", lambda: contextlib.nullcontext())
+    monkeypatch.setattr(libvirt, "connect", contextlib.nullcontext)
     monkeypatch.setattr(guest_preflight, "known", known)
     monkeypatch.setattr(guest_source, "Tunnel", lambda *args, **more: None)
     copied: list[t.Any] = []
