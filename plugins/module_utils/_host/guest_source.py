@@ -368,11 +368,11 @@ def end_job(each: libvirt.Domain, peer: str, *, cut_first: bool) -> None:
     """
     library = libvirt.library()
     start = time.monotonic()
-    if cut_first:
-        cut_loose(each, peer)
-    while int(each.jobInfo()[0]) and not fetched_from(each) and time.monotonic() - start < _PATIENCE_S:
+    while True:
         if cut_first or time.monotonic() - start > _CANCEL_S:
             cut_loose(each, peer)
+        if not int(each.jobInfo()[0]) or fetched_from(each) or time.monotonic() - start >= _PATIENCE_S:
+            return
         with contextlib.suppress(library.libvirtError):
             each.abortJob()
         time.sleep(0.05)
@@ -387,16 +387,14 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
     _unmark(journal)
 
     def work(connection: libvirt.Connection) -> None:
-        cut_first = journal.get("cut_first", True)
         if _is_stale(journal):
             _end_stale(connection, journal)
-        elif cut_first:
-            # libvirt may answer nothing before that.
-            cut_loose(libvirt.domain(connection, name), journal["peer"])
-        each = guest_preflight.known(connection, name).domain
         with libvirt.doing(f"let the guest {name!r} go on"):
-            if each.isActive():
-                end_job(each, journal["peer"], cut_first=cut_first)
+            # First: before that libvirt may answer nothing of what follows.
+            each = libvirt.domain(connection, name)
+            if each is not None and each.isActive():
+                end_job(each, journal["peer"], cut_first=journal.get("cut_first", True))
+            each = guest_preflight.known(connection, name).domain
             if each.isActive() and fetched_from(each):
                 _end(each, journal)
         noted = files.read_json(paths.journal_file(name)) or dict(journal)
@@ -465,11 +463,11 @@ def announce(each: libvirt.Domain) -> None:
     _ask_qemu(each, "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100})
 
 
-def cut_loose(each: t.Optional[libvirt.Domain], peer: str) -> None:
+def cut_loose(each: libvirt.Domain, peer: str) -> None:
     """End QEMU's connections to the target, but for those by which that fetches its memory. From outside: while QEMU
     waits for who does not answer, it may hear nothing itself, nor does libvirt, which waits for QEMU."""
     with contextlib.suppress(CnvmError, ValueError):
-        if each is not None and not fetched_from(each):
+        if not fetched_from(each):
             connections.cut(int(files.text_of(_PID_FILE.format(each.name()))), peers.find(peer)["tunnel"])
 
 
