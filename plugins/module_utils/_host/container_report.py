@@ -30,14 +30,10 @@ def see(name: str, host_id: str, unit: t.Mapping[str, str]) -> Seen:
         owner=written or (None if definition is None else {}),
         here=here,
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
-        moving=_moving(name),
+        moving=ownership.is_moving(name),
         active=container_units.is_active(unit),
         enabled=container_units.is_enabled(name),
     )
-
-
-def _moving(name: str) -> bool:
-    return os.path.exists(paths.journal_file(name))
 
 
 def _memory(name: str) -> tuple[t.Optional[int], int]:
@@ -80,7 +76,7 @@ def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str,
         seen = see(name, host_id, unit)
     except HostError as error:
         # One whose records are damaged does not hide the others.
-        seen = Seen(moving=_moving(name), enabled=container_units.is_enabled(name))
+        seen = Seen(moving=ownership.is_moving(name), enabled=container_units.is_enabled(name))
         problem = {"problem": str(error)}
     owner = seen.owner or {}
     definition = seen.definition or {}

@@ -32,7 +32,7 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
         definition=files.read_json(paths.definition_file(name)) if here else None,
         owner=owner,
         elsewhere="" if here or owner is None else str(owner.get("owner_name") or "another host"),
-        moving=_moving(name),
+        moving=ownership.is_moving(name),
         managed=here,
         begun=owner is None and ownership.begun(name, ownership.GUEST),
     )
@@ -46,10 +46,6 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
         why=known.why,
         autostart=known.autostart,
     )
-
-
-def _moving(name: str) -> bool:
-    return os.path.exists(paths.journal_file(name))
 
 
 def _is_leftover(name: str, known: Known) -> bool:
@@ -92,7 +88,7 @@ def report(
             seen[name] = see(name, host_id, known.get(name))
         except HostError as error:
             # One whose records are damaged does not hide the others.
-            seen[name], problems[name] = Seen(moving=_moving(name)), str(error)
+            seen[name], problems[name] = Seen(moving=ownership.is_moving(name)), str(error)
     subjects = [
         guest_watch.Subject(
             name,

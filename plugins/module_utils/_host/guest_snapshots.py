@@ -289,7 +289,7 @@ def _check(
         raise Refused(f"Guest {name!r} is at {owner.get('owner_name') or 'another host'}.", hint="Run it on that host.")
     if known is None or owner.get("kind") != ownership.GUEST:
         raise InputError(f"guests: this host has no guest {name!r}.", hint="See cnvm.platform.guest_info.")
-    if os.path.exists(paths.journal_file(name)):
+    if ownership.is_moving(name):
         raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
     there = snapshot in snapshot_records.names(name)
     if state == "reverted":

@@ -66,6 +66,11 @@ def owned_here(name: str) -> bool:
     return owner is not None and owner.get("owner") == host_identity().get("host_id")
 
 
+def is_moving(name: str) -> bool:
+    """Whether a move of the workload, from or to this host, has not ended."""
+    return os.path.exists(paths.journal_file(name))
+
+
 def names(kind: str = "") -> list[str]:
     """The workloads (of one ``kind``) that this host has or had."""
     try:

@@ -36,7 +36,7 @@ def names_in_a_move() -> list[str]:
         names = sorted(os.listdir(paths.WORKLOADS))
     except FileNotFoundError:
         return []
-    return [name for name in names if os.path.exists(paths.journal_file(name))]
+    return [name for name in names if ownership.is_moving(name)]
 
 
 def _outcome(name: str, outcome: str, text: str, **more: t.Any) -> dict[str, t.Any]:
