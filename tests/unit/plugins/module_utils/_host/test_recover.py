@@ -490,6 +490,24 @@ class Lazy(Kind):
         return self._serves.pop(0)
 
 
+def committed(monkeypatch: pytest.MonkeyPatch, kind: Lazy, peer: object, mode: str) -> None:
+    """This host is the source of a guest that it has committed to ``peer``, and its mover is gone."""
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(peer))
+    monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
+    monkeypatch.setattr(movedir, "boot_id", lambda: "now")
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_FROZEN}
+    files.write_json(paths.journal_file("web"), {**JOURNAL, **more, "kind": "guest", "mode": mode})
+
+
+def active(alive: bool) -> dict[str, t.Any]:
+    """What a target answers where the guest runs, or has."""
+    theirs = {**JOURNAL, "state": records.TARGET_ACTIVE}
+    record = {"owner": "T", "generation": 4, "uuid": "u"}
+    return {"journal": theirs, "owner": record, "identity": {"host_id": "T"}, "alive": alive}
+
+
 @pytest.mark.parametrize(
     ("keeps", "alive", "serves", "drained", "asked", "did"),
     [
@@ -513,22 +531,14 @@ def test_what_was_not_fetched(
     class Peer:
         def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
             if op == "resume":
-                theirs = {**JOURNAL, "state": records.TARGET_ACTIVE}
-                record = {"owner": "T", "generation": 4, "uuid": "u"}
-                return {"journal": theirs, "owner": record, "identity": {"host_id": "T"}, "alive": alive}
+                return active(alive)
             calls.append(op)
             if op == "drained":
                 value = next(given)
                 return {"ended": value is not None, "drained": bool(value)}
             return {"generation": 5, "ran": True} if op == "give_back" else {"lost": "started anew"}
 
-    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
-    monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
-    monkeypatch.setattr(movedir, "boot_id", lambda: "now")
-    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
-    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
-    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_FROZEN}
-    files.write_json(paths.journal_file("web"), {**JOURNAL, **more, "kind": "guest", "mode": "post_copy"})
+    committed(monkeypatch, kind, Peer(), "post_copy")
     result = recover.recover_one(host, "web")
     assert (calls, kind.did) == (asked, [did])
     assert result["outcome"] == ("target" if did == "let go" else "source")
@@ -543,18 +553,10 @@ def test_the_source_says_that_what_it_gave_away_was_undefined_by_hand(
     class Peer:
         def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
             if op == "resume":
-                theirs = {**JOURNAL, "state": records.TARGET_ACTIVE}
-                record = {"owner": "T", "generation": 4, "uuid": "u"}
-                return {"journal": theirs, "owner": record, "identity": {"host_id": "T"}, "alive": False}
+                return active(alive=False)
             return {"gone": True} if op == "finish" else {}
 
-    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(Peer()))
-    monkeypatch.setattr(kinds, "source_of", lambda journal: kind)
-    monkeypatch.setattr(movedir, "boot_id", lambda: "now")
-    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
-    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
-    more = {"role": "source", "peer": "host2", "peer_id": "T", "boot_id": "now", "state": records.SOURCE_FROZEN}
-    files.write_json(paths.journal_file("web"), {**JOURNAL, **more, "kind": "guest", "mode": "live"})
+    committed(monkeypatch, kind, Peer(), "live")
     result = recover.recover_one(host, "web")
     assert (result["outcome"], kind.did) == ("target", ["let go"])
     assert "libvirt on host2 does not know web any more" in result["message"]
