@@ -30,9 +30,10 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
 from ansible_collections.cnvm.platform.tests.support import tiny_guest
 
 ADDRESS = "10.100.101.121"
-# So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy.
-DIRTY_MIB = 4
-SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 2, "auto_converge": False, "max_downtime_ms": 1}
+# So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy. The faster both are,
+# the shorter is the first round over its memory.
+DIRTY_MIB = 12
+SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 5, "auto_converge": False, "max_downtime_ms": 1}
 # The same, until post-copy begins; it lasts for a second or two.
 LAZY: dict[str, t.Any] = {**SLOW, "allow_post_copy": True}
 # Of the source's journal.

@@ -61,7 +61,7 @@ def test_one_that_does_not_converge_without_post_copy(guest: Guest) -> None:
     """It is given up when its time is over, and has been at home all the time."""
     home = guest.source()
     with userfaultfd(guest, "1"):
-        result = guest.start(**{**LAZY, "allow_post_copy": False, "timeout_s": 60}).result()
+        result = guest.start(**{**LAZY, "allow_post_copy": False, "timeout_s": 40}).result()
     assert (result["outcome"], result["mode"], result["failed_phase"]) == ("source", "live", "memory"), result
     guest.check(home, [home])
 
@@ -125,7 +125,7 @@ def test_several_connections(guest: Guest) -> None:
     home = guest.source()
     away = guest.fleet.other(home)
     tunnel = json.loads(away.sh("cat /etc/cnvm/overlay.json"))["self"]["tunnel"]
-    move = guest.start(connections=3, bandwidth_mib_s=6)
+    move = guest.start(connections=3, bandwidth_mib_s=16)
     places: set[str] = set()
     most = 0
     while (status := move.status())["phase"] != "done" and not status.get("died"):
