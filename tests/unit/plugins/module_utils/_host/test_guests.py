@@ -23,6 +23,10 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_disks,
+    guest_jobs,
+    guest_live,
+    guest_planning,
+    guest_power,
     guest_report,
     guest_snapshots,
     guest_start,
@@ -58,9 +62,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "workloads").mkdir()
     monkeypatch.setattr(kvm, "probe", lambda: {"usable": False, "reason": "there is no /dev/kvm"})
     monkeypatch.setattr(os, "fchown", lambda *args: None)
-    monkeypatch.setattr(guests, "_POLL_S", 0.001)
-    monkeypatch.setattr(guests, "_UNPLUG_S", 0.01)
-    monkeypatch.setattr(guests, "_BALLOON_S", 0.01)
+    for module in (guest_live, guest_power):
+        monkeypatch.setattr(module, "_POLL_S", 0.001)
+    monkeypatch.setattr(guest_live, "_UNPLUG_S", 0.01)
+    monkeypatch.setattr(guest_live, "_BALLOON_S", 0.01)
     monkeypatch.setattr(seeds, "PROGRAMS", (("xorriso", "-as", "mkisofs"),))
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     return tmp_path
@@ -1231,15 +1236,15 @@ def test_a_disk_of_a_running_guest_is_not_made_again_when_taking_it_over_was_cut
 def test_a_guest_that_somebody_changes_meanwhile_is_left_alone(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decide = guests.Batch.decide
+    decide = guest_planning.Planner.decide
 
     def meanwhile(other: t.Callable[[], None]) -> None:
-        def decide_slowly(self: guests.Batch) -> list[guests.Job]:
+        def decide_slowly(self: guest_planning.Planner) -> list[guest_jobs.Job]:
             jobs = decide(self)
             other()
             return jobs
 
-        monkeypatch.setattr(guests.Batch, "decide", decide_slowly)
+        monkeypatch.setattr(guest_planning.Planner, "decide", decide_slowly)
 
     def appears() -> None:
         connection.defineXML("<domain><name>web</name><memory>1024</memory></domain>")
@@ -1249,7 +1254,7 @@ def test_a_guest_that_somebody_changes_meanwhile_is_left_alone(
         bring(WEB)
     assert not (place / "workloads/web").exists()
     connection.domains.clear()
-    monkeypatch.setattr(guests.Batch, "decide", decide)
+    monkeypatch.setattr(guest_planning.Planner, "decide", decide)
     bring(WEB)
 
     def edited() -> None:

@@ -1,0 +1,217 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Why a guest cannot be had as it is wanted: what libvirt would find out halfway, or not at all."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from .._core import paths
+from .._core.errors import HostError, InputError, Refused
+from .._libvirt import domain, errors, xml
+from .._libvirt.domain import Model
+from .._libvirt.guest_plan import Wanted
+from .._libvirt.xml import Element
+from .._net.endpoint import check_address
+from . import files, guest_disks, guest_jobs, libvirt
+from .domains import Known, read
+from .guest_jobs import Job
+from .ownership import Newcomer, Registry
+
+
+class Checks:
+    """Of one call. ``going``: the items of the guests that it removes, by name."""
+
+    def __init__(
+        self, connection: libvirt.Connection, registry: Registry, going: t.Mapping[str, t.Mapping[str, t.Any]]
+    ) -> None:
+        self.connection = connection
+        self.registry = registry
+        self.going = going
+        self._all: t.Optional[dict[str, Known]] = None
+        # What libvirt was asked about a machine and its CPU, and has no objection to.
+        self._machines: set[tuple[str, ...]] = set()
+
+    def check(self, job: Job) -> None:
+        """What libvirt would find out halfway, or not at all; only of what is new."""
+        wanted = t.cast(Wanted, job.plan.wanted)
+        model, where = wanted.model, f"guests: {job.name}"
+        stored = job.known.model if job.known is not None else domain.EMPTY
+        before = job.seen.definition or {}
+        for key in ("kernel", "initrd"):
+            if model[key] and model[key] != stored[key] and not os.path.isfile(model[key]):
+                raise InputError(f"{where}: {key}: there is no file {model[key]} on this host.", hint="Copy it there.")
+        cdrom = job.item["cdrom"]
+        if cdrom and cdrom != before.get("cdrom") and not os.path.exists(cdrom):
+            raise InputError(f"{where}: cdrom: there is no file {cdrom} on this host.", hint="Copy it there first.")
+        for tag, folder in model["shared_folders"].items():
+            if stored["shared_folders"].get(tag) != folder and not os.path.isdir(folder["source"]):
+                raise InputError(
+                    f"{where}: shared_folders: there is no directory {folder['source']} on this host.",
+                    hint="Create it first.",
+                )
+        self._check_machine(job, model, stored)
+        self._check_variables(job, model, stored)
+        address = wanted.definition["address"]
+        if address and address != before.get("address"):
+            if self.registry.overlay is None:
+                raise InputError(f"{where}: this host has no overlay network.", hint="Run the role overlay.")
+            check_address(address, self.registry.overlay, f"{where}: networks: address")
+            for name in self.registry.leaving:
+                if (files.read_json(paths.definition_file(name)) or {}).get("address") == address:
+                    job.follows.add(name)
+            if job.seen.managed:
+                self.registry.check_address(job.name, address)
+        if job.plan.start or model["networks"] != stored["networks"]:
+            self.check_networks(job, model)
+        self._check_unique(job, model, stored)
+
+    def _check_machine(self, job: Job, model: Model, stored: Model) -> None:
+        """A machine or a CPU that there is not is said by libvirt only when the guest is started."""
+        if all(domain.alike(key, model[key], stored[key]) for key in ("type", "arch", "machine", "cpu")):
+            return
+        where, cpu = f"guests: {job.name}", model["cpu"]
+        text = xml.document(t.cast(Element, domain.build(model).find("cpu")))
+        asked = (model["type"], model["arch"], model["machine"], text)
+        if asked in self._machines:
+            return
+        try:
+            with libvirt.doing("make a guest of that kind"):
+                known = self.connection.getCPUModelNames(model["arch"])
+                if known and cpu["model"] not in (*domain.MODES, *known):
+                    raise InputError(
+                        f"{where}: cpu: model: libvirt knows no CPU model {cpu['model']!r}.",
+                        hint=f"Leave it out, or see 'virsh cpu-models {model['arch']}'.",
+                    )
+                self.connection.compareHypervisorCPU(None, model["arch"], model["machine"] or None, model["type"], text)
+        except libvirt.LibvirtError as error:
+            # Any other refusal says nothing of the guest: libvirt does not know the CPUs of all architectures.
+            machine = error.code == errors.INVALID_ARG and model["machine"] in error.message
+            if machine or error.code == errors.INTERNAL_ERROR:
+                option = "machine" if machine else "cpu"
+                raise InputError(f"{where}: {option}: {error.message}", hint="Leave it out, or correct it.") from None
+        self._machines.add(asked)
+
+    def _check_variables(self, job: Job, model: Model, stored: Model) -> None:
+        """Refused where UEFI would go on with variables that say otherwise: libvirt makes them once, with the keys of
+        secure boot or without, and what the guest has added since (what it boots) is not ours to throw away."""
+        before = stored if job.known is not None else job.seen.definition or stored
+        if model["firmware"] != "uefi" or model["secure_boot"] == before["secure_boot"]:
+            return
+        own = xml.text_of(job.known.xml, "os/nvram") if job.known is not None else ""
+        for path in (own, *paths.guest_nvram(job.name)):
+            if path and os.path.exists(path):
+                raise Refused(
+                    f"guests: {job.name}: secure_boot: {path} has the guest's UEFI variables from before.",
+                    hint="Stop the guest, move that file away (its boot entries are in it), and run it again: libvirt "
+                    "makes a new one.",
+                )
+
+    def check_networks(self, job: Job, model: Model) -> None:
+        for card in model["networks"].values():
+            where, source = f"guests: {job.name}: networks", card["source"]
+            if card["type"] == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
+                raise InputError(
+                    f"{where}: this host has no bridge {source!r}.", hint="See 'ip link show type bridge'."
+                )
+            if card["type"] == "network":
+                network = libvirt.network(self.connection, source)
+                if network is None:
+                    known = ", ".join(libvirt.networks(self.connection)) or "none"
+                    raise InputError(
+                        f"{where}: this host has no network {source!r}.",
+                        hint=f"It has: {known}. Make it with cnvm.platform.network.",
+                    )
+                with libvirt.doing(f"look at the network {source!r}"):
+                    active = bool(network.isActive())
+                if not active and (job.plan.start or job.seen.active):
+                    raise HostError(
+                        f"{where}: the network {source!r} is not active.",
+                        hint="Start it with cnvm.platform.network (state: active).",
+                    )
+
+    def _check_unique(self, job: Job, model: Model, stored: Model) -> None:
+        """Refused where another domain of this host has its UUID, a MAC or a disk."""
+        new_macs = set(model["networks"]) - set(stored["networks"])
+        writes = {disk["path"] for disk in model["disks"].values() if not disk["read_only"]}
+        new_paths = writes - {disk["path"] for disk in stored["disks"].values() if not disk["read_only"]}
+        if not new_macs and not new_paths and job.known is not None:
+            return
+        for path in sorted(new_paths):
+            if os.path.realpath(path).startswith(f"{os.path.realpath(paths.TEMPLATES)}/"):
+                raise Refused(
+                    f"The disk {path} of guest {job.name!r} is a template's, which others rest on.",
+                    hint="Give the template's name as template, and no path of its own.",
+                )
+        if self._all is None:
+            self._all = read(self.connection)
+        for name, other in self._all.items():
+            if name == job.name:
+                continue
+            if name in self.going:
+                self._check_stays(job, new_paths, other.model, self.going[name])
+            for theirs in (other.model, other.live_model or domain.EMPTY):
+                taken = new_macs & set(theirs["networks"])
+                # What lies below a disk (a snapshot, say) is as much a part of it.
+                theirs_paths = {os.path.realpath(path) for path in guest_jobs.given(theirs)}
+                paths_taken = {path for path in new_paths if os.path.realpath(path) in theirs_paths}
+                if name in self.going:
+                    job.follows.update([name] if taken or paths_taken else [])
+                    continue
+                if taken:
+                    raise Refused(
+                        f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
+                    )
+                if paths_taken:
+                    raise Refused(
+                        f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
+                        hint="Two guests that write to one disk destroy it.",
+                    )
+                if job.known is None and theirs["uuid"] == model["uuid"]:
+                    raise Refused(
+                        f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
+                    )
+
+    def check_new_cards(self, jobs: t.Sequence[Job]) -> None:
+        """Refused where a card that a guest of this host is to get has the MAC of a guest of another host."""
+        found = {}
+        for job in jobs:
+            if job.seen.managed and job.plan.wanted is not None:
+                had = [card["mac"] for card in (job.seen.definition or {}).get("networks", ())]
+                new = [mac for mac in job.plan.wanted.model["networks"] if mac not in had]
+                if new:
+                    found[job.name] = Newcomer(macs=tuple(new))
+        self.registry.check_identities(found)
+
+    def _check_stays(self, job: Job, new_paths: set[str], theirs: Model, going: t.Mapping[str, t.Any]) -> None:
+        """Refused where a disk is that of a guest which is removed in the same call, and does not stay where it is."""
+        name = going["name"]
+        home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
+        definition = files.read_json(paths.definition_file(name)) or {}
+        deleted = {
+            os.path.realpath(guest_disks.place_now(self.connection, name, disk, theirs, f"guests: {name}: disks"))
+            for disk in definition.get("disks", ())
+            if going["delete_disks"] and disk["made"]
+        }
+        for path in sorted(new_paths):
+            real = os.path.realpath(path)
+            if real in deleted or real.startswith(home):
+                raise Refused(
+                    f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
+                    hint="Remove that guest in a run of its own; it says where its disks are kept.",
+                )
+
+
+def check_disks(name: str, model: Model, snapshots: t.Sequence[str]) -> None:
+    """HostError when a disk of a guest that is started as libvirt has it was flattened or rebased meanwhile."""
+    for target, disk in model["disks"].items() if not snapshots else ():
+        where = f"guests: {name}: disks: {target}"
+        told = disk["backing"]
+        if told and guest_disks.below_now(disk["path"], disk["format"], told, where) is not None:
+            raise HostError(
+                f"{where}: {disk['path']} was flattened or rebased, and libvirt does not know.",
+                hint="Run it with its description (memory_mib and all), not with its state alone.",
+            )

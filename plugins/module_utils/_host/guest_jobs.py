@@ -1,0 +1,65 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""One guest of a call of the module guest: what is wanted of it, what there is, what is to be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .._core import paths
+from .._libvirt import guest_definition as definitions
+from .._libvirt.domain import Model
+from .._libvirt.guest_plan import Plan, Seen, Wanted
+from .domains import Known
+from .guest_disks import Work
+from .guest_seeds import Seed
+from .ownership import Newcomer
+
+
+@dataclasses.dataclass
+class Job:
+    """One guest of a call: what is wanted, what there is, what is to be done."""
+
+    item: dict[str, t.Any]
+    seen: Seen
+    plan: Plan
+    known: t.Optional[Known] = None
+    works: tuple[Work, ...] = ()
+    seed: t.Optional[Seed] = None
+    # What could not be done while it runs, found out by trying.
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Guests that are removed in the same call, and of which it gets the address, a MAC or a disk.
+    follows: set[str] = dataclasses.field(default_factory=set)
+    # Of one that is removed: the files of the disks that were made for it, and what is kept.
+    made_disks: list[str] = dataclasses.field(default_factory=list)
+    kept_disks: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.item["name"])
+
+
+def newcomer(guest: t.Mapping[str, t.Any]) -> Newcomer:
+    """Of an item or a definition."""
+    macs = tuple(card["mac"] for card in guest["networks"])
+    return Newcomer(guest["uuid"], definitions.address_of(guest), macs)
+
+
+def claim(job: Job) -> Newcomer:
+    """Of one that is to be made here, or taken over."""
+    wanted = t.cast(Wanted, job.plan.wanted)
+    making = [path for path in made(job.works) if not path.startswith(f"{paths.WORKLOADS}/")]
+    return newcomer(wanted.definition)._replace(given=given(wanted.model, job.works), making=making)
+
+
+def given(model: Model, works: t.Sequence[Work] = ()) -> set[str]:
+    """The files of a guest's disks, and those below them, that are not to be made."""
+    return {each["path"] for disk in model["disks"].values() for each in (disk, *disk["backing"])} - made(works)
+
+
+def made(works: t.Sequence[Work]) -> set[str]:
+    """The files of disks that are to be made."""
+    return {work.path for work in works if work.kind != "grow"}

@@ -1,0 +1,142 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Changing a guest that runs."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from .._core.errors import HostError
+from .._libvirt import domain, errors, xml
+from .._libvirt.changes import Step
+from .._libvirt.xml import Element
+from . import guest_disks, libvirt
+from .domains import Known, xml_of
+from .guest_disks import Work
+from .guest_jobs import Job
+from .system import Host
+
+_POLL_S = 0.1
+# What a guest's kernel may take to let go of a device, or to give memory back: long for an emulated one on a busy host.
+_UNPLUG_S = 20.0
+_BALLOON_S = 20.0
+# Refusals of libvirt that mean: not while it runs.
+_NOT_LIVE = (
+    errors.CONFIG_UNSUPPORTED,
+    errors.OPERATION_UNSUPPORTED,
+    errors.OPERATION_INVALID,
+    errors.OPERATION_FAILED,
+    errors.INTERNAL_ERROR,
+    errors.OPERATION_TIMEOUT,
+    errors.AGENT_UNRESPONSIVE,
+)
+
+
+def grow(host: Host, job: Job, work: Work) -> None:
+    """Let a disk of a running guest grow."""
+    library = libvirt.library()
+    live = t.cast(Known, job.known).live_model or domain.EMPTY
+    if live["disks"].get(work.name, {}).get("path") != work.path:
+        # It has that file only when it is started again.
+        guest_disks.do(host, work)
+        return
+    with libvirt.doing(f"let the disk {work.name} of the guest {job.name!r} grow"):
+        t.cast(Known, job.known).domain.blockResize(
+            work.name, work.virtual_bytes, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES
+        )
+
+
+def change(job: Job, known: Known, step: Step) -> None:
+    """One change of a running guest. What cannot be done becomes a reason to restart it."""
+    try:
+        with libvirt.doing(f"change {step.key} of the running guest {job.name!r}"):
+            refused = _do_step(known, step)
+    except libvirt.LibvirtError as error:
+        if error.code not in _NOT_LIVE:
+            raise
+        refused = error.message
+    if refused:
+        job.reasons[step.key] = refused
+
+
+def _do_step(known: Known, step: Step) -> str:
+    library, each = libvirt.library(), known.domain
+    live = library.VIR_DOMAIN_AFFECT_LIVE
+    root = t.cast(Element, known.live)
+    if step.kind == "memory":
+        each.setMemoryFlags(step.value * 1024, live)
+        return _until(
+            lambda: abs(int(each.info()[2]) // 1024 - step.value) <= 1,
+            _BALLOON_S,
+            "the guest's memory balloon does not answer",
+        )
+    if step.kind == "vcpus":
+        each.setVcpusFlags(step.value, live)
+        return _until(
+            lambda: each.vcpusFlags(live) == step.value, _UNPLUG_S, "the guest does not let go of a virtual CPU"
+        )
+    if step.kind == "description":
+        each.setMetadata(library.VIR_DOMAIN_METADATA_DESCRIPTION, step.value or None, None, None, live)
+    elif step.kind == "marks":
+        text = xml.document(domain.marks_node(step.value, ""))
+        each.setMetadata(library.VIR_DOMAIN_METADATA_ELEMENT, text, "cnvm", xml.GUEST_NAMESPACE, live)
+    elif step.kind == "password":
+        each.updateDeviceFlags(_device(root, "graphics", step.value), live)
+    elif step.kind == "media":
+        each.updateDeviceFlags(xml.document(domain.cdrom_node(step.name, step.value)), live)
+    elif step.kind == "update_network":
+        each.updateDeviceFlags(_device(root, "interface", step.value, step.name), live)
+    elif step.kind == "attach_disk":
+        # Looked at again: a disk before this one may have brought it.
+        if step.value["bus"] == "scsi" and not domain.has_scsi(xml_of(each)):
+            each.attachDeviceFlags(xml.document(domain.SCSI_CONTROLLER), live)
+        each.attachDeviceFlags(xml.document(domain.disk_node(step.name, step.value)), live)
+    elif step.kind == "attach_network":
+        each.attachDeviceFlags(xml.document(domain.network_node(step.name, step.value)), live)
+    elif step.kind in ("detach_disk", "detach_network"):
+        kind = "disk" if step.kind == "detach_disk" else "interface"
+        each.detachDeviceFlags(_device(root, kind, None, step.name), live)
+        what = {"disk": "disks", "interface": "networks"}[kind]
+        return _until(
+            lambda: step.name not in domain.parse(xml_of(each))[what],
+            _UNPLUG_S,
+            f"the guest does not let go of {step.name}; it is gone after a restart",
+        )
+    else:
+        raise ValueError(step.kind)
+    return ""
+
+
+def _until(good: t.Callable[[], bool], timeout_s: float, otherwise: str) -> str:
+    """Wait until it is good; what there is to say when it is not in time."""
+    end = time.monotonic() + timeout_s
+    while not good():
+        if time.monotonic() > end:
+            return otherwise
+        time.sleep(_POLL_S)
+    return ""
+
+
+def _device(root: Element, tag: str, value: t.Any, name: str = "") -> str:
+    """A device of a running domain as XML, with its address, as libvirt wants it to know which one is meant."""
+    devices = t.cast(Element, root.find("devices"))
+    if tag == "graphics":
+        found = t.cast(Element, devices.find("graphics"))
+        found = xml.parse(xml.document(found))
+        found.set("passwd", value["password"])
+        return xml.document(found)
+    keys = {"disk": "target/@dev", "interface": "mac/@address"}[tag].split("/@")
+    for each in devices.findall(tag):
+        if xml.attribute(each, keys[0], keys[1]).lower() == name.lower():
+            if value is not None:
+                kind = value["type"]
+                each = xml.parse(xml.document(each))
+                each.set("type", kind)
+                for source in each.findall("source"):
+                    each.remove(source)
+                each.append(xml.build(("source", {kind: value["source"]})))
+            return xml.document(each)
+    raise HostError(f"The running guest has no {tag} {name!r} any more.")

@@ -1,0 +1,306 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""What the guests of a call need, by what is wanted and what there is. Nothing is changed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import typing as t
+
+from .._core import paths
+from .._core.errors import HostError, InputError, Refused
+from .._libvirt import changes, domain
+from .._libvirt import guest_definition as definitions
+from .._libvirt.changes import Changes
+from .._libvirt.domain import Model
+from .._libvirt.guest_plan import Plan, Seen, Wanted, plan
+from . import (
+    guest_checks,
+    guest_disks,
+    guest_jobs,
+    guest_report,
+    guest_seeds,
+    kvm,
+    libvirt,
+    ownership,
+    snapshot_records,
+    templates,
+)
+from .domains import Known, read
+from .guest_jobs import Job
+from .ownership import Registry
+from .system import Host
+
+
+class Planner:
+    """One call of the module: all of the host's guests that it names."""
+
+    def __init__(
+        self,
+        host: Host,
+        connection: libvirt.Connection,
+        items: t.Sequence[dict[str, t.Any]],
+        registry: Registry,
+        *,
+        adopt: bool = False,
+        restart_on_change: bool = False,
+    ) -> None:
+        self.host = host
+        self.connection = connection
+        self.items = items
+        self.registry = registry
+        going = {item["name"]: item for item in items if item["state"] == "absent"}
+        registry.leaving = set(going)
+        self.adopt = adopt
+        self.restart_on_change = restart_on_change
+        self.warnings = registry.warnings
+        self.arch = platform.machine()
+        self._kvm: t.Optional[dict[str, t.Any]] = None
+        self._checks = guest_checks.Checks(connection, registry, going)
+
+    def decide(self) -> list[Job]:
+        """What each guest needs. Raises before anything is changed when one of them cannot be had."""
+        names = [item["name"] for item in self.items]
+        known = read(self.connection, names)
+        host_id = str(self.registry.identity["host_id"])
+        seen = {name: guest_report.see(name, host_id, known.get(name)) for name in names}
+        gone_away = {name: one.elsewhere for name, one in seen.items() if one.elsewhere}
+        wanted = {
+            item["name"]: guest_jobs.newcomer(item)
+            for item in self.items
+            if item["state"] != "absent" and not seen[item["name"]].managed and item["described"]
+        }
+        for name, holder in self.registry.locate(gone_away, wanted).items():
+            history = None if name in wanted and not holder else seen[name].owner
+            seen[name] = dataclasses.replace(seen[name], elsewhere=holder, owner=history)
+        jobs = [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
+        self._checks.check_new_cards(jobs)
+        return jobs
+
+    def _job(self, item: dict[str, t.Any], seen: Seen, known: t.Optional[Known]) -> Job:
+        job = Job(item, seen, Plan(item["name"]), known if seen.defined else None)
+        if known is not None and not seen.defined:
+            job.known = None
+        options = {"adopt": self.adopt, "restart_on_change": self.restart_on_change}
+        # Refusals that need no more than what is known by now come first.
+        probe = plan(item, seen, Wanted({}, {}) if item["described"] else None, **options)
+        if seen.elsewhere:
+            if item["state"] == "absent":
+                self.warnings.append(f"Guest {job.name} is at {seen.elsewhere}; it was not removed.")
+            job.plan = probe
+            return job
+        wanted = None
+        if item["state"] != "absent" and item["described"]:
+            wanted = self._wanted(job)
+        job.plan = plan(item, seen, wanted, **options)
+        if job.plan.remove:
+            if not item["delete_disks"]:
+                guest_disks.check_keep(job.name)
+            model = None if job.known is None else job.known.model
+            job.made_disks = [
+                guest_disks.place_now(self.connection, job.name, disk, model, f"guests: {job.name}: disks")
+                for disk in (seen.definition or {}).get("disks", ())
+                if disk["made"]
+            ]
+            job.made_disks += filter(os.path.lexists, ownership.making(job.name, ownership.GUEST))
+        if wanted is not None:
+            self._checks.check(job)
+            self._warn(job)
+        elif job.plan.start and job.known is not None:
+            self._checks.check_networks(job, job.known.model)
+            guest_checks.check_disks(job.name, job.known.model, snapshot_records.names(job.name))
+        return job
+
+    def _wanted(self, job: Job) -> Wanted:
+        """What the item means on this host, and what of it is not so yet."""
+        item, seen, where = job.item, job.seen, f"guests: {job.name}"
+        before = seen.definition or {}
+        if job.known is not None:
+            _keep_identity(item, before, job.known.model, where)
+        templates = self._templates(item, before, where)
+        job.seed = guest_seeds.wanted(self.host, item, self.registry.overlay)
+        if job.seed:
+            self.warnings.extend(f"Guest {job.name}: {warning}" for warning in job.seed.warnings)
+        definition = definitions.definition_of(item, templates=templates, seeded=job.seed.record if job.seed else None)
+        stored = None if job.known is None else job.known.model
+        known_disks = {} if seen.definition is None else {one["name"]: one for one in before.get("disks", ())}
+        tops = snapshot_records.tops(job.name, stored) if seen.managed and stored is not None else {}
+        disks: dict[str, dict[str, t.Any]] = {}
+        works = []
+        again, making = ownership.begun(job.name, ownership.GUEST), ownership.making(job.name, ownership.GUEST)
+        for disk in definition["disks"]:
+            name, at = disk["name"], f"{where}: disks: {disk['name']}"
+            path = guest_disks.place_of(self.connection, job.name, disk, at)
+            old = known_disks.get(name)
+            was = guest_disks.place_now(self.connection, job.name, old, stored, at) if old else path
+            elsewhere = was != path
+            if elsewhere and name in tops:
+                raise Refused(f"{at}: the disk is {was}, and has snapshots.", hint="Delete them first.")
+            if elsewhere and not os.path.lexists(path):
+                raise InputError(
+                    f"{at}: the disk is {was}, and there is no file {path}.", hint="Move it there first, guest stopped."
+                )
+            # One that was moved is ours still; not one that was there before.
+            moved = elsewhere and not os.path.lexists(was)
+            new = old is None or (elsewhere and not moved)
+            if old and not new and old["format"] != disk["format"]:
+                guest_disks.check_format(path, disk["format"], at)
+            top, below = (path, None) if new else tops.get(name, (path, None))
+            digest = templates.get(name, "") if old is None else ""
+            if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):
+                # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
+                new = stored["disks"][name]["path"] != path
+            own = not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
+            ours = again and (own or path in making) and path not in guest_jobs.given(stored or domain.EMPTY)
+            work, looked = guest_disks.look(disk, path, top, digest, at, new=new, ours=ours)
+            if looked is None:
+                same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
+                looked = stored["disks"][name]["backing"] if stored is not None and same else below
+                if looked is not None and same and top == path and not seen.active:
+                    rebased = guest_disks.below_now(path, disk["format"], looked, at)
+                    looked = looked if rebased is None else rebased
+            if looked is None:
+                looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
+            disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"
+            if old and disk["template_digest"]:
+                base = paths.template_disk(disk["template_digest"])
+                asked, disk["linked"] = disk["linked"], any(one["path"] == base for one in looked)
+                if disk["linked"] and not asked:
+                    self.warnings.append(
+                        f"Guest {job.name} has a disk {name} that rests on its template still: linked says how a new "
+                        "one is made. To make it a full copy, stop the guest and flatten it (cnvm.platform.disk_image)."
+                    )
+            disks[name] = {"path": top, "backing": looked, "format": "qcow2" if top != path else disk["format"]}
+            if work is not None:
+                works.append(work)
+        gone = {}
+        for name, old in known_disks.items():
+            if name not in disks:
+                if name in tops:
+                    raise Refused(f"{where}: the disk {name} has snapshots.", hint="Delete them first.")
+                gone[name] = guest_disks.place_now(self.connection, job.name, old, stored, where)
+                self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {gone[name]} is kept.")
+        used = {each["path"] for disk in disks.values() for each in (disk, *disk["backing"])}
+        for name, disk in (stored or domain.EMPTY)["disks"].items():
+            # Of one that is taken over, or that somebody has added by other means.
+            if name not in known_disks and disk["path"] not in used and os.path.lexists(disk["path"]):
+                self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {disk['path']} is kept.")
+        added = {name: disk["path"] for name, disk in disks.items() if known_disks and name not in known_disks}
+        guest_disks.check_buses(gone, added, where, active=seen.active)
+        model = definitions.model_of(
+            definition,
+            kind=self._kind(job, stored),
+            arch=self.arch,
+            disks=disks,
+            overlay=self.registry.overlay,
+            log=paths.guest_log(job.name),
+            seed_path=paths.guest_seed(job.name) if job.seed else "",
+            password=item["graphics"].get("password", ""),
+        )
+        job.works = tuple(works)
+        found = (
+            Changes() if stored is None else changes.compare(model, stored, job.known.live_model if job.known else None)
+        )
+        written = [work.words for work in works]
+        there = os.path.lexists(paths.guest_seed(job.name))
+        if job.seed and job.seed.changed:
+            written.append("write seed")
+        elif there and not job.seed and not seen.active and not (job.known is not None and job.known.saved):
+            written.append("remove seed")
+        return Wanted(definition, model, found, tuple(written))
+
+    def _templates(self, item: t.Mapping[str, t.Any], before: t.Mapping[str, t.Any], where: str) -> dict[str, str]:
+        """The digests of the templates of its disks. One that was made of a template stays with it."""
+        known = {disk["name"]: disk for disk in before.get("disks", ())}
+        found = {}
+        for disk in item["disks"]:
+            name, word = disk["name"], disk["template"]
+            old = known.get(name)
+            if old is not None and old.get("template_digest"):
+                digest = templates.resolve(word) if word else ""
+                if word not in ("", old["template"], old["template_digest"]) and digest != old["template_digest"]:
+                    raise Refused(
+                        f"{where}: disks: {name} was made of the template {old['template']}, not of {word}.",
+                        hint="Remove the guest with its disks first, or give it another name.",
+                    )
+                if digest and digest != old["template_digest"]:
+                    self.warnings.append(
+                        f"Guest {item['name']} stays with the template that its disk {name} was made of; "
+                        f"{word} is another one now."
+                    )
+                found[name] = str(old["template_digest"])
+            elif word and old is not None:
+                raise Refused(
+                    f"{where}: disks: {name} was not made of a template, so not of {word}.",
+                    hint="Leave template out, or give the new disk another name.",
+                )
+            elif word:
+                found[name] = templates.require(word, f"{where}: disks: {name}")
+        return found
+
+    def _kind(self, job: Job, stored: t.Optional[Model]) -> str:
+        """How the guest is run: the domain's type. Of one that is there it is looked at again when it is started."""
+        wanted = job.item["accelerator"]
+        if wanted == "tcg":
+            return "qemu"
+        starts = not job.seen.active and job.item["state"] in ("running", "paused")
+        if stored is not None and not starts and stored["type"] in ("kvm", "qemu") and wanted == "auto":
+            return str(stored["type"])
+        if self._kvm is None:
+            self._kvm = kvm.probe()
+        if self._kvm["usable"]:
+            return "kvm"
+        if wanted == "kvm":
+            if not starts and stored is not None and stored["type"] == "kvm":
+                return "kvm"
+            raise HostError(
+                f"Guest {job.name!r} is to run with KVM, which this host cannot: {self._kvm['reason']}.",
+                hint="Set accelerator: auto to let it be emulated, which is slow.",
+            )
+        return "qemu"
+
+    def _warn(self, job: Job) -> None:
+        wanted = t.cast(Wanted, job.plan.wanted)
+        model, item = wanted.model, job.item
+        emulated = model["type"] == "qemu" and item["accelerator"] == "auto"
+        # None for one that is restarted for a change: it stays as it was.
+        found = self._kvm
+        if emulated and found is not None and not found["usable"] and (job.plan.create or job.plan.start):
+            why = f": {found['reason']}" if found["reason"] else ""
+            self.warnings.append(f"Guest {job.name} is emulated, which is slow; KVM cannot be used{why}.")
+        listen = model["graphics"].get("listen")
+        if listen in ("0.0.0.0", "::"):
+            self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")
+        if listen and listen not in ("127.0.0.1", "::1") and not model["graphics"]["password"]:
+            self.warnings.append(f"Guest {job.name}: its screen on {listen} has no password.")
+
+
+def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model: Model, where: str) -> None:
+    """Let a guest that is there keep its UUID and its cards their MACs, where the user has named none.
+
+    One that was taken over has others than its name stands for.
+    """
+    name = item["name"]
+    if item["uuid"] != model["uuid"]:
+        if item["uuid"] != definitions.uuid_of(name):
+            raise Refused(
+                f"{where}: uuid: the guest has {model['uuid']}.", hint="A guest keeps its UUID. Remove it first."
+            )
+        item["uuid"] = model["uuid"]
+    macs = [card["mac"] for card in before["networks"]] if before else list(model["networks"])
+    free = [at for at, card in enumerate(item["networks"]) if card["mac"] == definitions.mac_of(name, at)]
+    taken = {card["mac"] for at, card in enumerate(item["networks"]) if at not in free}
+    kept = {at: macs[at] for at in free if at < len(macs) and macs[at] not in taken}
+    taken.update(kept.values())
+    number = len(item["networks"])
+    for at in free:
+        mac = kept.get(at, definitions.mac_of(name, at))
+        # That of its place may be the one that another card has kept.
+        while at not in kept and mac in taken:
+            mac, number = definitions.mac_of(name, number), number + 1
+        item["networks"][at]["mac"] = mac
+        taken.add(mac)

@@ -1,0 +1,153 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Guests up and down: started, stopped, paused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+from .._core import paths
+from .._core.errors import CnvmError, HostError
+from .._libvirt import errors, guest_plan
+from . import guest_watch, libvirt
+from .domains import Known
+from .guest_jobs import Job
+
+# How many guests are started at a time: each costs libvirt a process, and QEMU a moment of a CPU.
+_STARTS_AT_ONCE = 4
+_POLL_S = 0.1
+# A guest that has just begun to boot does not hear the power button.
+_PRESS_AGAIN_S = 10
+
+
+def stop(jobs: t.Sequence[Job], warn: t.Callable[[str], object]) -> dict[str, CnvmError]:
+    """Stop guests, all at once, and see that they have stopped: each in its own time, by force where allowed. Those
+    that have not, and why."""
+    began = time.monotonic()
+    waiting = {job.name: job for job in jobs}
+    pressed: dict[str, float] = {}
+    failed: dict[str, CnvmError] = {}
+    while waiting:
+        for name, job in list(waiting.items()):
+            try:
+                stopped = _stop(job, began, pressed, warn)
+            except CnvmError as error:
+                failed[name] = error
+            if name in failed or stopped:
+                del waiting[name]
+        if waiting:
+            time.sleep(_POLL_S)
+    return failed
+
+
+def _stop(job: Job, began: float, pressed: dict[str, float], warn: t.Callable[[str], object]) -> bool:
+    """Whether a guest that is to stop has stopped; else what is to be done for it now."""
+    name, each = job.name, t.cast(Known, job.known).domain
+    state = libvirt.state_of(each)
+    if state is None or not _is_up(each):
+        return True
+    now = time.monotonic()
+    at_once = job.plan.remove and job.item["delete_disks"]
+    word = guest_plan.state_of(state[0])
+    if at_once or word == guest_plan.CRASHED:
+        _turn_off(each, name)
+    elif now - began >= job.item["stop_timeout_s"]:
+        late = f"did not stop within {job.item['stop_timeout_s']} s"
+        if not job.item["force_stop"]:
+            raise HostError(
+                f"Guest {name!r} {late}.",
+                hint="It may ignore the power button. Raise stop_timeout_s, or allow force_stop: true.",
+            )
+        warn(f"Guest {name} {late} and was turned off.")
+        _turn_off(each, name)
+    elif now - pressed.get(name, 0.0) >= _PRESS_AGAIN_S:
+        pressed[name] = now
+        with gone_is_good(), libvirt.doing(f"stop the guest {name!r}"):
+            # One that is paused or asleep hears nothing.
+            if word == guest_plan.PAUSED:
+                each.resume()
+            elif word == guest_plan.SUSPENDED:
+                each.pMWakeup(0)
+            _press(each)
+    return False
+
+
+def _press(each: libvirt.Domain) -> None:
+    """Ask a guest to shut down: by its agent where that answers, else by the power button."""
+    library = libvirt.library()
+    try:
+        each.shutdown()
+    except library.libvirtError as error:
+        if error.get_error_code() not in (errors.AGENT_UNRESPONSIVE, errors.OPERATION_TIMEOUT):
+            raise
+        each.shutdownFlags(library.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+
+
+def start(connection: libvirt.Connection, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
+    """Start guests, several at once. Those that could not be, and why."""
+    failed: dict[str, CnvmError] = {}
+    if not jobs:
+        return failed
+    library = libvirt.library()
+
+    def one(job: Job) -> None:
+        flags = library.VIR_DOMAIN_START_PAUSED if job.plan.pause else 0
+        if paths.guest_log(job.name):
+            os.makedirs(os.path.dirname(paths.guest_log(job.name)), mode=0o750, exist_ok=True)
+        guest_watch.mark_log(job.name)
+        each = libvirt.domain(connection, job.name)
+        if each is None:
+            raise HostError(f"Guest {job.name!r} was removed while it was to be started.")
+        with libvirt.doing(f"start the guest {job.name!r}"):
+            each.createWithFlags(flags)
+
+    with ThreadPoolExecutor(max_workers=_STARTS_AT_ONCE) as pool:
+        for name, future in {job.name: pool.submit(one, job) for job in jobs}.items():
+            try:
+                future.result()
+            except CnvmError as error:
+                failed[name] = error
+    return failed
+
+
+def pause_or_resume(job: Job) -> None:
+    """Let a running guest stand still, or go on."""
+    each = t.cast(Known, job.known).domain
+    with libvirt.doing(f"{'resume' if job.plan.resume else 'pause'} the guest {job.name!r}"):
+        if job.plan.pause:
+            each.suspend()
+        elif job.seen.state == guest_plan.SUSPENDED:
+            each.pMWakeup(0)
+        else:
+            each.resume()
+
+
+def _turn_off(each: libvirt.Domain, name: str) -> None:
+    with gone_is_good(), libvirt.doing(f"turn the guest {name!r} off"):
+        each.destroy()
+
+
+def _is_up(each: libvirt.Domain) -> bool:
+    library = libvirt.library()
+    try:
+        return bool(each.isActive())
+    except library.libvirtError as error:
+        if error.get_error_code() == errors.NO_DOMAIN:
+            return False
+        raise libvirt.translate(error, f"look at the guest {each.name()!r}") from error
+
+
+@contextlib.contextmanager
+def gone_is_good() -> t.Iterator[None]:
+    """What is to end may have ended by itself a moment ago."""
+    try:
+        yield
+    except libvirt.LibvirtError as error:
+        if error.code not in (errors.NO_DOMAIN, errors.OPERATION_INVALID):
+            raise
