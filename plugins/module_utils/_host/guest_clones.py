@@ -58,10 +58,5 @@ def bring_to(
 
 def _rest_on(wanted: clones.Wanted) -> set[str]:
     """Digests of the templates that those rest on that are there already."""
-    found = set()
-    for clone in wanted.clones:
-        definition = files.read_json(paths.definition_file(clone.name)) or {}
-        for disk in definition.get("disks") or ():
-            if disk.get("linked") and disk.get("template_digest") and templates.resolve(disk["template_digest"]):
-                found.add(str(disk["template_digest"]))
-    return found
+    definitions = [files.read_json(paths.definition_file(clone.name)) or {} for clone in wanted.clones]
+    return {digest for definition in definitions for digest in templates.below(definition)}

@@ -50,6 +50,17 @@ def pool_directory(connection: libvirt.Connection, name: str, where: str) -> str
     return xml.text_of(root, "target/path")
 
 
+def check_pool(connection: libvirt.Connection, name: str, where: str) -> None:
+    """HostError when a pool is not active: where its file system is to be mounted there is another directory then."""
+    pool = libvirt.pool(connection, name)
+    with libvirt.doing(f"look at the pool {name!r}"):
+        if pool is None or pool.isActive():
+            return
+    raise HostError(
+        f"{where}: the pool {name!r} is not active.", hint="Start it with cnvm.platform.pool (state: active)."
+    )
+
+
 def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.Any], where: str) -> str:
     """Where a disk's own file lies (below its snapshots, if it has some)."""
     if disk["path"]:
@@ -111,8 +122,8 @@ class Work:
 
 
 def backing_of(path: str, kind: str, where: str, known: t.Collection[str] = ()) -> list[dict[str, t.Any]]:
-    """What lies below an image that was there before: it must be sound, and rest on nothing but images of ours and
-    those that are ``known``."""
+    """What lies below an image that was there before: it must rest on nothing but images of ours and those that are
+    ``known``."""
     nodes = disks.chain(path, kind)
     trusted = {os.path.realpath(one) for one in known}
     for node in nodes[1:]:
@@ -207,6 +218,7 @@ def _look_new(
                 hint="To use what is in it give it as path, without template. Or remove it first.",
             )
         below = backing_of(path, kind, where)
+        disks.check_sound(disks.inspect(path, kind))
         work, _dummy = look(disk, path, path, "", where, new=False)
         return work, below
     if digest:

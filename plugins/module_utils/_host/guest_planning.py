@@ -113,6 +113,9 @@ class Planner:
         elif job.plan.start and job.known is not None:
             self._checks.check_networks(job, job.known.model)
             guest_checks.check_disks(job.name, job.known.model, snapshot_records.names(job.name))
+        if job.plan.start:
+            for digest in sorted(templates.below(seen.definition or {})):
+                templates.check(digest)
         return job
 
     def _wanted(self, job: Job) -> Wanted:
@@ -149,6 +152,8 @@ class Planner:
             new = old is None or (elsewhere and not moved)
             if old and not new and old["format"] != disk["format"]:
                 guest_disks.check_format(path, disk["format"], at)
+            if new and disk["pool"]:
+                guest_disks.check_pool(self.connection, disk["pool"], at)
             top, below = (path, None) if new else tops.get(name, (path, None))
             digest = templates.get(name, "") if old is None else ""
             if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):

@@ -272,21 +272,21 @@ class Leaving(kinds.Leaving):
 
     def drain(self) -> None:
         """Until the target has all memory. From now on what is here is old: nobody goes on with it in any case."""
-        move, ended = self.move, False
-        with libvirt.connect() as connection:
-            domain = guest_preflight.known(connection, self.name).domain
-            while not ended:
-                answer = move.channel.call("drained", timeout_s=20, limit_s=_LOOK_S)
-                ended = bool(answer["ended"])
-                if not ended and not serves(move.journal):
-                    # It may have come to its end a moment ago.
-                    answer = move.channel.call("drained", timeout_s=60, limit_s=20)
-                    break
-                with contextlib.suppress(libvirt.library().libvirtError):
-                    move.time.bytes.update(migration.sent_bytes(domain.jobStats()))
-                move.tell()
+        move = self.move
+        while not (answer := self._ask_drained(_LOOK_S))["ended"]:
+            if not serves(move.journal):
+                # It may have come to its end a moment ago.
+                answer = self._ask_drained(20)
+                break
+            with contextlib.suppress(CnvmError, libvirt.library().libvirtError), libvirt.connect() as connection:
+                stats = guest_preflight.known(connection, self.name).domain.jobStats()
+                move.time.bytes.update(migration.sent_bytes(stats))
+            move.tell()
         if not answer["drained"]:
             move.result.update(move.channel.call("anew", timeout_s=90))
+
+    def _ask_drained(self, limit_s: float) -> dict[str, t.Any]:
+        return self.move.channel.call("drained", timeout_s=limit_s + _PATIENCE_S + 20, limit_s=limit_s)
 
     def abandon(self) -> None:
         """End libvirt's job, if it has one still: it lets the guest go on here."""
@@ -545,11 +545,15 @@ def remove_files(name: str) -> None:
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:
     """Whether QEMU still sends what the target fetches (post-copy). One that does not answer is not given up."""
-    with libvirt.connect() as connection:
+    status = ""
+
+    def work(connection: libvirt.Connection) -> None:
+        nonlocal status
         each = libvirt.domain(connection, journal["name"])
-        if each is None or not fetched_from(each):
-            return False
-        status = (_ask_qemu(each, "query-migrate", {}) or {}).get("status", "")
+        fetched = each is not None and fetched_from(each)
+        status = (_ask_qemu(each, "query-migrate", {}) or {}).get("status", "") if fetched else "failed"
+
+    patiently(work)
     return status not in ("postcopy-paused", "failed", "cancelled")
 
 

@@ -178,12 +178,17 @@ def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
     """Waits until nothing is fetched any more (post-copy): it has ended when QEMU has, or has it all."""
     if journal["mode"] != plan.POST_COPY:
         return {"ended": True, "drained": True}
+    alive = arriving = False
+
+    def work(connection: libvirt.Connection) -> None:
+        nonlocal alive, arriving
+        each = libvirt.domain(connection, journal["name"])
+        alive = each is not None and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
+        arriving = alive and _is_arriving(t.cast("libvirt.Domain", each))
+
     end = time.monotonic() + timeout_s
     while True:
-        with libvirt.connect() as connection:
-            each = libvirt.domain(connection, journal["name"])
-            alive = each is not None and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
-            arriving = alive and _is_arriving(t.cast("libvirt.Domain", each))
+        guest_source.patiently(work)
         if not arriving or time.monotonic() > end:
             return {"ended": not arriving, "drained": alive and not arriving}
         time.sleep(0.05)

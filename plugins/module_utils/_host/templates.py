@@ -143,6 +143,12 @@ def check(digest: str, *, full: bool = False) -> None:
         )
 
 
+def below(definition: t.Mapping[str, t.Any]) -> set[str]:
+    """The digests of the templates of this host that a guest's linked disks rest on."""
+    found = {str(disk.get("template_digest") or "") for disk in definition.get("disks") or () if disk.get("linked")}
+    return {digest for digest in found if digest and resolve(digest)}
+
+
 def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) -> list[str]:
     """What rests on a template: ``guest NAME``, and the paths of other images.
 

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import typing as t
+
 from .._core.errors import Refused
 from .._core.values import human_bytes
 from . import layout
@@ -22,12 +25,26 @@ def check_untrusted(image: Image, name: str, kind: str, most_virtual_bytes: int)
     - says that it is larger than ``most_virtual_bytes``;
     - is cut off, damaged, encrypted, or was not closed.
     """
-    try:
+    with _naming(name, kind):
         header = _check(image, kind, most_virtual_bytes)
+    check_sound(image, name, header)
+    return header
+
+
+def check_sound(image: Image, name: str, header: Header) -> None:
+    """Refused, with ``name`` in the message, when an image is marked as damaged or is cut off."""
+    with _naming(name, header.format):
+        if header.corrupt:
+            raise Refused("The image is marked as damaged.", hint="Get it again.")
         layout.check(image, header)
+
+
+@contextlib.contextmanager
+def _naming(name: str, kind: str) -> t.Iterator[None]:
+    try:
+        yield
     except Refused as refusal:
         raise Refused(f"{name}: {refusal.message}", hint=refusal.hint, path=name, format=kind) from None
-    return header
 
 
 def _check(image: Image, kind: str, most_virtual_bytes: int) -> Header:
@@ -63,8 +80,6 @@ def _check(image: Image, kind: str, most_virtual_bytes: int) -> Header:
         )
     if header.encrypted:
         raise Refused(f"The image is encrypted ({header.encrypted}).", hint="Decrypt it where it comes from.")
-    if header.corrupt:
-        raise Refused("The image is marked as damaged.", hint="Get it again.")
     if header.dirty:
         raise Refused(
             "The image was not closed: its program was cut off while it wrote to it.",

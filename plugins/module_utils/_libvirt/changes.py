@@ -216,6 +216,9 @@ def _compute(wanted: Model, live: Model, stored: Model, steps: list[Step], reaso
         if key == "vcpus" and wanted[key] < live[key] and live["type"] == "qemu":
             # QEMU 10 ends with a failed assertion (tcg_register_thread) when it is given one back later.
             reasons[key] = f"it has {live[key]} virtual CPUs, and being emulated cannot give one up while it runs"
+        elif waiting and wanted[most] < live[most]:
+            # It was not started with this.
+            reasons[key] = f"it has not given back what it has above {wanted[key]} MiB: its balloon does not answer"
         elif wanted[key] != live[key] and not waiting:
             steps.append(Step(key.partition("_")[0], key, value=wanted[key]))
         # As a maximum that nobody has asked for, more than is to be possible does no harm until the next start.

@@ -267,6 +267,15 @@ def test_link_cut_in_the_drain(lazy: Guest) -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed_in_the_drain(lazy: Guest, side: str) -> None:
+    """The daemon, on either side: QEMU goes on without it, and the guest loses nothing."""
+    move = lazy.lazily()
+    kill_libvirt(move, side)
+    kill(move.source, emulator(lazy), CONT)
+    lazy.arrives(move)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
 def test_emulator_killed_in_the_drain(lazy: Guest, side: str) -> None:
     """On either side: what was in its memory is lost, and it is started anew where its disk is the newest."""
     move = lazy.lazily()

@@ -233,6 +233,7 @@ class FakeConnection:
         self.questions = 0
         self.fails: dict[str, FakeError] = {}
         self.pools: dict[str, str] = {}
+        self.inactive_pools: set[str] = set()
 
     def close(self) -> None:
         pass
@@ -301,7 +302,11 @@ class FakeConnection:
         if name not in self.pools:
             raise FakeError(errors.NO_STORAGE_POOL, "no pool")
         root = xml.build(("pool", {"type": "dir"}, ("name", name), ("target", ("path", self.pools[name]))))
-        return types.SimpleNamespace(name=lambda: name, XMLDesc=lambda flags: xml.document(root))
+        return types.SimpleNamespace(
+            name=lambda: name,
+            XMLDesc=lambda flags: xml.document(root),
+            isActive=lambda: int(name not in self.inactive_pools),
+        )
 
     def listAllStoragePools(self, flags: int) -> list[t.Any]:
         return [self.storagePoolLookupByName(name) for name in self.pools]

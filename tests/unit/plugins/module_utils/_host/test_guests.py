@@ -741,6 +741,48 @@ def test_an_image_that_rests_on_a_file_from_elsewhere_is_refused(place: Path) ->
         bring({**WEB, "disks": [{"path": str(place / "absent")}]})
 
 
+def test_an_image_that_is_cut_off_or_damaged_is_refused(place: Path) -> None:
+    image = place / "image.qcow2"
+    wanted = {**WEB, "disks": [{"path": str(image)}]}
+    fake_domains.qcow2(image, 2**20)
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Refused, match=r"image\.qcow2: .* beyond its end"):
+        bring(wanted)
+    # An incompatible feature: the image is corrupt.
+    image.write_bytes(whole[:79] + b"\x02" + whole[80:])
+    with pytest.raises(Refused, match="marked as damaged"):
+        bring(wanted)
+    image.write_bytes(whole)
+    bring(wanted)
+
+
+def test_a_template_that_has_changed_is_refused_when_a_guest_on_it_is_started(place: Path) -> None:
+    template(place)
+    bring({**WEB, "state": "stopped", "disks": [{"template": "debian"}]})
+    with open(place / f"templates/sha256/{DIGEST}/disk.qcow2", "ab") as file:
+        file.write(b"more")
+    bring({"name": "web", "state": "stopped"})
+    for wanted in ({"name": "web"}, {**WEB, "disks": [{"template": "debian"}]}):
+        with pytest.raises(Refused, match=r"is damaged: .* guest web"):
+            bring(wanted)
+
+
+def test_no_disk_is_made_in_a_pool_that_is_not_active(connection: FakeConnection, place: Path) -> None:
+    """What is mounted there hides it later. A disk that is there already is where it is."""
+    (place / "pool").mkdir()
+    connection.pools["images"] = str(place / "pool")
+    connection.inactive_pools.add("images")
+    wanted = {**WEB, "disks": [{"pool": "images", "size_mib": 1}]}
+    with pytest.raises(HostError, match="the pool 'images' is not active"):
+        bring(wanted)
+    assert list((place / "pool").iterdir()) == []
+    connection.inactive_pools.clear()
+    bring(wanted)
+    connection.inactive_pools.add("images")
+    assert not bring(wanted)["changed"]
+
+
 # -- Others
 def foreign(connection: FakeConnection, text: str = "") -> None:
     connection.defineXML(

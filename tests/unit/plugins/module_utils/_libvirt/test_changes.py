@@ -104,6 +104,15 @@ def test_a_balloon_that_is_not_up_yet_is_no_difference() -> None:
     assert [step.kind for step in compare(wanted, wanted, {**wanted, "memory_mib": 256}).steps] == ["memory"]
 
 
+def test_memory_that_is_not_given_back_is_told_until_it_was_restarted() -> None:
+    before, after = model(), model(memory_mib=300, max_memory_mib=300)
+    assert compare(after, before, before).reasons == {}
+    again = compare(after, after, before)
+    assert "memory" not in [step.kind for step in again.steps]
+    assert "300 MiB" in again.reasons["memory_mib"]
+    assert pending(after, before) == again.reasons
+
+
 def test_a_larger_maximum_alone_is_told() -> None:
     steps, reasons = change(model(), model(max_memory_mib=1024))
     assert steps == []
