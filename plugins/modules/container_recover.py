@@ -81,7 +81,7 @@ import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
-from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_name, chosen
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
 
@@ -93,7 +93,7 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Recover, or in check mode say what would be looked at."""
-    names = [check_name(name, "names") for name in params["names"] or [] if name != ""]
+    names = [check_name(name, "names") for name in chosen(params["names"]) or ()]
     fenced = check_name(params["fenced"], "fenced") if params["fenced"] else ""
     found = sorted(os.listdir(paths.WORKLOADS)) if os.path.isdir(paths.WORKLOADS) else []
     moving = [name for name in found if os.path.exists(paths.journal_file(name)) and (not names or name in names)]

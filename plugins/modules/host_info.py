@@ -350,7 +350,7 @@ host_info:
         default_network:
           description: The network C(default) that many descriptions of guests name.
           type: dict
-          sample: {state: active, autostart: true, subnet: 192.168.122.0/24}
+          sample: {state: active, autostart: true, type: nat, subnet: 192.168.122.0/24}
     wireguard:
       description: Whether the kernel has WireGuard, and whether C(wireguard-go) is installed.
       type: dict

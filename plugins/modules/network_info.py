@@ -130,6 +130,7 @@ networks:
 
 import typing as t
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import chosen
 from ansible_collections.cnvm.platform.plugins.module_utils._host.networks import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -145,7 +146,7 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Tell what there is."""
-    return {"changed": False, "networks": report(params["names"], leases=params["leases"])}
+    return {"changed": False, "networks": report(chosen(params["names"]), leases=params["leases"])}
 
 
 def main() -> None:

@@ -116,6 +116,7 @@ pools:
 
 import typing as t
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import chosen
 from ansible_collections.cnvm.platform.plugins.module_utils._host.pools import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -131,7 +132,7 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Tell what there is."""
-    return {"changed": False, "pools": report(params["names"], volumes=params["volumes"])}
+    return {"changed": False, "pools": report(chosen(params["names"]), volumes=params["volumes"])}
 
 
 def main() -> None:

@@ -124,6 +124,7 @@ peers:
 import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.names import chosen
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, templates
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._image.template import word_of
@@ -141,9 +142,9 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Report."""
-    names = params["names"]
+    names = chosen(params["names"])
     found = templates.report(
-        None if names is None else [word_of(name, "names") for name in names if name],
+        None if names is None else [word_of(name, "names") for name in names],
         with_dependants=params["dependants"],
         full=params["verify"],
     )

@@ -11,7 +11,8 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 ``ready``         once it is up
 ``tick N``        a count that is in its memory only, every 0.1 s (``tiny.tick=SECONDS``)
 ``see KEY=VALUE`` its disks, cards, CPUs, memory and CD, whenever they change (``tiny.look=N``: at each Nth tick)
-``sum HASH``      of MiBs of its first disk, after it has filled them (``tiny.fill=MIB``, from ``tiny.fill_at=MIB`` on)
+``sum HASH``      of MiBs of its first disk, which it fills when it starts for the first time (``tiny.fill=MIB``, from
+                  ``tiny.fill_at=MIB`` on)
 ``wrong N M``     where its first disk does not have the number that it wrote to it a second ago (``tiny.write=1``)
 ``button``        when the power button was pressed; then it turns itself off, but with ``tiny.deaf=1`` it goes on
 
@@ -76,7 +77,11 @@ nc -ll -p 22 -e /greet &
 
 if [ -n "$(word fill)" ]; then
   at=$(word fill_at)
-  dd if=/dev/urandom of=/dev/vda bs=1M "seek=${at:-0}" "count=$(word fill)" conv=fsync 2>/dev/null
+  # A start that is not the first finds it filled: its second sector says so.
+  if [ "$(dd if=/dev/vda bs=512 skip=1 count=1 2>/dev/null | head -n 1)" != filled ]; then
+    dd if=/dev/urandom of=/dev/vda bs=1M "seek=${at:-0}" "count=$(word fill)" conv=fsync 2>/dev/null
+    echo filled | dd of=/dev/vda bs=512 seek=1 conv=fsync 2>/dev/null
+  fi
   echo 3 >/proc/sys/vm/drop_caches
   echo "sum $(dd if=/dev/vda bs=1M "skip=${at:-0}" "count=$(word fill)" 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
 fi
@@ -99,15 +104,18 @@ fi
 if [ -n "$(word dirty)" ]; then
   dd if=/dev/urandom of=/tmp/a bs=1M count=2 2>/dev/null
   dd if=/dev/urandom of=/tmp/b bs=1M count=2 2>/dev/null
+  a= b=
+  at=0
+  while [ "$at" -lt "$(word dirty)" ]; do
+    a="$a /tmp/a" b="$b /tmp/b"
+    at=$((at + 2))
+  done
+  # One program a time: to start one takes as long as to write some MiB. What is there is written over.
   while :; do
-    for one in a b; do
-      at=0
-      while [ "$at" -lt "$(word dirty)" ]; do
-        dd if=/tmp/$one of=/tmp/dirty bs=1M seek=$at conv=notrunc 2>/dev/null
-        at=$((at + 2))
-      done
-      sleep 1
-    done
+    cat $a 1<>/tmp/dirty
+    sleep 1
+    cat $b 1<>/tmp/dirty
+    sleep 1
   done &
 fi
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import typing as t
 
 from .errors import InputError
 
@@ -43,6 +44,12 @@ def _unreserved(name: str, option: str, names: tuple[str, ...], endings: tuple[s
     if name in names or name.endswith(endings):
         raise InputError(f"{option}: {name!r} is reserved.", hint="Choose another name.")
     return name
+
+
+def chosen(names: t.Optional[t.Iterable[str]]) -> t.Optional[list[str]]:
+    """Who an option ``names`` means, sorted; None is all. Ansible splits a text at its commas, and leaves the blanks
+    behind them."""
+    return None if names is None else sorted({name.strip() for name in names} - {""})
 
 
 def is_digest(value: str) -> bool:

@@ -13,6 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import HostError
+from .._core.names import chosen
 from .._oci.plan import Seen
 from . import container_parts, container_units, files, ownership
 from .system import Host
@@ -54,9 +55,7 @@ def _memory(name: str) -> tuple[t.Optional[int], int]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """The work of the module container_info."""
-    names = params["names"]
-    wanted = None if names is None else sorted({name for name in names if name})
-    found = report(host, wanted)
+    found = report(host, chosen(params["names"]))
     warnings = [f"Container {one['name']}: {one['problem']}" for one in found if "problem" in one]
     return {"changed": False, "containers": found, "warnings": warnings}
 

@@ -19,9 +19,11 @@ from .._libvirt import capabilities, errors, migration, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
+from .._net.overlay import encrypted
 from . import (
     disks,
     domains,
+    files,
     info,
     kinds,
     kvm,
@@ -202,8 +204,10 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         reasons.append(reason)
     if answer.get("templates"):
         reasons.append("a template is brought first")
+    overlay = files.read_json(paths.OVERLAY_FILE)
     made = plan.Plan(
-        mode, tuple(reasons), (*found, *answer["problems"]), tuple(answer.get("warnings", ())),
+        mode, tuple(reasons), (*found, *answer["problems"]),
+        migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay)),
         migration.expected_ms(live),
     )  # fmt: skip
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})

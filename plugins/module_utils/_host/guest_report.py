@@ -13,6 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import HostError
+from .._core.names import chosen
 from .._libvirt import changes, domain, guest_plan
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Seen
@@ -66,10 +67,8 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
     """The work of the module guest_info."""
     if not has_libvirt():
         return {"changed": False, "libvirt": False, "guests": []}
-    names = params["names"]
-    wanted = None if names is None else sorted({name for name in names if name})
     with libvirt.connect() as connection:
-        found = report(connection, wanted, addresses=params["addresses"])
+        found = report(connection, chosen(params["names"]), addresses=params["addresses"])
     warnings = [f"Guest {one['name']}: {one['problem']}" for one in found if "problem" in one]
     return {"changed": False, "libvirt": True, "guests": found, "warnings": warnings}
 

@@ -83,12 +83,13 @@ def _ask(architecture: str, kind: str) -> dict[str, t.Any]:
             domain = str(connection.getDomainCapabilities(None, architecture, machine, kind, 0))
         found = libvirt.network(connection, "default")
         with libvirt.doing("read the network 'default'"):
-            default = {"state": "absent", "autostart": False, "subnet": ""}
+            default = {"state": "absent", "autostart": False, "type": "", "subnet": ""}
             if found is not None:
+                seen = network.parse(str(found.XMLDesc(0)))
                 default = {
                     "state": "active" if found.isActive() else "inactive",
                     "autostart": bool(found.isPersistent() and found.autostart()),
-                    "subnet": network.parse(str(found.XMLDesc(0)))["subnet"],
+                    **{key: seen[key] for key in ("type", "subnet")},
                 }
     parsed = capabilities.parse_domain_capabilities(domain)
     parsed.pop("machine")

@@ -139,7 +139,7 @@ def report(virtualization: t.Mapping[str, t.Any], guests: t.Mapping[str, t.Any])
             ),
             _check(
                 "network default",
-                network["state"] == "active" and network["autostart"],
+                network["state"] == "active" and network["autostart"] and network["type"] == "nat",
                 _network_words(network),
                 "Only for guests that name it. The module cnvm.platform.network makes networks.",
             ),
@@ -168,7 +168,7 @@ def _network_words(network: t.Mapping[str, t.Any]) -> str:
     if network["state"] == "absent":
         return "not defined"
     start = "starts with the host" if network["autostart"] else "does not start with the host"
-    return f"{network['state']}, {network['subnet'] or 'no subnet'}, {start}"
+    return f"{network['state']}, {network['type']}, {network['subnet'] or 'no subnet'}, {start}"
 
 
 def report_lines(checks: t.Iterable[t.Mapping[str, t.Any]]) -> list[str]:

@@ -142,7 +142,8 @@ def _tags(value: object, option: str) -> dict[str, str]:
     found = {}
     for name, text in value.items():
         name = check_name(name, f"{option}: a name")
-        if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        # Of 1.10 YAML makes 1.1.
+        if isinstance(text, bool) or not isinstance(text, (str, int)):
             raise InputError(f"{option}: {name}: {text!r} is not text.", hint="Put it in quotes.")
         found[name] = _text(str(text), f"{option}: {name}")
     return found

@@ -126,6 +126,13 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     return found
 
 
+def warnings(name: str, *, live: bool, encrypted: bool) -> tuple[str, ...]:
+    """What its owner should know. One that does not run goes through SSH in any case."""
+    if encrypted or not live:
+        return ()
+    return (f"The memory and the disks of {name} cross the network in the clear: the overlay's encryption is none.",)
+
+
 def post_copy(host: str, lacks: str) -> tuple[bool, str]:
     """Whether post-copy, which the task allows, can be done if it must; and a reason for the plan. ``lacks``: why the
     target (``host``) could not."""

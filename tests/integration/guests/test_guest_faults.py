@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import (
     LAZY,
+    OWN_DISK,
     SLOW,
     Guest,
     sound,
@@ -562,7 +563,7 @@ def test_started_twice(guest: Guest) -> None:
 def test_disk_is_sound_after_all_that(guest: Guest) -> None:
     """Its image has no errors, and its content is what the guest has said it is."""
     host = guest.source()
-    disk = f"/var/lib/cnvm/workloads/{guest.name}/disks/vda.qcow2"
+    disk = f"{guest.home}/{OWN_DISK}"
     host.run("virsh", "destroy", guest.name)
     sound(host, disk)
     said = [

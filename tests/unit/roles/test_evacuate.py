@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_there(hosts: Stage) -> None:
     assert hosts.path.stat().st_mode & 0o777 == 0o755
     assert written(hosts.path / "here.json") == ["c", "g"]
     assert not default_file(hosts).exists()
+
+
+def test_how_guests_move(hosts: Stage) -> None:
+    """When it is tried, and when it is done."""
+    wanted: dict[str, t.Any] = {"max_downtime_ms": 900, "bandwidth_mib_s": 50, "connections": 4, "auto_converge": False}
+    hosts.playbook("evacuate", host="host1", **wanted)
+    for check in (True, False):
+        ((_host, options),) = hosts.asked("guest_migrate", check=check)
+        assert {key: options[key] for key in wanted} == wanted
 
 
 def test_no_record_no_way_back(hosts: Stage) -> None:
@@ -102,7 +112,7 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
     """A survey sends all of its words."""
     words = (
         "target", "sort", "first", "continue", "back", "record_file", "memory_reserve_mib", "mode", "allow_post_copy",
-        "bandwidth_mib_s", "timeout_s",
+        "max_downtime_ms", "bandwidth_mib_s", "connections", "auto_converge", "timeout_s",
     )  # fmt: skip
     said = hosts.playbook("evacuate", host="host1", **unsaid(words))
     assert said.count(" moved ") == 2

@@ -13,6 +13,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import names, 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 
 
+def test_a_text_with_commas_names_them() -> None:
+    """As Ansible splits it."""
+    assert names.chosen(["web", " db", ""]) == ["db", "web"]
+    assert names.chosen([""]) == []
+    assert names.chosen(None) is None
+
+
 @pytest.mark.parametrize("name", ["a", "web", "web-1.example", "0", "A_b", "x" * 63])
 def test_good_name(name: str) -> None:
     assert names.check_name(name, "name") == name

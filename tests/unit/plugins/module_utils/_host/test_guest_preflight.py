@@ -24,10 +24,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     libvirt,
     snapshot_records,
 )
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, xml
 
 from . import fake_domains
 from .fake_domains import FakeConnection
+
+# VIR_ERR_CPU_INCOMPATIBLE.
+CPU_INCOMPATIBLE = 91
 
 
 def guest(kernel: str, disk: str) -> xml.Element:
@@ -241,6 +244,31 @@ def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> No
     assert (seen["lacks"], seen["space"][paths.TEMPLATES][1]) == (["ab" * 32], 7)
     kernel.chmod(0o644)
     assert look(wrong)["files"][0] == f"has another {kernel}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (1, ""),
+        (2, ""),
+        (0, "it is not a superset."),
+        (CPU_INCOMPATIBLE, "the CPU lacks avx512"),
+        # Of other architectures libvirt cannot tell.
+        (errors.NO_SUPPORT, ""),
+    ],
+)
+def test_the_cpu_of_a_target(target: FakeConnection, monkeypatch: pytest.MonkeyPatch, answer: int, said: str) -> None:
+    """What the guest sees now is compared, for this machine."""
+    cpu = "<cpu mode='custom'><model>EPYC</model></cpu>"
+
+    def compare(*asked: t.Any) -> int:
+        assert asked == (None, "x86_64", "pc-q35-10.0", "qemu", cpu, 1)
+        if answer > 2:
+            raise fake_domains.FakeError(answer, "the CPU lacks avx512")
+        return answer
+
+    monkeypatch.setattr(target, "compareHypervisorCPU", compare)
+    assert look(needs("/boot/vmlinuz", files={}, cpu=cpu))["cpu"] == said
 
 
 def test_a_target_without_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:

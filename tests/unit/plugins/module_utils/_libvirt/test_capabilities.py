@@ -119,7 +119,7 @@ GOOD: dict[str, t.Any] = {
     "reason": "",
     "firmware": ["bios", "efi"],
     "security": ["apparmor"],
-    "default_network": {"state": "active", "autostart": True, "subnet": "192.168.122.0/24"},
+    "default_network": {"state": "active", "autostart": True, "type": "nat", "subnet": "192.168.122.0/24"},
 }
 
 
@@ -132,7 +132,7 @@ def test_report_of_a_host_that_has_everything() -> None:
     }
     lines = capabilities.report_lines(checks)
     assert "/dev/kvm: ok (mode 0660, owner root:kvm)" in lines
-    assert "network default: ok (active, 192.168.122.0/24, starts with the host)" in lines
+    assert "network default: ok (active, nat, 192.168.122.0/24, starts with the host)" in lines
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,7 @@ def test_report_of_a_host_that_has_everything() -> None:
         (("firmware",), ["bios"], "UEFI", False, "ovmf"),
         (("security",), [], "confinement", False, "neither AppArmor nor SELinux"),
         (("default_network", "state"), "absent", "network default", False, "not defined"),
+        (("default_network", "type"), "isolated", "network default", False, "active, isolated"),
         (("default_network", "autostart"), False, "network default", False, "does not start with the host"),
     ],
 )

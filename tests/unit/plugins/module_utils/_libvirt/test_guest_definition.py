@@ -89,6 +89,7 @@ def test_macs_are_unicast_and_local(name: str, index: int) -> None:
         {"description": "\ud800"},
         {"tags": {"a b": "c"}},
         {"tags": {"a": True}},
+        {"tags": {"version": 1.10}},
         {"tags": {"a": ["b"]}},
         {"disks": [{}]},
         {"disks": [{"path": "/a", "pool": "p"}]},

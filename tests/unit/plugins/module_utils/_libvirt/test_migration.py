@@ -207,6 +207,13 @@ def test_the_time_to_stand_still_grows_up_to_what_is_allowed(first: int, most: i
     assert steps <= 6
 
 
+def test_what_crosses_the_network_in_the_clear_is_told() -> None:
+    (warning,) = migration.warnings("web", live=True, encrypted=False)
+    assert "memory and the disks of web cross the network in the clear" in warning
+    assert migration.warnings("web", live=True, encrypted=True) == ()
+    assert migration.warnings("web", live=False, encrypted=False) == ()
+
+
 def test_post_copy_is_allowed_and_not_demanded() -> None:
     may, reason = migration.post_copy("host2", "")
     assert may
