@@ -14,6 +14,7 @@ import re
 import socket
 import time
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 
 from .._core import paths
 from .._core.errors import HostError
@@ -23,6 +24,8 @@ from . import libvirt
 
 _ARP_TABLE = "/proc/net/arp"
 _AGENT_TIMEOUT_S = 2
+# So many requests of one client libvirt's daemon works on (max_client_requests).
+_AGENTS_AT_ONCE = 5
 # What is asked of a guest at a time while it is waited for.
 _PAUSE_S = 0.25
 # Of a log of a console, which may have grown for years.
@@ -74,6 +77,11 @@ def _ask_agent(each: libvirt.Domain) -> addresses.Seen:
     return {}
 
 
+def _ask_agents(subjects: t.Sequence[Subject]) -> dict[str, addresses.Seen]:
+    with ThreadPoolExecutor(_AGENTS_AT_ONCE) as pool:
+        return dict(zip([one.name for one in subjects], pool.map(_ask_agent, [one.domain for one in subjects])))
+
+
 def poke(wanted: t.Iterable[str]) -> None:
     """Send a datagram to each address, so that the kernel asks the network who has it. Nobody need answer it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -96,15 +104,12 @@ def observe(connection: libvirt.Connection, subjects: t.Sequence[Subject]) -> di
         poke(silent)
         time.sleep(0.03)
         arp = _arp()
-    found = {}
-    for one in subjects:
-        seen = {addresses.LEASE: leases, addresses.ARP: arp}
-        best = addresses.choose(cards[one.name], seen)
-        # The agent is asked last: one that hangs costs seconds.
-        leased = bool(best) and best[0]["source"] == addresses.LEASE
-        if not leased and domain.agent_connected(one.live):
-            best = addresses.choose(cards[one.name], {**seen, addresses.AGENT: _ask_agent(one.domain)})
-        found[one.name] = best
+    seen = {addresses.LEASE: leases, addresses.ARP: arp}
+    found = {one.name: addresses.choose(cards[one.name], seen) for one in subjects}
+    # Agents are asked last: one that hangs costs seconds.
+    unleased = [one for one in subjects if [best["source"] for best in found[one.name]][:1] != [addresses.LEASE]]
+    for name, said in _ask_agents([one for one in unleased if domain.agent_connected(one.live)]).items():
+        found[name] = addresses.choose(cards[name], {**seen, addresses.AGENT: said})
     return found
 
 

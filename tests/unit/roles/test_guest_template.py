@@ -22,6 +22,15 @@ def test_false_is_an_answer(stage: Stage, said: dict[str, t.Any], asked: set[str
     assert {str(options.get("reset_identity")) for options in calls} == asked
 
 
+@pytest.mark.parametrize(("said", "asked"), [({"max_virtual_size": "2T"}, "2T"), ({"max_virtual_size": ""}, "1T")])
+def test_how_large_an_image_may_be(stage: Stage, said: dict[str, t.Any], asked: str) -> None:
+    for answers in stage.answers.values():
+        answers["template"] = {"template": None, "changed": True}
+    stage.playbook("vm_create", "--check", template="web", guest="web1", **said)
+    calls = [options for _host, options in stage.asked("template", check=True) if "guest" in options]
+    assert [options["max_virtual_size"] for options in calls] == [asked] * 3
+
+
 def test_in_check_mode_an_older_template_will_not_do(stage: Stage) -> None:
     """The one that is to be made has no digest yet that could be compared."""
     for answers in stage.answers.values():

@@ -1,0 +1,92 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who is asked for the addresses of guests."""
+
+from __future__ import annotations
+
+import threading
+import time
+import types
+import typing as t
+
+import pytest
+
+from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_watch, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
+
+from . import fake_domains
+from .fake_domains import FakeError
+
+
+class Asked:
+    """A domain whose agent answers once as many have been asked as must be, or not at all."""
+
+    def __init__(self, mac: str, together: t.Optional[threading.Barrier]) -> None:
+        self.mac = mac
+        self.together = together
+        self.limits: list[tuple[int, int]] = []
+
+    def name(self) -> str:
+        return self.mac
+
+    def agentSetResponseTimeout(self, timeout: int, flags: int) -> None:
+        self.limits.append((timeout, flags))
+
+    def interfaceAddresses(self, source: int, flags: int) -> dict[str, t.Any]:
+        assert source == 1
+        if self.together is None:
+            raise FakeError(86, "Guest agent is not responding")
+        self.together.wait(60)
+        return {"eth0": {"hwaddr": self.mac, "addrs": [{"addr": f"192.0.2.{self.mac[-1]}"}]}}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """What the host has seen of guests by itself."""
+    found = types.SimpleNamespace(leases=[], arp={})
+    library = fake_domains.library()
+    monkeypatch.setattr(libvirt, "library", lambda: library)
+    monkeypatch.setattr(guest_watch, "_arp", lambda: found.arp)
+    network = types.SimpleNamespace(DHCPLeases=lambda: found.leases)
+    monkeypatch.setattr(libvirt, "network", lambda connection, name: network)
+    return found
+
+
+def subject(number: int, together: t.Optional[threading.Barrier], state: str = "connected") -> guest_watch.Subject:
+    mac = f"52:54:00:00:00:0{number}"
+    live = xml.parse(
+        f"<domain><devices><interface type='network'><mac address='{mac}'/><source network='default'/></interface>"
+        f"<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='{state}'/></channel>"
+        "</devices></domain>"
+    )
+    return guest_watch.Subject(f"g{number}", Asked(mac, together), live)
+
+
+def observe(*subjects: guest_watch.Subject) -> dict[str, list[tuple[str, str]]]:
+    found = guest_watch.observe(t.cast("t.Any", None), subjects)
+    return {name: [(one["address"], one["source"]) for one in each] for name, each in found.items()}
+
+
+def test_agents_are_asked_side_by_side(seen: types.SimpleNamespace) -> None:
+    """Those that hang are waited for together; they keep nobody from being seen."""
+    together = threading.Barrier(3)
+    hangs = subject(4, None)
+    asked = [subject(number, together) for number in (1, 2, 3)]
+    assert observe(*asked, hangs) == {
+        **{f"g{number}": [(f"192.0.2.{number}", "agent")] for number in (1, 2, 3)},
+        "g4": [],
+    }
+    assert hangs.domain.limits == [(guest_watch._AGENT_TIMEOUT_S, 0)]
+
+
+def test_who_has_seen_it_is_said_and_a_lease_is_enough(seen: types.SimpleNamespace) -> None:
+    seen.leases.append({"mac": "52:54:00:00:00:01", "ipaddr": "192.0.2.7", "expirytime": time.time() + 60})
+    seen.arp["52:54:00:00:00:02"] = ["192.0.2.8"]
+    leased, known, asked = subject(1, None), subject(2, None, "disconnected"), subject(3, threading.Barrier(1))
+    assert observe(leased, known, asked) == {
+        "g1": [("192.0.2.7", "lease")],
+        "g2": [("192.0.2.8", "arp")],
+        "g3": [("192.0.2.3", "agent")],
+    }
+    assert [one.domain.limits for one in (leased, known)] == [[], []]
