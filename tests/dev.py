@@ -44,9 +44,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolut
 LOGS = CACHE / "log"
 SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cnvm-platform/local-hosts"
 TREE = "ansible_collections/cnvm/platform"
-STEP_LIMIT_S = 60 * 60
-# What one step leaves of two cores while it waits for its hosts, another one takes.
-AT_A_TIME = 2
+STEP_LIMIT_S = 75 * 60
+# What one step leaves of two cores while it waits for its hosts, others take.
+AT_A_TIME = 3
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
 # What must be on the machine: program, Debian package, what for.
@@ -434,7 +434,7 @@ def command_demo(*args: str) -> int:
 
 def command_test() -> int:
     shop = Workshop("test", HOSTS)
-    # The long ones begin early, so that the two that run at a time end together.
+    # The long ones begin early, so that those that run at a time end together.
     tests = itertools.chain(integration_steps(), molecule_steps(shop), demo_steps())
     shop.run_all(itertools.chain(check_steps(shop, CHECKS), unit_steps(), tests))
     return shop.finish()
