@@ -297,6 +297,9 @@ class Workshop:
         )
         self.processes.add(process)
         try:
+            if self.ended.is_set():
+                # Who has ended all others did not know of this one yet.
+                os.killpg(process.pid, signal.SIGINT)
             return process.wait(STEP_LIMIT_S) == 0
         except subprocess.TimeoutExpired:
             print(f"Stopped: not finished after {STEP_LIMIT_S} s.", file=output, flush=True)

@@ -154,25 +154,26 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dev.Workshop:
     return made
 
 
-def test_two_steps_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first two wait for each other; the others need what those have left."""
-    wait = "touch $0; while ! [ -e $1 ]; do sleep 0.01; done; echo >>$0"
+def test_steps_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first wait for each other; the others need what one of those has left."""
+    first = [f"first{number}" for number in range(dev.AT_A_TIME)]
+    there = " && ".join(f"[ -e {name} ]" for name in first)
+    wait = f"touch $0; until {there}; do sleep 0.01; done; touch $0.done"
     shop.run_all(
         [
-            dev.Step("a", [["sh", "-c", wait, "one", "two"]]),
-            dev.Step("b", [["sh", "-c", wait, "two", "one"]]),
-            dev.Step("c", [["sh", "-c", "test -s one || test -s two"]]),
+            *(dev.Step(name, [["sh", "-c", wait, name]]) for name in first),
+            dev.Step("c", [["sh", "-c", "ls *.done"]]),
             dev.Step("d", [["sh", "-c", "echo no such thing; echo FAILED d; exit 1"]]),
         ],
     )
     assert sorted((one.name, one.passed, one.failed) for one in shop.results) == [
-        ("a", 1, 0), ("b", 1, 0), ("c", 1, 0), ("d", 0, 1),
+        ("c", 1, 0), ("d", 0, 1), *((name, 1, 0) for name in first),
     ]  # fmt: skip
     assert shop.finish() == 1
     said = capsys.readouterr().out
     assert "no such thing" in said
     # Once more where the reader ends.
-    assert said.endswith("\nd:\n  FAILED d\n\n3 passed, 1 failed\n")
+    assert said.endswith("\nd:\n  FAILED d\n\n4 passed, 1 failed\n")
 
 
 def test_interrupted_steps_end(shop: dev.Workshop, tmp_path: Path) -> None:
@@ -191,6 +192,21 @@ def test_interrupted_steps_end(shop: dev.Workshop, tmp_path: Path) -> None:
         shop.run_all(steps)
     assert not (tmp_path / "second").exists()
     assert not shop.processes
+
+
+def test_a_step_that_has_just_begun_is_interrupted_like_others(shop: dev.Workshop, tmp_path: Path) -> None:
+    """All are told to end after it was started, and before it was known."""
+
+    class Late(set["subprocess.Popen[bytes]"]):
+        def add(self, process: subprocess.Popen[bytes]) -> None:
+            shop.ended.set()
+            super().add(process)
+
+    shop.processes = Late()
+    begin = time.monotonic()
+    shop.run_all([dev.Step("a", [["sleep", "600"]])])
+    assert time.monotonic() - begin < 300
+    assert [(one.passed, one.failed) for one in shop.results] == [(0, 1)]
 
 
 @pytest.fixture

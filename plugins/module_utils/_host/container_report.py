@@ -79,10 +79,12 @@ def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str,
         problem = {"problem": str(error)}
     owner = seen.owner or {}
     definition = seen.definition or {}
+    # One that comes for the first time has no owner record here yet.
+    elsewhere = seen.elsewhere or ("" if problem or owner else ownership.comes_from(name))
     found: dict[str, t.Any] = {
         "name": name,
         "uuid": definition.get("uuid") or owner.get("uuid"),
-        "placement": owner.get("owner_name"),
+        "placement": owner.get("owner_name") or elsewhere or None,
         "owner": owner.get("owner"),
         "generation": owner.get("generation"),
         "moving": seen.moving,
@@ -91,7 +93,7 @@ def _report_one(name: str, host_id: str, unit: t.Mapping[str, str]) -> dict[str,
         "log_command": f"journalctl -u {paths.unit_name(name)} -o cat",
     }
     if not seen.here or not definition:
-        return {**found, "state": "moved" if seen.elsewhere else "failed", "pid": None, **problem}
+        return {**found, "state": "moved" if elsewhere else "failed", "pid": None, **problem}
     pid = container_parts.init_pid(definition)
     memory, processes = _memory(name) if pid else (None, 0)
     active = unit.get("ActiveState", "")

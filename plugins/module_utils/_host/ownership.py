@@ -71,6 +71,12 @@ def is_moving(name: str) -> bool:
     return os.path.exists(paths.journal_file(name))
 
 
+def comes_from(name: str) -> str:
+    """The host from which a move is bringing the workload here; '' when none is."""
+    journal = files.read_json(paths.journal_file(name)) or {}
+    return str(journal.get("peer") or "") if journal.get("role") == "target" else ""
+
+
 def names(kind: str = "") -> list[str]:
     """The workloads (of one ``kind``) that this host has or had."""
     try:

@@ -19,6 +19,8 @@ DISK_BYTES_PER_S = 400e6
 # CRIU packs what is in a tmpfs with tar and gzip.
 TMPFS_BYTES_PER_S = 40e6
 COLD_FIXED_MS = 1500.0
+# Whoever lets a container be moved by post-copy is told.
+WINDOW = "until the target has all of its memory, a lost link or host costs what it did since it stood still"
 
 
 class Side(t.NamedTuple):
@@ -206,7 +208,7 @@ def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float
             reasons.append("both hosts track dirty memory")
         elif wishes.allow_post_copy and not no_post:
             mode = POST_COPY
-            reasons += [f"no pre-copy: {no_pre}", "post-copy is allowed by the task"]
+            reasons += [f"no pre-copy: {no_pre}", "post-copy is allowed by the task", WINDOW]
         else:
             mode = STOP_COPY
             reasons += [f"no pre-copy: {no_pre}", f"no post-copy: {no_post or 'the task does not allow it'}"]
@@ -215,6 +217,8 @@ def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float
         lack = {PRE_COPY: no_pre, POST_COPY: no_post}.get(mode, "")
         if lack:
             found.append(f"mode {mode} is not possible: {lack}.")
+        if mode == POST_COPY:
+            reasons.append(WINDOW)
         if mode == POST_COPY and not wishes.allow_post_copy:
             found.append(
                 "mode post_copy has a window in which a lost link or host costs state. Set allow_post_copy: true."

@@ -69,6 +69,12 @@ def test_post_copy_must_be_allowed() -> None:
     assert make(plan.Wishes(plan.POST_COPY, allow_post_copy=True)).blockers == ()
 
 
+def test_the_window_of_post_copy_is_told() -> None:
+    for wishes in (plan.Wishes(allow_post_copy=True), plan.Wishes(plan.POST_COPY, allow_post_copy=True)):
+        assert plan.WINDOW in make(wishes).reasons
+    assert plan.WINDOW not in make().reasons
+
+
 def test_what_was_asked_for_and_cannot_be() -> None:
     assert "mode pre_copy is not possible: host1" in make(plan.Wishes(plan.PRE_COPY)).blockers[0]
 
