@@ -173,7 +173,7 @@ def test_steps_run_side_by_side(shop: dev.Workshop, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "no such thing" in said
     # Once more where the reader ends.
-    assert said.endswith("\nd:\n  FAILED d\n\n4 passed, 1 failed\n")
+    assert said.endswith(f"\nd:\n  FAILED d\n\n{dev.AT_A_TIME + 1} passed, 1 failed\n")
 
 
 def test_interrupted_steps_end(shop: dev.Workshop, tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ def test_criu_killed_while_restoring(app: App) -> None:
     stays_at(app, source, result)
 
 
+@pytest.mark.parametrize("phase", ["dump", "restore"])
+def test_criu_hangs(app: App, phase: str) -> None:
+    """On either side. Nobody waits for it for ever: what hangs is killed, and the container goes on."""
+    source = app.source()
+    host, word = (source, DUMP) if phase == "dump" else (app.fleet.other(source), RESTORE)
+    trap = Trap(host, program="criu", word=word, signal=STOP)
+    move = app.start(source=source)
+    trap.sprung()
+    result = move.result()
+    assert result["failed_phase"] == phase, result
+    stays_at(app, source, result)
+
+
 def test_criu_killed_while_held(app: App) -> None:
     """On the target, with the restored copy standing still in the hook: an orphan that never ran."""
     move = held(app)
