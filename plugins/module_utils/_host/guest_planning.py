@@ -83,8 +83,6 @@ class Planner:
 
     def _job(self, item: dict[str, t.Any], seen: Seen, known: t.Optional[Known]) -> Job:
         job = Job(item, seen, Plan(item["name"]), known if seen.defined else None)
-        if known is not None and not seen.defined:
-            job.known = None
         options = {"adopt": self.adopt, "restart_on_change": self.restart_on_change}
         # Refusals that need no more than what is known by now come first.
         probe = plan(item, seen, Wanted({}, {}) if item["described"] else None, **options)

@@ -504,17 +504,11 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
 
 def remove_domain(each: libvirt.Domain) -> None:
     """End what runs of it, and let libvirt forget it."""
-    library = libvirt.library()
     with libvirt.doing(f"remove the guest {each.name()!r}"):
         if each.isActive():
             _destroy(each)
         if each.isPersistent():
-            each.undefineFlags(
-                library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-                | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                | library.VIR_DOMAIN_UNDEFINE_NVRAM
-            )
+            libvirt.undefine(each)
 
 
 def _destroy(each: libvirt.Domain) -> None:

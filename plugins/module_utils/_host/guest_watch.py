@@ -107,7 +107,7 @@ def observe(connection: libvirt.Connection, subjects: t.Sequence[Subject]) -> di
     seen = {addresses.LEASE: leases, addresses.ARP: arp}
     found = {one.name: addresses.choose(cards[one.name], seen) for one in subjects}
     # Agents are asked last: one that hangs costs seconds.
-    unleased = [one for one in subjects if [best["source"] for best in found[one.name]][:1] != [addresses.LEASE]]
+    unleased = [one for one in subjects if not found[one.name] or found[one.name][0]["source"] != addresses.LEASE]
     for name, said in _ask_agents([one for one in unleased if domain.agent_connected(one.live)]).items():
         found[name] = addresses.choose(cards[name], {**seen, addresses.AGENT: said})
     return found

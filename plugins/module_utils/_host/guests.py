@@ -251,15 +251,8 @@ class Batch:
         files.remove_tree(paths.workload_dir(job.name))
 
     def _undefine(self, each: libvirt.Domain, name: str) -> None:
-        library = libvirt.library()
-        flags = (
-            library.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | library.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | library.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | library.VIR_DOMAIN_UNDEFINE_NVRAM
-        )
         with guest_power.gone_is_good(), libvirt.doing(f"remove the guest {name!r}"):
-            each.undefineFlags(flags)
+            libvirt.undefine(each)
 
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

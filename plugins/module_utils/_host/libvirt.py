@@ -315,6 +315,17 @@ def domain_states(connection: Connection) -> dict[str, tuple[int, int]]:
     }
 
 
+def undefine(each: Domain) -> None:
+    """Let the daemon forget a domain, with all that it keeps of it; its disks stay."""
+    found = library()
+    each.undefineFlags(
+        found.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | found.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | found.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | found.VIR_DOMAIN_UNDEFINE_NVRAM
+    )
+
+
 def state_of(each: Domain) -> t.Optional[tuple[int, int]]:
     """State and reason of a domain; None when it has gone since it was looked up."""
     found = library()

@@ -219,10 +219,10 @@ def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float
             found.append(f"mode {mode} is not possible: {lack}.")
         if mode == POST_COPY:
             reasons.append(WINDOW)
-        if mode == POST_COPY and not wishes.allow_post_copy:
-            found.append(
-                "mode post_copy has a window in which a lost link or host costs state. Set allow_post_copy: true."
-            )
+            if not wishes.allow_post_copy:
+                found.append(
+                    "mode post_copy has a window in which a lost link or host costs state. Set allow_post_copy: true."
+                )
     general, warnings = blockers(source, target, work, wishes, cold=mode == COLD)
     frozen = expected_frozen_ms(mode, work, rate)
     if wishes.max_downtime_ms and frozen > wishes.max_downtime_ms:
