@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import select
 import socket
 import time
@@ -46,6 +47,7 @@ if t.TYPE_CHECKING:
 
 _LAYER_ROUNDS = 3
 _SETTLED_BYTES = 1 << 20
+_ARRIVED = re.compile(r"\bbytes_acked:(\d+)")
 
 is_enabled = container_units.is_enabled
 survey = container_preflight.survey
@@ -117,6 +119,7 @@ class Dump:
                  page_server: str = "", parent: str = "") -> None:  # fmt: skip
         self.name = definition["name"]
         self.work = f"{paths.move_dir(move_id)}/work"
+        self._host, self._server = host, page_server
         self._ready, ready = (-1, -1) if not page_server else os.pipe()
         argv = criu_commands.dump(
             container_parts.runtime_command(definition), self.name, f"{paths.move_dir(move_id)}/images", self.work,
@@ -170,6 +173,11 @@ class Dump:
     def running(self) -> bool:
         """Whether it still serves pages."""
         return self._process.poll() is None
+
+    def served(self) -> int:
+        """How many bytes have come to the target from the page server, as long as it is connected (``ss``, tcp(7))."""
+        seen = self._host.run(["ss", "-Htin", "src", self._server], check=False).stdout
+        return sum(map(int, _ARRIVED.findall(seen)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -274,6 +282,8 @@ class Leaving(kinds.Leaving):
             serves = self.dump.running()
             limit = 0.5 if serves else 20
             answer = move.channel.call("drained", timeout_s=limit + 20, limit_s=limit)
+            # Once the connection has ended nothing can be read of it.
+            move.time.bytes["pages"] = max(move.time.bytes.get("pages", 0), self.dump.served())
             move.tell()
             if answer["ended"]:
                 break
@@ -286,7 +296,7 @@ class Leaving(kinds.Leaving):
             # The copy here is to be killed; whether its CRIU ended in good order no longer matters.
             self.dump.wait(5)
         pages = criu.lazy_pages(f"{paths.move_dir(move.move_id)}/images")
-        move.time.add_bytes("pages", pages * os.sysconf("SC_PAGE_SIZE"))
+        move.time.bytes["pages"] = pages * os.sysconf("SC_PAGE_SIZE")
 
     def statistics(self) -> dict[str, t.Any]:
         """CRIU's numbers of the dump."""

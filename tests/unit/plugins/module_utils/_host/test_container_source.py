@@ -312,10 +312,39 @@ def test_a_page_server_that_has_ended_is_no_failure_while_the_target_is_about_to
     move.channel = types.SimpleNamespace(call=call)
     move.tell, move.time = lambda: None, Timeline(time.monotonic)
     # It ends just after the first question.
-    leaving.dump = t.cast("t.Any", types.SimpleNamespace(running=lambda: not asked, wait=lambda timeout_s: None))
+    serving = types.SimpleNamespace(running=lambda: not asked, wait=lambda timeout_s: None, served=lambda: 0)
+    leaving.dump = t.cast("t.Any", serving)
     with contextlib.nullcontext() if came else pytest.raises(HostError, match="ended before the target had all"):
         leaving.drain()
     assert asked == [0.5, 20]
+
+
+def test_while_it_drains_it_is_told_how_much_has_come(leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel's word on the page server's connection, which ends a little before the rest is known."""
+    leaving = leave(Sides([]))
+    seen = iter(["\t cubic bytes_sent:9000 bytes_acked:4000 rto:204\n", "\t cubic bytes_acked:8193 lastsnd:4\n", ""])
+    asked: list[t.Sequence[str]] = []
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        asked.append(argv)
+        return CommandResult((*argv,), 0, next(seen))
+
+    host = Host(run=t.cast("t.Any", run), popen=t.cast("t.Any", lambda *args, **more: types.SimpleNamespace()))
+    dump = container_source.Dump(host, {"name": "web", "runtime": "runc"}, "m1", (), page_server="10.0.0.1:40000")
+    monkeypatch.setattr(dump, "running", lambda: True)
+    monkeypatch.setattr(dump, "wait", lambda timeout_s: None)
+    monkeypatch.setattr(criu, "lazy_pages", lambda directory: 2)
+    answers = iter([False, False, True])
+    told: list[int] = []
+    move = t.cast("t.Any", leaving.move)
+    move.left = lambda: 9.0
+    move.time = Timeline(time.monotonic)
+    move.tell = lambda: told.append(move.time.bytes["pages"])
+    move.channel = types.SimpleNamespace(call=lambda word, **more: {"ended": next(answers), "drained": True})
+    leaving.dump = dump
+    leaving.drain()
+    assert (told, move.time.bytes) == ([4000, 8193, 8193], {"pages": 2 * mmap.PAGESIZE})
+    assert all(argv[-1] == "10.0.0.1:40000" for argv in asked)
 
 
 @pytest.fixture
