@@ -9,6 +9,7 @@ is promised, nothing is left behind on either host, and the same teleport succee
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -155,10 +156,10 @@ def test_mover_killed(app: App, phase: str) -> None:
             move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
             move.wait_phase(phase)
         kill(source, MOVER)
-        if phase == "drain":
-            app.check(move.target, moves=1)
-        else:
-            app.check(source, moves=0)
+    if phase == "drain":
+        app.check(move.target, moves=1)
+    else:
+        app.check(source, moves=0)
     slim(app)
     assert move.status().get("died")
     app.move()
@@ -191,7 +192,7 @@ def test_page_server_killed_while_draining(app: App) -> None:
 # --- the connection between the hosts ---
 
 
-@pytest.mark.parametrize("phase", ["preflight", "prepare", "layer_rest", "finish"])
+@pytest.mark.parametrize("phase", ["preflight", "prepare", "freeze", "layer_rest", "finish"])
 def test_ssh_killed_as_a_phase_begins(app: App, phase: str) -> None:
     """The hosts' own connection. Before the commit that is the end of the move; after it the hosts find each other."""
     source = app.source()
@@ -210,39 +211,62 @@ def test_ssh_killed_as_a_phase_begins(app: App, phase: str) -> None:
         stays_at(app, source, result)
 
 
-@pytest.mark.parametrize("phase", ["layer", "dump", "held", "activate", "drain"])
+def test_ssh_killed_as_it_is_stopped(app: App) -> None:
+    """By a cold move: it is started where it was."""
+    source = app.source()
+    source.sh("rm -rf /var/log/cnvm/moves")
+    trap = Trap(source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "stop"', signal=STOP, victim=MOVER)
+    move = app.start("cold", source=source)
+    trap.sprung()
+    kill(source, SSH)
+    kill(source, MOVER, CONT)
+    result = move.result()
+    assert (result["outcome"], result["rolled_back"][0]) == ("source", f"{app.name} was started anew here"), result
+    app.check(source, moves=1, client=False)
+    app.move()
+
+
+@pytest.mark.parametrize("phase", ["image", "layer", "dump", "restore", "held", "commit", "activate", "drain"])
 def test_ssh_killed(app: App, phase: str) -> None:
     """The same, in the middle of what takes its time."""
     source = app.source()
     target = app.fleet.other(source)
+    if phase == "image":
+        image = json.loads(source.sh(f"cat /var/lib/cnvm/workloads/{app.name}/definition.json"))["image"]
+        target.sh(f"rm -rf /var/lib/cnvm/images/sha256/{image}")
     if phase == "layer":
         thicken(app, source, 16)
-    with app.fleet.slow(app.fleet.other(source)):
+    with app.fleet.slow(target) if phase in ("image", "layer", "drain") else contextlib.nullcontext():
         if phase == "held":
             move = held(app)
-        elif phase in ("dump", "activate"):
+        elif phase in ("dump", "restore", "commit", "activate"):
             where, word = (source, DUMP) if phase == "dump" else (target, RESTORE)
             trap = Trap(where, program="criu", word=word, signal=STOP)
             move = app.start(source=source)
             trap.sprung()
         else:
             move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
-        if phase == "activate":
-            owner = f"/var/lib/cnvm/workloads/{app.name}/owner.json"
-            trap = Trap(source, file=owner, text=f'"{target.name}"', signal=KILL, victim=SSH)
+        if phase in ("commit", "activate"):
+            # Each of them writes into its owner record that it is the target's.
+            owner = {"file": f"/var/lib/cnvm/workloads/{app.name}/owner.json", "text": f'"{target.name}"'}
+            if phase == "commit":
+                trap = Trap(source, **owner, signal=KILL, victim=SSH)
+            else:
+                trap = Trap(target, **owner, signal=STOP, victim=SERVE)
             kill(target, RESTORE, CONT)
             trap.sprung()
-        else:
-            if phase in ("layer", "drain"):
-                move.wait_phase(phase)
+        elif phase in ("image", "layer", "drain"):
+            move.wait_phase(phase)
+        if phase != "commit":
             kill(source, SSH)
-        if phase == "held":
+        if phase in ("held", "activate"):
             kill(target, SERVE, CONT)
-        if phase == "dump":
-            kill(source, DUMP, CONT)
+        if phase in ("dump", "restore"):
+            # Of what is being restored nothing may be left by then.
+            kill(where, word, CONT, check=phase == "dump")
         result = move.result()
     slim(app)
-    if phase in ("activate", "drain"):
+    if phase in ("commit", "activate", "drain"):
         assert result["outcome"] in ("waiting", "target"), result
         app.check(target, moves=1)
         app.move()
@@ -287,7 +311,7 @@ def test_target_loses_power(app: App, phase: str) -> None:
     source = app.source()
     target = app.fleet.other(source)
     thicken(app, source, 16)
-    with app.fleet.slow(target):
+    with app.fleet.slow(target) if phase != "held" else contextlib.nullcontext():
         move = held(app) if phase == "held" else under_way(app, source, phase)
         app.fleet.power_cut(target)
     result = move.result()
@@ -329,8 +353,8 @@ def test_source_is_dead_for_good(app: App) -> None:
     kill(source, MOVER, STOP)
     app.fleet.power_cut(source)
     kill(move.target, SERVE, CONT)
-    (result,) = move.target.helper("recover", "--fenced", source.name, app.name)["results"]
-    assert result["outcome"] == "target", result
+    recovered = playbook("cnvm.platform.recover", "-e", f"fenced={source.name}", "--limit", f"!{source.name}")
+    assert "changed=1" in recovered.stdout
     eventually("the target's copy runs", lambda: len(app.stays()) == 2)
     assert app.client
     # Its own TCP tries again up to two minutes later when nobody has answered for long.
@@ -453,7 +477,7 @@ def test_controller_killed(app: App, phase: str) -> None:
         os.killpg(controller.pid, KILL)
         controller.wait()
         assert source.look(app.name)["units"]
-        app.check(target, moves=1)
+    app.check(target, moves=1)
     assert "changed=1" not in playbook(*command).stdout
     slim(app)
     app.move()
@@ -472,7 +496,7 @@ def test_started_twice(app: App) -> None:
             refused = host.helper("move", "start", json.dumps(request), check=False)
             assert "failed" in refused, refused
         assert move.status()["phase"] != "done"
-        assert move.result()["outcome"] == "target"
+    assert move.result()["outcome"] == "target"
     app.check(target, moves=1)
     slim(app)
     app.move()

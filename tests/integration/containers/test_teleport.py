@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
@@ -149,6 +151,26 @@ def test_a_job_that_ends_while_it_is_moved_is_done(app: App) -> None:
         for host in (home, away):
             call(host, "container_recover", names=[job.name])
             call(host, "container", containers=[{"name": job.name, "state": "absent"}])
+
+
+def test_what_is_moved_goes_through_the_tunnel(app: App) -> None:
+    """Memory that is sent and memory that is fetched: between the hosts' own addresses there are only its packets."""
+    for one in app.movers:
+        peer = app.fleet.other(one).address
+        rules = f"ip saddr {peer} udp dport 51820 counter accept; ip saddr {peer} counter"
+        one.sh(f"nft 'table inet itest {{ chain came {{ type filter hook input priority -1; {rules}; }}; }}'")
+    try:
+        for mode in ("stop_copy", "post_copy"):
+            target = app.move(mode)
+            listed = json.loads(target.sh("nft -j list chain inet itest came"))["nftables"]
+            tunnel, other = [
+                part["counter"] for one in listed for part in one.get("rule", {}).get("expr", ()) if "counter" in part
+            ]
+            assert tunnel["bytes"] > MEMORY_MIB << 20
+            assert other["packets"] == 0, other
+    finally:
+        for one in app.movers:
+            one.sh("nft delete table inet itest")
 
 
 def test_forwarded_port(app: App) -> None:
