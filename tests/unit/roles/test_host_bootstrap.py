@@ -29,6 +29,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.names import N
 from ansible_collections.cnvm.platform.plugins.module_utils._host import helper
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
 from ansible_collections.cnvm.platform.plugins.test import good_name
+from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage
 
 ROLE = Path(_helper.collection_root()) / "roles/host_bootstrap"
 
@@ -330,6 +331,72 @@ def test_lists_may_be_text(text: bool) -> None:
     wanted = variables["__host_bootstrap_wanted_packages"].strip("{} \n").rpartition("else [])\n")[2].strip(" +")
     assert expression(wanted, host_bootstrap_packages="a, b" if text else ["a", "b"]) == ["a", "b"]
     assert expression(wanted, host_bootstrap_packages="" if text else []) == []
+
+
+# What host_info says of a host that is fit.
+FIT: dict[str, t.Any] = {
+    "user_id": 0,
+    "os": {"id": "rocky", "major_version": "9", "family": "rhel", "pretty_name": "Rocky Linux 9"},
+    "python": "3.11.2",
+    "systemd": True,
+    "kernel": "6.1.0",
+    "cgroup": {"version": 2},
+    "criu": {"version": "", "minimum_version": "3.17"},
+    "ports": [],
+    "sshd": {"problem": ""},
+    "storage": {"path": "/var/lib/cnvm", "free_bytes": 2**34, "filesystem": "ext4"},
+    "host_id": "",
+    "virtualization": {"container": "", "kvm": {"device": True, "usable": True, "reason": ""}},
+    "clock": {"skew_s": -3.5},
+}
+# What is wrong with a host, by its name here, and the one thing that it is told.
+UNFIT: dict[str, tuple[dict[str, t.Any], str]] = {
+    "user": ({"user_id": 1000}, "tasks ran as user id 1000. Run with --become"),
+    "system": ({"os": {**FIT["os"], "id": "arch", "family": "arch", "pretty_name": "Arch"}}, "Arch is not supported."),
+    "python": ({"python": "3.8.10"}, "Python is 3.8.10, 3.9 or newer is needed"),
+    "init": ({"systemd": False}, "Boot the host with systemd as process 1"),
+    "kernel": ({"kernel": "5.10.0-30-amd64"}, "The kernel is 5.10.0-30-amd64, 5.11 or newer is needed"),
+    "cgroup": ({"cgroup": {"version": 1}}, "Boot with systemd.unified_cgroup_hierarchy=1"),
+    "criu": ({"criu": {"version": "", "minimum_version": "4.2"}}, "CRIU 3.19 does not work on Linux 6.1.0"),
+    "ports": ({"ports": [{"port": "4789/udp", "program": "me", "interface": ""}]}, "in use: 4789/udp by me. Stop"),
+    "sshd": ({"sshd": {"problem": "PermitRootLogin is no."}}, "can start one program: PermitRootLogin is no."),
+    "space": ({"storage": {**FIT["storage"], "free_bytes": 2**29}}, "has 512 MiB free, 1024 are needed"),
+    "overlayfs": ({"storage": {**FIT["storage"], "filesystem": "overlay"}}, "lies on overlay, which cannot hold"),
+    "twin1": ({"machine_digest": "same"}, "the same identity as twin2 (a clone)"),
+    "twin2": ({"machine_digest": "same"}, "the same identity as twin1 (a clone)"),
+    "clone1": ({"host_id": "same"}, "the same identity as clone2 (a clone)"),
+    "clone2": ({"host_id": "same"}, "the same identity as clone1 (a clone)"),
+}
+# What is not ideal, but no reason to leave it alone.
+ODD: dict[str, tuple[dict[str, t.Any], str]] = {
+    "nspawn": ({"virtualization": {**FIT["virtualization"], "container": "nspawn"}}, "container itself (nspawn)"),
+    "kvm": (
+        {"virtualization": {"container": "", "kvm": {"device": True, "usable": False, "reason": "busy"}}},
+        "/dev/kvm is there but cannot run a guest: busy.",
+    ),
+    "clock": ({"clock": {"skew_s": -40.0}}, "Its clock is -40.0 s away from the controller's"),
+}
+
+
+def test_a_host_is_told_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """Before anything is done to it: the one that has nothing is told nothing, each other one what it is."""
+    hosts = {"fit": ({}, ""), **UNFIT, **ODD}
+    stage = Stage(tmp_path).build(*hosts)
+    for name, (defect, _said) in hosts.items():
+        stage.answers[name]["host_info"] = {"host_info": {**FIT, "machine_digest": name, **defect}}
+    role = {"name": "cnvm.platform.host_bootstrap", "tasks_from": "preflight"}
+    tasks = [{"name": "Look", "ansible.builtin.include_role": role}]
+    play = tmp_path / "look.yml"
+    play.write_text(yaml.safe_dump([{"name": "Look", "hosts": "cnvm_hosts", "gather_facts": False, "tasks": tasks}]))
+    done = stage.playbook(str(play), "--forks=20", check=False)
+    told = dict(re.findall(r"\[(\w+)\](?:: FAILED!)? => \{(.*?)\}", done))
+    problems = {name: said.split("nothing was changed:")[1] for name, said in told.items() if "nothing was" in said}
+    assert problems.keys() == UNFIT.keys(), done
+    assert told.keys() - problems.keys() == ODD.keys(), done
+    for name, (_defect, said) in {**UNFIT, **ODD}.items():
+        assert said in told[name]
+    assert all(said.count("\\n- ") == 1 for said in problems.values()), problems
+    assert all(told[name].count('", "') == 0 for name in ODD), done
 
 
 def test_every_distribution_sets_the_same_variables() -> None:
