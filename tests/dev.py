@@ -44,9 +44,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolut
 LOGS = CACHE / "log"
 SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cnvm-platform/local-hosts"
 TREE = "ansible_collections/cnvm/platform"
-STEP_LIMIT_S = 60 * 60
+STEP_LIMIT_S = 75 * 60
 # What one step leaves of two cores while it waits for its hosts, another one takes.
-AT_A_TIME = 2
+AT_A_TIME = 3
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
 # What must be on the machine: program, Debian package, what for.
