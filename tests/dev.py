@@ -45,7 +45,7 @@ LOGS = CACHE / "log"
 SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cnvm-platform/local-hosts"
 TREE = "ansible_collections/cnvm/platform"
 STEP_LIMIT_S = 75 * 60
-# What one step leaves of two cores while it waits for its hosts, another one takes.
+# What one step leaves of two cores while it waits for its hosts, others take.
 AT_A_TIME = 3
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 

@@ -60,7 +60,9 @@ options:
     default: flags
     choices: [flags, none]
   timeout_s:
-    description: Give up and roll back when the move is not done after so many seconds.
+    description:
+      - Give up and roll back when the move is not done after so many seconds. A container that runs at the target
+        already is not given up as long as its memory comes.
     type: raw
     default: 600
 attributes:

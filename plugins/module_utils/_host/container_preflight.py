@@ -11,6 +11,7 @@ import typing as t
 from .._core import paths
 from .._criu.holdings import shared_bytes
 from .._migrate import plan
+from .._net.overlay import encrypted
 from . import (
     archive,
     container_parts,
@@ -106,7 +107,8 @@ def survey(
     if answer["image"]:
         work = work._replace(image=0)
     here = plan.memory_problems(me["name"], movedir.available_memory(), written)
-    made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]))
+    clear = plan.in_the_clear(name, made.mode, encrypted=encrypted(peers.overlay()))
+    made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]), warnings=(*made.warnings, *clear))
     return kinds.Survey(
         made, up, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},

@@ -47,6 +47,8 @@ if t.TYPE_CHECKING:
 
 _LAYER_ROUNDS = 3
 _SETTLED_BYTES = 1 << 20
+# The target asks for one page after the other; one of the two sides hangs when none comes for so long.
+_STALLED_S = 120
 _ARRIVED = re.compile(r"\bbytes_acked:(\d+)")
 
 is_enabled = container_units.is_enabled
@@ -174,10 +176,11 @@ class Dump:
         """Whether it still serves pages."""
         return self._process.poll() is None
 
-    def served(self) -> int:
-        """How many bytes have come to the target from the page server, as long as it is connected (``ss``, tcp(7))."""
-        seen = self._host.run(["ss", "-Htin", "src", self._server], check=False).stdout
-        return sum(map(int, _ARRIVED.findall(seen)))
+    def served(self) -> t.Optional[int]:
+        """How many bytes have come to the target from the page server (ss(8)); None where that is not known."""
+        seen = self._host.run(["ss", "-Htin", "src", self._server], check=False, timeout_s=5)
+        found = _ARRIVED.findall(seen.stdout)
+        return sum(map(int, found)) if found else None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -275,21 +278,28 @@ class Leaving(kinds.Leaving):
             raise HostError(f"{self.name} does not stand still at the moment of the handover.", hint="It is kept here.")
 
     def drain(self) -> None:
-        """Until the target has all pages. A lost link or host in this time costs what was done since the freeze."""
+        """Until the target has all pages. A lost link or host in this time costs what was done since the freeze, and so
+        would giving up: it may take as long as pages come."""
         move = self.move
+        arrived, since = 0, time.monotonic()
         while True:
             # Asked before: it may come to its end between the two.
             serves = self.dump.running()
             limit = 0.5 if serves else 20
             answer = move.channel.call("drained", timeout_s=limit + 20, limit_s=limit)
-            # Once the connection has ended nothing can be read of it.
-            move.time.bytes["pages"] = max(move.time.bytes.get("pages", 0), self.dump.served())
+            served = self.dump.served()
+            if served is None or served > arrived:
+                arrived, since = served or arrived, time.monotonic()
+            move.time.bytes["pages"] = arrived
             move.tell()
             if answer["ended"]:
                 break
             if not serves:
                 raise HostError("The source's page server ended before the target had all pages.")
-            move.left()
+            if time.monotonic() - since > _STALLED_S:
+                raise HostError(
+                    f"No page has come to the target for {_STALLED_S} s.", hint="See lazy-pages.log on the target."
+                )
         if not answer["drained"]:
             raise HostError("The target could not fetch all pages.", hint="See lazy-pages.log on the target.")
         with contextlib.suppress(HostError):

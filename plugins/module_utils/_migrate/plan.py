@@ -233,6 +233,13 @@ def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float
     return Plan(mode, tuple(reasons), tuple(found + general), tuple(warnings), frozen)
 
 
+def in_the_clear(name: str, mode: str, *, encrypted: bool) -> tuple[str, ...]:
+    """What its owner should know. All but the pages of post-copy goes through SSH in any case."""
+    if encrypted or mode != POST_COPY:
+        return ()
+    return (f"The memory of {name} crosses the network in the clear: the overlay's encryption is none.",)
+
+
 def memory_problems(host: str, available: int, needed: int) -> tuple[str, ...]:
     """Why ``host`` cannot take so many bytes of memory and checkpoint."""
     if not needed or available >= needed * 6 // 5:

@@ -93,6 +93,50 @@ def test_not_one_has_it(stage: Stage, role: str, answers: list[list[dict[str, t.
     assert said in move(stage, role, check=False)
 
 
+def interrupted(stage: Stage, role: str, *ends: tuple[str, str], moving: bool = False) -> None:
+    """A move to host2 that somebody has to end; what host1 and then host2 says to that, time after time."""
+    info, key, _module, _word = KINDS[role]
+    say(stage, role)
+    for host, state in zip(stage.answers.values(), ("running", "moved")):
+        seen = [{"libvirt": True, key: [item(state, moving=now)]} for now in (True, moving)]
+        results = [{"results": [{"name": "web", "outcome": outcome, "message": said}]} for outcome, said in ends]
+        host |= {info: seen, "container_recover": results}
+        host[KINDS[role][2]] = {"msg": "web is on host2 now."}
+
+
+def test_a_move_that_was_interrupted_is_ended_first(stage: Stage, role: str) -> None:
+    """Whoever had to wait for the other host is asked again."""
+    interrupted(stage, role, ("waiting", "host1 is asked first."), ("source", "web goes on here."))
+    said = move(stage, role)
+    asked = stage.asked("container_recover")
+    assert sorted(host for host, _options in asked) == ["host1", "host1", "host2", "host2"]
+    assert all(options == {"names": ["web"]} for _host, options in asked)
+    assert "web goes on here." in said
+    assert [host for host, _options in stage.asked(KINDS[role][2])] == ["host1"]
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (("waiting", "host2 may run it and cannot be asked."), "host2 may run it and cannot be asked."),
+        (("busy", "web is being moved."), "A move of web is under way on host1. Do this again when it has ended."),
+    ],
+)
+def test_a_move_that_does_not_end_is_in_the_way(stage: Stage, role: str, end: tuple[str, str], told: str) -> None:
+    """Also of the next one to the same host, where it may or may not arrive."""
+    interrupted(stage, role, end, moving=True)
+    assert told in move(stage, role, check=False)
+    assert stage.asked(KINDS[role][2]) == []
+
+
+def test_in_check_mode_no_move_is_ended(stage: Stage, role: str) -> None:
+    interrupted(stage, role, ("source", "The move was not committed."), moving=True)
+    stage.playbook(role, "-e", f"{KINDS[role][3]}=web", "--check", target="host2")
+    assert len(stage.asked("container_recover", check=True)) == 2
+    assert stage.asked("container_recover") == []
+    assert [host for host, _options in stage.asked(KINDS[role][2], check=True)] == ["host1"]
+
+
 def test_its_records_are_damaged(stage: Stage, role: str) -> None:
     """Where it is to go, and would be taken for one that has arrived."""
     say(stage, role, [], [item("failed", managed=False, problem="owner.json holds no JSON object.")])

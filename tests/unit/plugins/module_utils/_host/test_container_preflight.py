@@ -18,6 +18,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     kinds,
     movedir,
     ownership,
+    peers,
     preflight,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -49,14 +50,16 @@ def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., kinds.Survey]:
     """What is seen of a move of 100 MiB, with so many MiB of memory available on the source."""
 
     def made(
-        mode: str, available: int, running: bool = True, unit: str = "active", shared: int = 0, tmpfs: int = 0
-    ) -> kinds.Survey:
+        mode: str, available: int, running: bool = True, unit: str = "active", shared: int = 0, tmpfs: int = 0,
+        encryption: str = "wireguard",
+    ) -> kinds.Survey:  # fmt: skip
         work = plan.Workload("web", "runc", running, 100 * MIB, 0, 0, shared * MIB, tmpfs * MIB)
         monkeypatch.setattr(container_parts, "init_pid", lambda definition: int(running))
         monkeypatch.setattr(container_units, "states", lambda host, names: {"web": {"ActiveState": unit}})
         monkeypatch.setattr(container_preflight, "workload", lambda definition, running: work)
         monkeypatch.setattr(preflight, "ask", lambda channel, kind: {"info": FACTS, "identity": {}})
         monkeypatch.setattr(preflight, "rate", lambda channel: 125e6)
+        monkeypatch.setattr(peers, "overlay", lambda: {"encryption": encryption})
         monkeypatch.setattr(ownership, "host_identity", lambda: {"name": "host1"})
         monkeypatch.setattr(info, "gather", lambda host: FACTS)
         monkeypatch.setattr(movedir, "available_memory", lambda: available * MIB)
@@ -131,3 +134,13 @@ def test_a_side_has_what_a_plan_compares() -> None:
     assert side.signal_frame == 3632
     assert set(side.cpu_flags) == {"sse", "avx"}
     assert set(side.criu_features) == {"uffd-noncoop"}
+
+
+@pytest.mark.parametrize("mode", ["post_copy", "stop_copy"])
+@pytest.mark.parametrize("encryption", ["wireguard", "none"])
+def test_memory_that_goes_in_the_clear_is_told(
+    survey: t.Callable[..., kinds.Survey], mode: str, encryption: str
+) -> None:
+    """What is sent by SSH does not."""
+    told = any("in the clear" in one for one in survey(mode, 200, encryption=encryption).plan.warnings)
+    assert told is (mode == "post_copy" and encryption == "none")

@@ -337,14 +337,32 @@ def test_while_it_drains_it_is_told_how_much_has_come(leave: Leave, monkeypatch:
     answers = iter([False, False, True])
     told: list[int] = []
     move = t.cast("t.Any", leaving.move)
-    move.left = lambda: 9.0
     move.time = Timeline(time.monotonic)
     move.tell = lambda: told.append(move.time.bytes["pages"])
     move.channel = types.SimpleNamespace(call=lambda word, **more: {"ended": next(answers), "drained": True})
     leaving.dump = dump
+    # However long that takes.
+    move.left = None
     leaving.drain()
     assert (told, move.time.bytes) == ([4000, 8193, 8193], {"pages": 2 * mmap.PAGESIZE})
     assert all(argv[-1] == "10.0.0.1:40000" for argv in asked)
+
+
+def test_a_drain_in_which_nothing_comes_has_failed(leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else would notice that one side hangs."""
+    leaving = leave(Sides([]))
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    # Where that is not known there is no reason to give up.
+    arrived = iter([1, 2, 3, None, None, None, None, 8])
+    serving = types.SimpleNamespace(running=lambda: True, served=lambda: next(arrived, 8))
+    leaving.dump = t.cast("t.Any", serving)
+    move = t.cast("t.Any", leaving.move)
+    move.time, move.tell = Timeline(lambda: 0.0), lambda: None
+    move.channel = types.SimpleNamespace(call=lambda word, **more: {"ended": False})
+    with pytest.raises(HostError, match="No page has come to the target for 120 s"):
+        leaving.drain()
+    assert move.time.bytes == {"pages": 8}
 
 
 @pytest.fixture
