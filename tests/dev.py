@@ -242,9 +242,14 @@ class Workshop:
         todo, guard = iter(steps), threading.Lock()
 
         def work() -> None:
-            while not self.ended.is_set():
+            while True:
                 with guard:
-                    step = next(todo, None)
+                    try:
+                        step = None if self.ended.is_set() else next(todo, None)
+                    except BaseException:
+                        # Before anybody else takes the next one.
+                        self.ended.set()
+                        raise
                 if step is None:
                     return
                 self.run(step)
@@ -408,7 +413,7 @@ def unit_steps(args: t.Sequence[str] = ()) -> t.Iterator[Step]:
 
 def integration_steps() -> t.Iterator[Step]:
     """The tests of containers and those of guests, each on hosts of their own."""
-    for kind in ("containers", "guests"):
+    for kind in ("guests", "containers"):
         report = LOGS / f"integration-{kind}.xml"
         pytest = ["env", f"CNVM_INTEGRATION_SET=dev-it-{kind}", "pytest", "-q", f"--junit-xml={report}"]
         yield Step(f"integration {kind}", [[*pytest, f"tests/integration/{kind}"]], report, alone=True)
@@ -437,9 +442,9 @@ def command_demo(*args: str) -> int:
 
 def command_test() -> int:
     shop = Workshop("test", HOSTS)
-    # The long ones begin early, so that those that run at a time end together.
-    tests = itertools.chain(integration_steps(), molecule_steps(shop), demo_steps())
-    shop.run_all(itertools.chain(check_steps(shop, CHECKS), unit_steps(), tests))
+    # The long ones come first, so that those that run at a time end together.
+    short = itertools.chain(check_steps(shop, CHECKS), unit_steps(), molecule_steps(shop), demo_steps())
+    shop.run_all(itertools.chain(integration_steps(), short))
     return shop.finish()
 
 
