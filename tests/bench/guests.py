@@ -99,7 +99,7 @@ def clones(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
     xml = peer_xml(inactive_xml(stage, "model"), "original", "/var/lib/libvirt/images/original.qcow2", 1)
     tasks("cnvm.platform.guest", {"guests": [{"name": "model", "state": "absent", "delete_disks": True}]})
     stage.ssh("host1", "virsh define /dev/stdin", input_text=xml)
-    found: dict[str, list[float]] = {"ours": [], "ours_start": [], "peer": [], "peer_start": []}
+    found: dict[str, list[float]] = {"ours": [], "ours_started": [], "peer": [], "peer_start": []}
     disk: dict[str, int] = {}
     for number in range(repeats):
         stage.teller.step(f"{CLONES} clones, run {number + 1} of {repeats}")
@@ -107,8 +107,10 @@ def clones(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
             tasks("cnvm.platform.guest_clone", {**one, "state": "present", "guest": guest(64)}).seconds
         )
         disk["ours"] = disk_use(stage, f"{WORKLOADS}/clone*")
-        found["ours_start"].append(tasks("cnvm.platform.guest_clone", {**one, "guest": guest(64)}).seconds)
-        tasks("cnvm.platform.guest_clone", {**one, "state": "absent", "guest": {"delete_disks": True}})
+        absent = {**one, "state": "absent", "guest": {"delete_disks": True}}
+        tasks("cnvm.platform.guest_clone", absent)
+        found["ours_started"].append(tasks("cnvm.platform.guest_clone", {**one, "guest": guest(64)}).seconds)
+        tasks("cnvm.platform.guest_clone", absent)
         loop = f"for i in $(seq {CLONES}); do %s; done"
         found["peer"].append(seconds_on_host(
             stage, loop % "virt-clone --original original --name peer$i --auto-clone >/dev/null"))  # fmt: skip
@@ -120,13 +122,12 @@ def clones(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
         stage.teller.end(note=f"{found['ours'][-1]:.1f} s, {found['peer'][-1]:.1f} s")
     stage.ssh("host1", "virsh undefine --remove-all-storage original")
     ours, peer = median(found["ours"]), median(found["peer"])
-    started, peer_started = ours + median(found["ours_start"]), peer + median(found["peer_start"])
+    started, peer_started = median(found["ours_started"]), peer + median(found["peer_start"])
     return {
         "clone_ratio": round(peer / ours, 1),
         "clone_start_ratio": round(peer_started / started, 1),
         "clone_disk_ratio": round(disk["peer"] / disk["ours"], 1),
-        "clone_s": ours, "clone_start_s": median(found["ours_start"]),
-        "virt_clone_s": peer, "virsh_start_s": median(found["peer_start"]),
+        "clone_s": ours, "clone_started_s": started, "virt_clone_s": peer, "virt_clone_started_s": peer_started,
         "clone_disk_bytes": disk["ours"], "virt_clone_disk_bytes": disk["peer"],
     }  # fmt: skip
 
@@ -395,24 +396,28 @@ def in_a_row(stage: Stage, tasks: Tasks, moves: int) -> dict[str, float]:
     """A ping and a TCP stream into a guest that moves again and again."""
     product = Product(stage, tasks, "")
     pings, stream = Pings(stage, OURS), Stream(stage, OURS)
-    ratios, resets, gaps = [], 0, []
+    ratios, resets, gaps, waits = [], 0, [], []
     for number in range(moves):
         stage.teller.step(f"Migration {number + 1} of {moves} with a ping and a TCP stream")
         pings.settle()
+        stream.gap_ms()
         moved = product.move()
-        gap = pings.gap_ms()
-        gaps.append(gap)
-        ratios.append(gap / (1.5 * moved["libvirt_ms"] + 200))
-        if stream.check():
+        gaps.append(pings.gap_ms())
+        ended = stream.check()
+        waits.append(stream.gap_ms())
+        if ended:
             resets += 1
             stream.close()
             stream = Stream(stage, OURS)
-        stage.teller.end(note=f"{gap:,.0f} ms")
+        ratios.append(max(gaps[-1], waits[-1]) / (1.5 * moved["libvirt_ms"] + 200))
+        stage.teller.end(note=f"{gaps[-1]:,.0f} ms, {waits[-1]:,.0f} ms")
     pings.close()
     stream.close()
     product.close()
-    return {"guest_resets": resets, "guest_gap_ratio": round(max(ratios), 2), "guest_gap_worst_ms": round(max(gaps), 1),
-            "guest_moves": moves}  # fmt: skip
+    return {
+        "guest_resets": resets, "guest_gap_ratio": round(max(ratios), 2), "guest_moves": moves,
+        "guest_gap_worst_ms": round(max(gaps), 1), "guest_stream_gap_worst_ms": round(max(waits), 1),
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- what comes of it
@@ -425,6 +430,8 @@ def median(values: t.Sequence[float]) -> float:
 ROWS: t.Sequence[tuple[str, str, str, str, str]] = (
     # what, our key, the peer's key, the ratio's key, the goal
     ("10 linked clones defined; `virt-clone` ten times", "clone_s", "virt_clone_s", "clone_ratio", "≥ 20"),
+    ("the same, and started, in one call; and `virsh start` ten times", "clone_started_s", "virt_clone_started_s",
+     "clone_start_ratio", ""),
     ("their disks", "clone_disk_bytes", "virt_clone_disk_bytes", "clone_disk_ratio", "≥ 20"),
     ("20 guests, no change; a loop of `community.libvirt.virt`", "reconcile_s", "community_libvirt_s",
      "reconcile_ratio", "≥ 10"),
@@ -439,7 +446,8 @@ ALONE: t.Sequence[tuple[str, str, str]] = (
     ("bytes of it, as a part of 1.1 times (used memory + what it has written)", "migrate_bytes_over_limit",
      "≤ 1"),
     ("connections reset in 20 migrations", "guest_resets", "0"),
-    ("longest gap, as a part of 1.5 times libvirt's downtime + 200 ms", "guest_gap_ratio", "≤ 1"),
+    ("longest gap of a ping or of the stream, as a part of 1.5 times libvirt's downtime + 200 ms", "guest_gap_ratio",
+     "≤ 1"),
     ("`guest_info` of 50 clones", "info_50_s", "≤ 2 s"),
     ("the inventory with 50 clones", "inventory_50_s", "≤ 2 s"),
 )  # fmt: skip

@@ -100,12 +100,20 @@ class Stream:
         self._process = stage.start(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.answers = 0
         self.resets = 0
+        self._longest_s = 0.0
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
-            self.answers += 1
-            self.resets += "error" in line
+            if line.endswith("\n"):
+                self._longest_s = max(self._longest_s, json.loads(line).get("took", 0.0))
+                self.resets += "error" in line
+                self.answers += 1
+
+    def gap_ms(self) -> float:
+        """The longest time that an answer took since this was asked last. After ``check`` it has come."""
+        found, self._longest_s = self._longest_s * 1000, 0.0
+        return found
 
     def check(self) -> int:
         """1 if it has ended, or gives no answers for half a minute."""
