@@ -19,12 +19,26 @@ _PIDFD_GETFD = 438
 def cut(pid: int, address: str) -> int:
     """End the TCP connections of a process to ``address``, as if who is there had hung up; how many there were."""
     count = 0
+    for one in _to(pid, address):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+            count += 1
+    return count
+
+
+def keep_short(pid: int, address: str, unsent_bytes: int) -> None:
+    """Have no more than so much wait in the kernel to be sent over the TCP connections of a process to ``address``."""
+    for one in _to(pid, address):
+        with contextlib.suppress(OSError):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
+
+
+def _to(pid: int, address: str) -> t.Iterator[socket.socket]:
+    """The TCP connections of a process to ``address``."""
     for one in _sockets(pid):
         with contextlib.suppress(OSError):
             if one.type == socket.SOCK_STREAM and one.family == socket.AF_INET and one.getpeername()[0] == address:
-                one.shutdown(socket.SHUT_RDWR)
-                count += 1
-    return count
+                yield one
 
 
 def _sockets(pid: int) -> t.Iterator[socket.socket]:

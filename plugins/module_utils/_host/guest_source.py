@@ -52,6 +52,8 @@ _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
+# What waits in the kernel to be sent is sent while the guest stands still. The next call of QEMU comes in time for this.
+_UNSENT_BYTES = 128 << 10
 # Of QEMU, where libvirt has it.
 _PID_FILE = "/run/libvirt/qemu/{}.pid"
 
@@ -240,6 +242,7 @@ class Leaving(kinds.Leaving):
         """Tell how far it is; one that dirties its memory as fast as it is copied may stand still for longer."""
         self.move.time.bytes.update(migration.sent_bytes(stats))
         self.move.tell()
+        _to_target(domain, self.move.channel.peer, lambda pid, there: connections.keep_short(pid, there, _UNSENT_BYTES))
         if pace.look(stats):
             domain.migrateSetMaxDowntime(pace.limit_ms)
 
@@ -466,9 +469,16 @@ def announce(each: libvirt.Domain) -> None:
 def cut_loose(each: libvirt.Domain, peer: str) -> None:
     """End QEMU's connections to the target, but for those by which that fetches its memory. From outside: while QEMU
     waits for who does not answer, it may hear nothing itself, nor does libvirt, which waits for QEMU."""
-    with contextlib.suppress(CnvmError, ValueError):
+    with contextlib.suppress(CnvmError):
         if not fetched_from(each):
-            connections.cut(int(files.text_of(_PID_FILE.format(each.name()))), peers.find(peer)["tunnel"])
+            _to_target(each, peer, connections.cut)
+
+
+def _to_target(each: libvirt.Domain, peer: str, work: t.Callable[[int, str], object]) -> None:
+    """Do something with QEMU's connections to the target, unless it is gone: ``work`` has QEMU's PID, and where they
+    lead to."""
+    with contextlib.suppress(CnvmError, ValueError):
+        work(int(files.text_of(_PID_FILE.format(each.name()))), peers.find(peer)["tunnel"])
 
 
 def _ask_qemu(each: libvirt.Domain, word: str, arguments: t.Mapping[str, t.Any]) -> t.Any:

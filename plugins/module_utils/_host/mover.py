@@ -28,6 +28,8 @@ from .system import Host
 _FROZEN_LIMIT_S = 30.0
 # One that was stopped as a whole, or waits for what hangs, is killed, and what it has begun is recovered.
 _WATCHDOG_S = 60
+# It comes alive with nothing in the processor's caches. What is tidied up is work for both hosts, and can wait so long.
+_SETTLE_S = 0.15
 # How long the unit of a move may take to go once the move has ended: it looks whether anything is to be recovered.
 _ENDING_S = 10.0
 
@@ -50,6 +52,7 @@ class Move:
         self._report = report
         self._runs = True
         self._frozen = False
+        self._alive_at = 0.0
         self._end = time.monotonic() + request["timeout_s"]
 
     # --- for the steps ---
@@ -105,6 +108,7 @@ class Move:
     def _stood_still(self) -> None:
         """Note for how long; of one that does not run there is nothing to say."""
         if self._runs:
+            self._alive_at = time.monotonic()
             self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
 
     def _save(self, state: str) -> None:
@@ -173,6 +177,7 @@ class Move:
         freezer.hurry(False)
 
     def _end_well(self) -> None:
+        time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
         self.phase("finish")
         self.result.update(self.steps.statistics())
         # From here on nothing may bring it back: what is here goes piece by piece.

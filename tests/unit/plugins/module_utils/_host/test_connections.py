@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the cnvm.platform authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connections of another process are ended, and only those to one address."""
+"""Connections of another process are ended, or kept short, and only those to one address."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -46,3 +47,14 @@ def test_those_to_one_address_end(servers: list[str]) -> None:
         finally:
             client.kill()
     assert connections.cut(client.pid, "127.0.0.2") == 0
+
+
+def test_those_to_one_address_are_kept_short(servers: list[str]) -> None:
+    def unsent_bytes(one: socket.socket) -> int:
+        return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+    here, there = (socket.create_connection((address, int(port))) for address, port in map(str.split, servers))
+    with here, there:
+        before = unsent_bytes(here)
+        connections.keep_short(os.getpid(), "127.0.0.2", 131_072)
+        assert (unsent_bytes(here), unsent_bytes(there)) == (before, 131_072)

@@ -26,7 +26,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     libvirt,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, migration
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 
 from . import fake_libvirt
@@ -149,6 +149,27 @@ def test_it_is_cut_loose_from_outside(
     (tmp_path / "web.pid").write_text("77")
     guest_source.cut_loose(each, peer)
     assert done == cut
+
+
+def test_what_waits_to_be_sent_is_kept_short_while_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the last of it is sent, the guest stands still."""
+    monkeypatch.setattr(guest_source, "_PID_FILE", str(tmp_path / "{}.pid"))
+    monkeypatch.setattr(paths, "OVERLAY_FILE", str(tmp_path / "overlay.json"))
+    (tmp_path / "web.pid").write_text("77")
+    files.write_json(
+        paths.OVERLAY_FILE, {"self": {"name": "host1"}, "peers": [{"name": "host2", "tunnel": "10.100.100.2"}]}
+    )
+    done: list[tuple[t.Any, ...]] = []
+    monkeypatch.setattr(connections, "keep_short", lambda *args: done.append(args))
+    timeline = types.SimpleNamespace(bytes={})
+    move = types.SimpleNamespace(channel=types.SimpleNamespace(peer="host2"), tell=lambda: None, time=timeline)
+    leaving = guest_source.Leaving.__new__(guest_source.Leaving)
+    vars(leaving).update(move=move)
+    each = types.SimpleNamespace(name=lambda: "web", migrateSetMaxDowntime=lambda limit_ms: None)
+    leaving._help(t.cast("t.Any", each), {}, migration.Pace(300))
+    assert done == [(77, "10.100.100.2", 131_072)]
 
 
 def watched(each: Domain, arrives_at: float, told: list[str]) -> guest_source.Leaving:

@@ -164,6 +164,21 @@ def test_a_move_that_is_over_is_this_one_only_to_the_same_host(
     assert (json.loads(out.getvalue() or "{}").get("already") is True) is already
 
 
+@pytest.mark.parametrize(("runs", "waited"), [(True, [0.15]), (False, [])])
+def test_what_has_just_come_alive_is_left_alone_for_a_moment(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, runs: bool, waited: list[float]
+) -> None:
+    """Tidying up is work for both hosts."""
+    done: list[t.Any] = []
+    monkeypatch.setattr(mover.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(mover.time, "sleep", lambda seconds: done.append(round(seconds, 3)))
+    monkeypatch.setattr(Steps, "leave", lambda self: done.append("leave"))
+    monkeypatch.setattr(Source, "let_go", lambda self, host, journal: done.append("let go"), raising=False)
+    monkeypatch.setattr(Source, "runs", runs)
+    assert move.run()["outcome"] == "target"
+    assert [one for one in done if one != 0] == [*waited, "leave", "let go"]
+
+
 def test_a_name_that_ends_like_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd would take the end for the kind of the unit, and who looks for a service would find none."""
     for place in ("WORKLOADS", "RUN", "LOGS"):
@@ -246,10 +261,11 @@ class Source:
 
     leaving = Steps
     wrong: Exception | None = None
+    runs = True
 
     def survey(self, *args: t.Any) -> kinds.Survey:
         made = plan.Plan("live", (), (), (), 1)
-        return kinds.Survey(made, True, {"host_id": "T", "name": "host2"}, {}, {})
+        return kinds.Survey(made, self.runs, {"host_id": "T", "name": "host2"}, {}, {})
 
     def is_enabled(self, name: str) -> bool:
         return True
