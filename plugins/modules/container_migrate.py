@@ -115,6 +115,8 @@ plan:
     blockers: []
     warnings: []
     expected_frozen_ms: 1400
+    space:
+      - {device: 2049, path: /var/lib/cnvm, free_bytes: 53687091200, needed_bytes: 314572800, once: {}}
   contains:
     mode:
       description: The mode that was chosen.
@@ -139,6 +141,33 @@ plan:
       description: How long the container is expected to stand still, in milliseconds.
       type: int
       sample: 1400
+    space:
+      description: What it takes of each file system of the target.
+      type: list
+      elements: dict
+      sample:
+        - {device: 2049, path: /var/lib/cnvm, free_bytes: 53687091200, needed_bytes: 314572800, once: {}}
+      contains:
+        device:
+          description: The number of the file system.
+          type: int
+          sample: 2049
+        path:
+          description: A directory on it.
+          type: str
+          sample: /var/lib/cnvm
+        free_bytes:
+          description: What is free.
+          type: int
+          sample: 53687091200
+        needed_bytes:
+          description: What comes. A fifth more must be free.
+          type: int
+          sample: 314572800
+        once:
+          description: Of that, what serves other workloads, too, and comes once for all (the image), by its digest.
+          type: dict
+          sample: {}
 mode:
   description: The mode of the move.
   returned: when a plan was made

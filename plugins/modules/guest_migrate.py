@@ -120,6 +120,8 @@ plan:
     blockers: []
     warnings: []
     expected_frozen_ms: 80
+    space:
+      - {device: 2049, path: /var/lib/cnvm, free_bytes: 53687091200, needed_bytes: 314572800, once: {}}
   contains:
     mode:
       description: V(live) or, of a guest that does not run, V(offline).
@@ -144,6 +146,33 @@ plan:
       description: How long an idle guest is expected to stand still, in milliseconds.
       type: int
       sample: 80
+    space:
+      description: What it takes of each file system of the target.
+      type: list
+      elements: dict
+      sample:
+        - {device: 2049, path: /var/lib/cnvm, free_bytes: 53687091200, needed_bytes: 314572800, once: {}}
+      contains:
+        device:
+          description: The number of the file system.
+          type: int
+          sample: 2049
+        path:
+          description: A directory on it.
+          type: str
+          sample: /var/lib/cnvm
+        free_bytes:
+          description: What is free.
+          type: int
+          sample: 53687091200
+        needed_bytes:
+          description: What comes. A fifth more must be free.
+          type: int
+          sample: 314572800
+        once:
+          description: Of that, what serves other workloads, too, and comes once for all (templates), by its digest.
+          type: dict
+          sample: {}
 mode:
   description: The mode of the move, as in RV(plan.mode), or V(post_copy) where that had to be done.
   returned: when a plan was made

@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import choice, integer, known_keys
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate.plan import space_problems
 
 ORDERS = ("name", "smallest", "largest")
 _KINDS = {"guests": "guest", "containers": "container"}
@@ -185,6 +186,7 @@ def report(
     move is one that is about to begin.
     """
     blockers = [*made["blockers"], *(_blocker(one["item"], reason) for one in tried for reason in _objections(one))]
+    blockers += _crowded(made["moves"], tried)
     blocked = {(one["kind"], one["name"]) for one in blockers}
     results = {(one["item"]["kind"], one["item"]["name"]): one for one in done}
     outcomes, moves = [], []
@@ -214,6 +216,25 @@ def _objections(result: Item) -> list[str]:
     if isinstance(result.get("plan"), dict):
         return [str(reason) for reason in result["plan"].get("blockers") or ()]
     return [str(result.get("msg") or "no answer")]
+
+
+def _crowded(moves: t.Sequence[Item], tried: t.Sequence[Item]) -> t.Iterator[dict[str, str]]:
+    """Those for which the disks of their target have no room together with what goes there before them."""
+    plans = {(one["item"]["kind"], one["item"]["name"]): one.get("plan") or {} for one in tried}
+    taken: dict[tuple[str, int], dict[str, int]] = {}
+    for one in moves:
+        made = plans.get((one["kind"], one["name"]), {})
+        after, sums = {}, []
+        for space in () if made.get("blockers") else made.get("space") or ():
+            place = (one["target"], space["device"])
+            own = space["needed_bytes"] - sum(space["once"].values())
+            after[place] = {**taken.get(place, {}), one["name"]: own, **space["once"]}
+            sums.append({**space, "needed_bytes": sum(after[place].values())})
+        problems = space_problems(one["target"], sums)
+        if problems:
+            yield _blocker(one, f"{problems[0]} That is with what goes there before it.")
+        else:
+            taken.update(after)
 
 
 def _outcome(move: Item, result: t.Optional[Item]) -> dict[str, t.Any]:

@@ -270,7 +270,7 @@ def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.An
             final = dataclasses.replace(final, args=("/bin/sh",))
         account = container_parts.account_of(root, final.user, "config: user")
         made = bundle.bundle_config(final, uid=account.uid, gid=account.gid, machine=os.uname().machine)
-        files.write_json(f"{place}/config.json", made)
+        files.write_json(f"{place}/config.json", made, mode=0o644)
         # As it will be read from an archive of it: the digest must be the same there.
         final, _ignored = bundle.check(made)
         for leftover in os.listdir(place):
@@ -308,7 +308,7 @@ def export(record: dict[str, t.Any], dest: str, compression: str, *, check_mode:
     status = os.stat(dest)
     entry = {"compression": compression, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     record["archives"] = {**(record.get("archives") or {}), dest: entry}
-    files.write_json(f"{place}/image.json", record)
+    files.write_json(f"{place}/image.json", record, mode=0o644)
     return True
 
 

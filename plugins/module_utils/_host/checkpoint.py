@@ -228,7 +228,7 @@ def _pack(
     definition: dict[str, t.Any], owner: dict[str, t.Any], side: plan.Side, directory: str, path: str
 ) -> dict[str, t.Any]:
     """Write the archive, the manifest first; the manifest."""
-    files.write_json(f"{directory}/{manifests.DEFINITION}", definition, mode=0o600, durable=False)
+    files.write_json(f"{directory}/{manifests.DEFINITION}", definition, durable=False)
     kept = {
         name: stamp
         for name, stamp in stamps(directory).items()

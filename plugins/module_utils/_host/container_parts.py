@@ -224,7 +224,7 @@ def write_config(definition: t.Mapping[str, t.Any]) -> None:
         home=account.home,
         machine=os.uname().machine,
     )
-    files.write_json(f"{paths.bundle_dir(name)}/config.json", made, mode=0o600, durable=False)
+    files.write_json(f"{paths.bundle_dir(name)}/config.json", made, durable=False)
 
 
 # --------------------------------------------------------------------------------------------------------------------

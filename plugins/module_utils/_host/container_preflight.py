@@ -108,7 +108,10 @@ def survey(
         work = work._replace(image=0)
     here = plan.memory_problems(me["name"], movedir.available_memory(), written)
     clear = plan.in_the_clear(name, made.mode, encrypted=encrypted(peers.overlay()))
-    made = made._replace(blockers=(*made.blockers, *here, *answer["problems"]), warnings=(*made.warnings, *clear))
+    made = made._replace(
+        blockers=(*made.blockers, *here, *answer["problems"]), warnings=(*made.warnings, *clear),
+        space=tuple(answer["space"]),
+    )  # fmt: skip
     return kinds.Survey(
         made, up, there["identity"], {**sizes, "expected": expected},
         {"work": work, "image": answer["image"], "rate": link},

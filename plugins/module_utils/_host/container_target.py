@@ -43,6 +43,8 @@ from .system import Host
 
 HOLD_HOOK = f"{paths.HELPER_LIBRARY}/hold"
 _ANNOUNCE_S = (0.0, 0.05, 0.15, 0.3)
+# For records, logs and directories.
+_RECORDS_BYTES = 16 << 20
 # Whether there is room for what comes was asked before the move.
 _HOWEVER_MUCH = Policy(max_bytes=2**50, max_entries=2**40)
 
@@ -62,23 +64,22 @@ def check_definition(definition: t.Mapping[str, t.Any]) -> None:
 def check(
     host: Host, definition: t.Mapping[str, t.Any], owner: t.Mapping[str, t.Any], needs: t.Mapping[str, int]
 ) -> dict[str, t.Any]:
-    """Why this host cannot take the container now (address, ports, space), and whether its image is here."""
+    """Why this host cannot take the container now (address, ports, space), whether its image is here, and what it would
+    take of the ``space`` here."""
     me = ownership.host_identity()
     found = network_problems(definition)
     if any(mount["type"] == "bind" for mount in definition.get("mounts") or ()):
         found.append(
             f"mounts: {me['name']} binds no directory of its own into a container that comes from another host."
         )
-    space = movedir.free_bytes(paths.STATE)
-    needed = needs.get("layer", 0) + needs.get("image", 0) + 16 * 2**20
-    if space < needed * 6 // 5:
-        found.append(
-            f"space: {me['name']} has {space >> 20} MiB free in {paths.STATE},"
-            f" {needed >> 20} MiB and a fifth more are needed."
-        )
+    has_image = images.record(definition["image"]) is not None
+    once = {} if has_image else {definition["image"]: needs.get("image", 0)}
+    needed = needs.get("layer", 0) + sum(once.values()) + _RECORDS_BYTES
+    space = [{**movedir.space(paths.STATE), "needed_bytes": needed, "once": once}]
+    found += plan.space_problems(me["name"], space)
     wanted = needs.get("memory", 0) + needs.get("images", 0)
     found += plan.memory_problems(me["name"], movedir.available_memory(), wanted)
-    return {"problems": found, "image": images.record(definition["image"]) is not None}
+    return {"problems": found, "image": has_image, "space": space}
 
 
 def network_problems(definition: t.Mapping[str, t.Any]) -> list[str]:
@@ -102,7 +103,7 @@ def begin(
     """Make room: an empty writable layer, and memory for the checkpoint."""
     name = definition["name"]
     container_parts.make_place(name)
-    files.write_json(paths.definition_file(name), definition, mode=0o600)
+    files.write_json(paths.definition_file(name), definition)
     # What an earlier stay has left is older than what comes.
     for directory in (paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)

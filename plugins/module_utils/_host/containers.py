@@ -342,7 +342,7 @@ class Batch:
         """Directories, records, layers, first files. It becomes ours with the owner record, last."""
         definition = t.cast("dict[str, t.Any]", one.definition)
         name = one.name
-        files.write_json(paths.definition_file(name), definition, mode=0o600)
+        files.write_json(paths.definition_file(name), definition)
         container_parts.mount_layers(self.host, definition)
         write_contents(definition, ("hostname", "authorized_keys", "created"))
         container_parts.write_config(definition)
@@ -380,7 +380,7 @@ class Batch:
                     netns.forwards_up(self.host, spec)
                 else:
                     netns.forwards_down(self.host, name)
-        files.write_json(paths.definition_file(name), definition, mode=0o600)
+        files.write_json(paths.definition_file(name), definition)
         self.reload = container_units.write_policy(definition) or self.reload
 
     def stop(self, names: t.Sequence[str]) -> None:

@@ -60,7 +60,7 @@ def _write_record(wanted: Wanted, made_of: str) -> None:
         "inode": os.lstat(wanted.path).st_ino,
         "made_of": made_of,
     }
-    files.write_json(_record_file(wanted.path), value, mode=0o600)
+    files.write_json(_record_file(wanted.path), value)
 
 
 def _made_of(wanted: Wanted) -> str:

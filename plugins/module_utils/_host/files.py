@@ -70,8 +70,8 @@ def write_text(path: str, text: str, *, mode: int = 0o644, durable: bool = True)
         sync_dir(directory)
 
 
-def write_json(path: str, value: t.Mapping[str, t.Any], *, mode: int = 0o644, durable: bool = True) -> None:
-    """``write_text`` of ``value`` as JSON."""
+def write_json(path: str, value: t.Mapping[str, t.Any], *, mode: int = 0o600, durable: bool = True) -> None:
+    """``write_text`` of ``value`` as JSON. By default for root alone: a record may hold the password of a screen."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n", mode=mode, durable=durable)
 
 

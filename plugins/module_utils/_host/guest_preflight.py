@@ -208,7 +208,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     made = plan.Plan(
         mode, tuple(reasons), (*found, *answer["problems"]),
         migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay)),
-        migration.expected_ms(live),
+        migration.expected_ms(live), tuple(answer["space"]),
     )  # fmt: skip
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})
 
@@ -298,11 +298,15 @@ def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:
 def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
     """Files, templates, places for disks, and the space for them."""
     wrong, places, bad, lacks = [], [], [], []
-    space: dict[str, tuple[int, int]] = {}
+    space: dict[int, dict[str, t.Any]] = {}
 
-    def take(directory: str, count: int) -> None:
-        free, wanted = space.get(directory, (movedir.free_bytes(directory), 0))
-        space[directory] = (free, wanted + count)
+    def take(directory: str, count: int, once: str = "") -> None:
+        # What is free on a file system is there once, for all directories on it.
+        entry = movedir.space(directory)
+        entry = space.setdefault(entry["device"], entry)
+        entry["needed_bytes"] += count
+        if once:
+            entry["once"][once] = count
 
     for path, stamp in needs["files"].items():
         if not os.path.isfile(path):
@@ -318,7 +322,7 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
         if disk["template"] and templates.record(disk["template"]) is None:
             if disk["template"] not in lacks:
                 lacks.append(disk["template"])
-                take(paths.TEMPLATES, disk["template_bytes"])
+                take(paths.TEMPLATES, disk["template_bytes"], once=disk["template"])
         elif disk["template"]:
             found = templates.problem(disk["template"])
             bad += [found] if found else []
@@ -335,7 +339,7 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
             places.append(f"has a file {path} already; it is not overwritten")
         else:
             take(paths.STATE if home else directory, disk["bytes"])
-    return {"files": wrong, "disks": places, "templates": bad, "lacks": lacks, "space": space}
+    return {"files": wrong, "disks": places, "templates": bad, "lacks": lacks, "space": list(space.values())}
 
 
 def _ports() -> list[str]:

@@ -52,7 +52,7 @@ _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
-# What waits in the kernel to be sent is sent while the guest stands still. The next call of QEMU comes in time for this.
+# What still waits in the kernel when the guest stops is sent while it stands still. QEMU fills this up in time.
 _UNSENT_BYTES = 128 << 10
 # Of QEMU, where libvirt has it.
 _PID_FILE = "/run/libvirt/qemu/{}.pid"

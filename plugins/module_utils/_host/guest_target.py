@@ -54,14 +54,15 @@ def check_definition(definition: Record) -> None:
 
 
 def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
-    """Why this host cannot take the guest now, which templates it lacks, and why it could do no ``post_copy``."""
+    """Why this host cannot take the guest now, which templates it lacks, why it could do no ``post_copy``, and what it
+    would take of the ``space`` here."""
     name, me = definition["name"], ownership.host_identity()["name"]
     seen = guest_preflight.look(host, definition, needs)
     problems = migration.problems(name, me, needs, seen)
     if needs["definition"]:
         root = xml.parse(needs["definition"], f"the definition of {name}", "domain")
         problems += [f"definition: {me} gives {name} no {one}." for one in admission.strangers(name, root, needs)]
-    return {"problems": problems, "templates": seen["lacks"], "post_copy": seen["post_copy"]}
+    return {"problems": problems, "templates": seen["lacks"], "post_copy": seen["post_copy"], "space": seen["space"]}
 
 
 def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Record) -> None:
@@ -73,7 +74,7 @@ def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Reco
     journal["own"] = [path for path in coming if not path.startswith(f"{paths.workload_dir(name)}/")]
     files.write_json(paths.journal_file(name), journal)
     guest_source.remove_files(name)
-    files.write_json(paths.definition_file(name), definition, mode=0o600)
+    files.write_json(paths.definition_file(name), definition)
     guest_disks.make_home(name)
     if needs["log"]:
         os.makedirs(os.path.dirname(paths.guest_log(name)), mode=0o750, exist_ok=True)

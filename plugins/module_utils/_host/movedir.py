@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import typing as t
 
 from .._core import paths
 from . import files
@@ -21,12 +22,17 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def free_bytes(path: str) -> int:
-    """What a file system has left for us."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    stats = os.statvfs(path)
-    return stats.f_bavail * stats.f_frsize
+def space(path: str) -> dict[str, t.Any]:
+    """The file system of ``path``, which need not be there yet, of which nothing is needed so far (see
+    ``plan.space_problems``)."""
+    there = path
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    stats = os.statvfs(there)
+    return {
+        "device": os.stat(there).st_dev, "path": path, "free_bytes": stats.f_bavail * stats.f_frsize, "needed_bytes": 0,
+        "once": {},
+    }  # fmt: skip
 
 
 def available_memory() -> int:

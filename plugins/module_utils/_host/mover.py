@@ -284,7 +284,7 @@ def _status_file(move_id: str) -> str:
 
 
 def _write_status(move_id: str, status: t.Mapping[str, t.Any]) -> None:
-    files.write_json(_status_file(move_id), status, mode=0o600, durable=False)
+    files.write_json(_status_file(move_id), status, durable=False)
 
 
 def _plan(args: t.Sequence[str], host: Host) -> int:
@@ -315,7 +315,7 @@ def _start(args: t.Sequence[str], host: Host) -> int:
         pass  # refused here and now when somebody is at work on it
     move_id = os.urandom(6).hex()
     os.makedirs(paths.move_log_dir(move_id), mode=0o700, exist_ok=True)
-    files.write_json(f"{paths.move_log_dir(move_id)}/request.json", request, mode=0o600)
+    files.write_json(f"{paths.move_log_dir(move_id)}/request.json", request)
     _write_status(move_id, {"phase": "start"})
     end = time.monotonic() + _ENDING_S
     while True:

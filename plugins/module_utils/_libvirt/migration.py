@@ -14,6 +14,7 @@ import dataclasses
 import typing as t
 
 from .._core.values import human_bytes
+from .._migrate import plan
 from . import admission, domain
 from .domain import Model
 from .xml import Element
@@ -122,7 +123,11 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     found += [f"ports: {what}." for what in seen["ports"]]
     if seen["screen"]:
         found.append(f"graphics: {host} {seen['screen']}.")
-    found += _room(host, needs, seen)
+    found += plan.space_problems(host, seen["space"])
+    if needs["live"] and seen["memory"] < needs["memory"]:
+        found.append(
+            f"memory: {host} has {human_bytes(seen['memory'])} available, {human_bytes(needs['memory'])} are needed."
+        )
     return found
 
 
@@ -139,21 +144,6 @@ def post_copy(host: str, lacks: str) -> tuple[bool, str]:
     if lacks:
         return False, f"post-copy is allowed by the task, but {host} {lacks}"
     return True, "post-copy is allowed by the task, should it dirty memory as fast as it is copied"
-
-
-def _room(host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) -> list[str]:
-    found = []
-    for directory, (free, wanted) in sorted(seen["space"].items()):
-        if free < wanted * 6 // 5:
-            found.append(
-                f"space: {host} has {human_bytes(free)} free in {directory}, {human_bytes(wanted)} and a fifth more are"
-                " needed."
-            )
-    if needs["live"] and seen["memory"] < needs["memory"]:
-        found.append(
-            f"memory: {host} has {human_bytes(seen['memory'])} available, {human_bytes(needs['memory'])} are needed."
-        )
-    return found
 
 
 def _version(number: int) -> str:

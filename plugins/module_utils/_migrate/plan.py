@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import typing as t
 
+from .._core.values import human_bytes
+
 PRE_COPY, POST_COPY, STOP_COPY, COLD = "pre_copy", "post_copy", "stop_copy", "cold"
 MODES = ("auto", PRE_COPY, POST_COPY, STOP_COPY, COLD)
 
@@ -72,19 +74,21 @@ class Wishes(t.NamedTuple):
 
 
 class Plan(t.NamedTuple):
-    """``blockers``: why it cannot be done, all of them; with none, ``mode`` and ``reasons`` say how and why so."""
+    """``blockers``: why it cannot be done, all of them; with none, ``mode`` and ``reasons`` say how and why so.
+    ``space``: what it takes of each file system of the target (see ``space_problems``)."""
 
     mode: str
     reasons: tuple[str, ...]
     blockers: tuple[str, ...]
     warnings: tuple[str, ...]
     expected_frozen_ms: int
+    space: tuple[t.Mapping[str, t.Any], ...] = ()
 
     def as_result(self) -> dict[str, t.Any]:
         """For a module's result."""
         return {
             "mode": self.mode, "reasons": list(self.reasons), "blockers": list(self.blockers),
-            "warnings": list(self.warnings), "expected_frozen_ms": self.expected_frozen_ms,
+            "warnings": list(self.warnings), "expected_frozen_ms": self.expected_frozen_ms, "space": list(self.space),
         }  # fmt: skip
 
 
@@ -238,6 +242,17 @@ def in_the_clear(name: str, mode: str, *, encrypted: bool) -> tuple[str, ...]:
     if encrypted or mode != POST_COPY:
         return ()
     return (f"The memory of {name} crosses the network in the clear: the overlay's encryption is none.",)
+
+
+def space_problems(host: str, space: t.Iterable[t.Mapping[str, t.Any]]) -> tuple[str, ...]:
+    """Where ``host`` has no room on its disks. ``space``: for each file system its ``device`` (a number), a ``path`` on
+    it, ``free_bytes``, ``needed_bytes`` and, of those, ``once``: {digest: bytes} of what is there once for all."""
+    return tuple(
+        f"space: {host} has {human_bytes(one['free_bytes'])} free in {one['path']},"
+        f" {human_bytes(one['needed_bytes'])} and a fifth more are needed."
+        for one in space
+        if one["free_bytes"] < one["needed_bytes"] * 6 // 5
+    )
 
 
 def memory_problems(host: str, available: int, needed: int) -> tuple[str, ...]:

@@ -106,6 +106,25 @@ def test_objections_of_the_modules() -> None:
     assert found["table"][-2:] == ["g2: web is paused. No bridge.", "g3: This host has no cnvm-host."]
 
 
+def test_what_goes_there_before_takes_of_the_disks_too() -> None:
+    """Each one alone has room; a template that two of them bring comes once."""
+
+    def tried(move: dict[str, t.Any], needed: int, device: int = 1, **once: int) -> dict[str, t.Any]:
+        space = {"device": device, "path": "/var/lib/cnvm", "free_bytes": 1200, "needed_bytes": needed, "once": once}
+        return {"item": move, "changed": True, "plan": {"blockers": [], "space": [space]}}
+
+    hosts = {"a": host(guests=[guest(name) for name in ("g1", "g2", "g3", "g4", "g5")]), "b": host()}
+    moves = evacuation(hosts, "a")["moves"]
+    found = evacuation(hosts, "a", tried=[
+        tried(moves[0], 800, template=400), tried(moves[1], 500, template=400), tried(moves[2], 101),
+        tried(moves[3], 100), tried(moves[4], 900, device=2),
+    ])  # fmt: skip
+    assert [move["name"] for move in found["moves"]] == ["g1", "g2", "g4", "g5"]
+    (blocker,) = found["blockers"]
+    assert blocker["name"] == "g3"
+    assert blocker["reason"].startswith("space: b has 1.2 KiB free in /var/lib/cnvm, 1001 B and a fifth more are")
+
+
 def test_there_and_back() -> None:
     hosts = {"a": host(guests=[guest("g")], containers=[container("c")]), "b": host()}
     moves = evacuation(hosts, "a")["moves"]

@@ -64,7 +64,7 @@ def survey(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., kinds.Survey]:
         monkeypatch.setattr(info, "gather", lambda host: FACTS)
         monkeypatch.setattr(movedir, "available_memory", lambda: available * MIB)
         request = {"mode": mode, "allow_post_copy": True, "max_downtime_ms": 0, "cpu_check": "flags"}
-        answer = {"image": True, "problems": ["space: host2 is full."]}
+        answer = {"image": True, "problems": ["space: host2 is full."], "space": []}
         channel = types.SimpleNamespace(peer="host2", call=lambda word, **args: answer)
         return container_preflight.survey(HOST, t.cast("t.Any", channel), {"name": "web"}, {}, request)
 

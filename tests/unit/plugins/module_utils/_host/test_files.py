@@ -40,7 +40,7 @@ def test_read_json_of_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("durable", [True, False])
 def test_write_json_and_read_it_back(tmp_path: Path, durable: bool) -> None:
     path = str(tmp_path / "deep/er/x.json")
-    files.write_json(path, {"b": [1, None], "a": "ü"}, mode=0o600, durable=durable)
+    files.write_json(path, {"b": [1, None], "a": "ü"}, durable=durable)
     assert files.read_json(path) == {"a": "ü", "b": [1, None]}
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert os.listdir(os.path.dirname(path)) == ["x.json"]

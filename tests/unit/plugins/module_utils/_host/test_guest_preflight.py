@@ -22,6 +22,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_preflight,
     info,
     libvirt,
+    movedir,
     snapshot_records,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, xml
@@ -214,9 +215,25 @@ def test_a_target_where_all_is_well(target: FakeConnection, tmp_path: Path) -> N
     assert [seen[key] for key in ("networks_missing", "files", "disks", "templates", "lacks")] == [[], [], [], [], []]
     assert seen["machines"] == ["pc-q35-10.0", "q35"]
     assert seen["pools"] == {"disks": str(tmp_path / "pool")}
-    assert {place: wanted for place, (_free, wanted) in seen["space"].items()} == {
-        paths.STATE: 5, str(tmp_path / "pool"): 5,
-    }  # fmt: skip
+    # All of it is on one file system.
+    assert wanted_space(seen) == {paths.STATE: 10}
+
+
+def wanted_space(seen: dict[str, t.Any]) -> dict[str, int]:
+    return {one["path"]: one["needed_bytes"] for one in seen["space"]}
+
+
+def test_space_of_each_file_system(target: FakeConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks of one guest may be on several, with the template that is to be brought or not."""
+
+    def space(path: str) -> dict[str, t.Any]:
+        return {"device": len(path), "path": path, "free_bytes": 100, "needed_bytes": 0, "once": {}}
+
+    monkeypatch.setattr(movedir, "space", space)
+    own = disk("vda", f"{paths.guest_disks_dir('web')}/vda.qcow2", template="ab" * 32, template_bytes=7)
+    seen = look(needs("", files={}, disks=[own, disk("vdb", tmp_path / "pool/b"), disk("vdc", tmp_path / "pool/c")]))
+    assert wanted_space(seen) == {paths.TEMPLATES: 7, paths.STATE: 5, str(tmp_path / "pool"): 10}
+    assert [one["once"] for one in seen["space"]] == [{"ab" * 32: 7}, {}, {}]
 
 
 def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> None:
@@ -241,7 +258,7 @@ def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> No
     assert seen["disks"] == [
         f"has a file {taken} already; it is not overwritten", "has no directory /does/not/exist for vdc",
     ]  # fmt: skip
-    assert (seen["lacks"], seen["space"][paths.TEMPLATES][1]) == (["ab" * 32], 7)
+    assert (seen["lacks"], wanted_space(seen)) == (["ab" * 32], {paths.TEMPLATES: 7})
     kernel.chmod(0o644)
     assert look(wrong)["files"][0] == f"has another {kernel}"
 

@@ -27,7 +27,7 @@ SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
     "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
-    "space": {"/var/lib/cnvm": (2**30, 2**20)},
+    "space": [{"path": "/var/lib/cnvm", "free_bytes": 2**30, "needed_bytes": 2**20}],
     "memory": 2**31,
 }  # fmt: skip
 # What is different there, and the word that the reader must find.
@@ -45,7 +45,10 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "templates": (["x was changed"], "template: host2: x was changed"),
     "ports": (["10.1.1.2 has no two free ports"], "ports: 10.1.1.2"),
     "screen": ("cannot have its screen at 127.0.0.1 port 5901: x", "graphics: host2 cannot have its screen"),
-    "space": ({"/var/lib/cnvm": (10, 2**20)}, "space: host2"),
+    "space": (
+        [{"path": "/var/lib/cnvm", "free_bytes": 10, "needed_bytes": 2**20}],
+        "space: host2 has 10 B free in /var/lib/cnvm, 1.0 MiB and a fifth more are needed.",
+    ),
     "memory": (2**20, "memory: host2"),
 }
 
