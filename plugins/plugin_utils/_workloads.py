@@ -74,6 +74,11 @@ class _Seen:
         return self.kind == "container" or bool(self.item.get("managed"))
 
     @property
+    def ours(self) -> bool:
+        """Also while it is on its way between two hosts."""
+        return self.managed or bool(self.item.get("moving"))
+
+    @property
     def rank(self) -> tuple[int, bool]:
         """Which of two that say they have the same one is right: records are compared by generation, never by time."""
         generation = self.item.get("generation")
@@ -137,7 +142,7 @@ def _once(seen: t.Sequence[_Seen]) -> tuple[list[_Seen], list[str]]:
     warnings = []
     best: dict[tuple[str, str], _Seen] = {}
     for index, one in enumerate(seen):
-        key = (one.name, str(one.item.get("uuid")) if one.managed else str(index))
+        key = (one.name, str(one.item.get("uuid")) if one.ours else str(index))
         other = best.get(key)
         if other is None or one.rank > other.rank:
             best[key] = one

@@ -25,15 +25,17 @@ def _answers(found: object) -> dict[str, t.Mapping[str, t.Any]]:
 
 
 def rows_of(found: object) -> list[dict[str, t.Any]]:
-    """A row for each guest of ``found`` ({host: what came of guest_info}), by name. One that was moved is told where it
-    is; where that is not known, where it went."""
+    """A row for each guest of ``found`` ({host: what came of guest_info}), by name. One that was moved, or is on its
+    way, is told where it is; where that is not known, where it went."""
     answers = _answers(found)
     rows = []
-    has = {guest["name"] for one in answers.values() for guest in one.get("guests") or () if guest.get("managed")}
+    newest: dict[str, tuple[bool, int]] = {}
+    for guest in (guest for one in answers.values() for guest in one.get("guests") or ()):
+        newest[guest["name"]] = max(newest.get(guest["name"], (False, 0)), _rank(guest))
     for host, one in answers.items():
         for guest in one.get("guests") or ():
             away = guest.get("state") == "moved" and not guest.get("managed")
-            if away and guest["name"] in has:
+            if (away or guest.get("moving")) and _rank(guest) < newest[guest["name"]]:
                 continue
             tags = guest.get("tags") or {}
             rows.append(
@@ -46,6 +48,11 @@ def rows_of(found: object) -> list[dict[str, t.Any]]:
             )
     unique = {(row["name"], row["host"], row["state"]): row for row in rows}
     return [unique[key] for key in sorted(unique, key=lambda key: (key[0], key[1], str(key[2])))]
+
+
+def _rank(guest: t.Mapping[str, t.Any]) -> tuple[bool, int]:
+    """Which of two hosts knows more of a guest: the one that has it, then the one with the newer record."""
+    return bool(guest.get("managed")), int(guest.get("generation") or 0)
 
 
 def names_in(value: object, option: str) -> list[str]:

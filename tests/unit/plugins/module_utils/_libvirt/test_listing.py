@@ -66,6 +66,15 @@ def test_one_that_went_to_a_host_that_was_not_asked() -> None:
     assert [(row["name"], row["host"], row["state"]) for row in rows] == [("a", "h9", "moved")]
 
 
+@pytest.mark.parametrize("decided", [False, True])
+def test_one_that_is_on_its_way_is_there_once(decided: bool) -> None:
+    """The copy that arrives, or waits for the word of the other host, is not another guest."""
+    here = guest("web", managed=not decided, moving=True, generation=4 if decided else 3, state="paused")
+    arriving = guest("web", managed=False, moving=True, generation=None, state="paused")
+    rows = rows_of({"h1": answer(here), "h2": answer(arriving), "h3": answer(guest("web", managed=False))})
+    assert [(row["host"], row["state"]) for row in rows] == [("h1", "paused"), ("h3", "running")]
+
+
 def test_a_domain_of_somebody_else_is_told_at_each_host() -> None:
     other = {"name": "a", "managed": False, "state": "running"}
     assert [row["host"] for row in rows_of({"h1": answer(other), "h2": answer(other)})] == ["h1", "h2"]
