@@ -10,7 +10,7 @@ module: guest_migrate
 short_description: Migrate a guest to another host while it runs
 version_added: 0.1.0
 description:
-  - Moves a guest that M(cnvm.platform.guest) made to another host, with its memory, disks, addresses and open
+  - Moves a guest that M(cnvm.platform.guest) made to another host, with its memory, disks, overlay addresses and open
     connections. Run it on the host that has the guest; P(cnvm.platform.migrate#role) finds that host. A guest that does
     not run is moved with its disks, and does not run there either.
   - Disks are copied unless they are on storage that both hosts have. Of a disk that rests on a template only what the

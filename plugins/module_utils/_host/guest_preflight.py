@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import capabilities, errors, migration, xml
+from .._libvirt import capabilities, errors, migration, network, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -187,6 +187,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
             if seen.live is not None and int(seen.domain.jobInfo()[0]):
                 found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
             found += _kept_by_libvirt(name, seen)
+        private = _private_networks(connection, seen)
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     found += migration.refused(name, seen.live, seen.xml, seen.state, snapshot_records.names(name), needs)
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
@@ -207,10 +208,24 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     overlay = files.read_json(paths.OVERLAY_FILE)
     made = plan.Plan(
         mode, tuple(reasons), (*found, *answer["problems"]),
-        migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay)),
+        migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay), private=private),
         migration.expected_ms(live), tuple(answer["space"]),
     )  # fmt: skip
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})
+
+
+def _private_networks(connection: libvirt.Connection, seen: domains.Known) -> list[str]:
+    """The networks of the guest that libvirt has made on this host alone: those behind NAT, say."""
+    names = {
+        card["source"] for card in (seen.live_model or seen.model)["networks"].values() if card["type"] == "network"
+    }
+    found = []
+    for name in sorted(names):
+        each = libvirt.network(connection, name)
+        with libvirt.doing(f"look at the network {name!r}"):
+            if each is not None and network.parse(str(each.XMLDesc(0)))["type"] in network.MANAGED:
+                found.append(name)
+    return found
 
 
 def _kept_by_libvirt(name: str, seen: domains.Known) -> list[str]:
@@ -259,10 +274,10 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
         if kind == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
             missing.append(f"bridge {source}")
         if kind == "network":
-            network = libvirt.network(connection, source)
+            each = libvirt.network(connection, source)
             with libvirt.doing(f"look at the network {source!r}"):
-                if network is None or (needs["live"] and not network.isActive()):
-                    missing.append(f"{'active ' if network is not None else ''}network {source}")
+                if each is None or (needs["live"] and not each.isActive()):
+                    missing.append(f"{'active ' if each is not None else ''}network {source}")
     return {
         "arch": os.uname().machine,
         "machines": [*said["machine_types"], *said["machines"]],

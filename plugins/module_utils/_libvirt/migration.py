@@ -131,11 +131,19 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     return found
 
 
-def warnings(name: str, *, live: bool, encrypted: bool) -> tuple[str, ...]:
-    """What its owner should know. One that does not run goes through SSH in any case."""
-    if encrypted or not live:
-        return ()
-    return (f"The memory and the disks of {name} cross the network in the clear: the overlay's encryption is none.",)
+def warnings(name: str, *, live: bool, encrypted: bool, private: t.Iterable[str] = ()) -> tuple[str, ...]:
+    """What its owner should know. One that does not run goes through SSH in any case. ``private``: networks of the
+    guest that each host has for itself."""
+    found = [
+        f"networks: {name} is in the network {each}, which each host has for itself: at the target it may need another"
+        " address, and connections into it end. The overlay's addresses go along."
+        for each in private
+    ]
+    if live and not encrypted:
+        found.append(
+            f"The memory and the disks of {name} cross the network in the clear: the overlay's encryption is none."
+        )
+    return tuple(found)
 
 
 def post_copy(host: str, lacks: str) -> tuple[bool, str]:

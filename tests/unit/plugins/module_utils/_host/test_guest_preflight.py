@@ -79,6 +79,21 @@ def test_a_screen_needs_its_address_and_a_port_of_its_own() -> None:
     assert guest_preflight._screen(own, live=False) == ["127.0.0.1", 0]
 
 
+def test_networks_that_each_host_has_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = {"lan": "<forward mode='bridge'/><bridge name='br0'/>", "default": "<forward mode='nat'/>", "alone": ""}
+
+    def found(connection: object, name: str) -> t.Any:
+        text = f"<network><name>{name}</name>{forward[name]}</network>" if name in forward else None
+        return text and types.SimpleNamespace(XMLDesc=lambda flags: text)
+
+    monkeypatch.setattr(libvirt, "network", found)
+    monkeypatch.setattr(libvirt, "library", fake_domains.library)
+    cards = [("network", "lan"), ("network", "default"), ("network", "alone"), ("network", "gone"), ("bridge", "br1")]
+    model = {"networks": {str(mac): {"type": kind, "source": name} for mac, (kind, name) in enumerate(cards)}}
+    seen = t.cast("t.Any", types.SimpleNamespace(live_model=None, model=model))
+    assert guest_preflight._private_networks(t.cast("t.Any", None), seen) == ["alone", "default"]
+
+
 # As with systemd's automount: something else is mounted at the same point, below.
 MOUNTINFO = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw

@@ -217,6 +217,11 @@ def test_what_crosses_the_network_in_the_clear_is_told() -> None:
     assert migration.warnings("web", live=False, encrypted=False) == ()
 
 
+def test_a_network_that_each_host_has_for_itself_is_told() -> None:
+    (warning,) = migration.warnings("web", live=False, encrypted=True, private=["default"])
+    assert "web is in the network default, which each host has for itself" in warning
+
+
 def test_post_copy_is_allowed_and_not_demanded() -> None:
     may, reason = migration.post_copy("host2", "")
     assert may
