@@ -9,9 +9,11 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import selectors
 import shlex
 import signal
 import subprocess
+import time
 import typing as t
 
 from ansible import constants
@@ -19,6 +21,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.path import unfrackpath
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import human_bytes
 
 # Variables that say how SSH comes to a host; those that the connection plugin ssh reads.
 VARIABLES = (
@@ -29,6 +32,12 @@ VARIABLES = (
 # Ansible's own ssh_args: they keep a connection open for its next task, and there is none here.
 _SSH_ARGS = "-C -o ControlMaster=auto -o ControlPersist=60s"
 _MOST_AT_ONCE = 50
+# A host's answer is a few KiB for each workload. Who sends without end must not fill the controller's memory.
+_MOST_BYTES = 64 << 20
+
+
+class _TooLong(Exception):
+    pass
 
 
 def _option(name: str, variables: t.Mapping[str, t.Any], key: str) -> t.Any:
@@ -107,15 +116,17 @@ def ask(argv: t.Sequence[str], timeout_s: float) -> tuple[t.Any, str]:
         )
     except OSError as error:
         return None, str(error)
-    try:
-        output, errors = process.communicate(timeout=timeout_s)
-    except BaseException as error:
-        # With what it has started: a ProxyCommand would keep the pipes open.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        if not isinstance(error, subprocess.TimeoutExpired):
-            raise
-        return None, f"no answer within {timeout_s:g} s"
+    with process:
+        try:
+            output, errors = _read(process, timeout_s)
+        except BaseException as error:
+            # With what it has started: a ProxyCommand would keep the pipes open.
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, _TooLong):
+                return None, f"its answer is longer than {human_bytes(_MOST_BYTES)}"
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return None, f"no answer within {timeout_s:g} s"
     if process.returncode:
         said = errors.decode(errors="replace").strip().splitlines()
         if process.returncode == 127:
@@ -125,6 +136,28 @@ def ask(argv: t.Sequence[str], timeout_s: float) -> tuple[t.Any, str]:
         return json.loads(output), ""
     except (ValueError, RecursionError):
         return None, "its answer is no JSON"
+
+
+def _read(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes, bytes]:
+    """What a command writes until its end, and its errors; TimeoutExpired or _TooLong."""
+    end = time.monotonic() + timeout_s
+    said: dict[t.Any, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as waiting:
+        for pipe in said:
+            waiting.register(pipe, selectors.EVENT_READ)
+        while waiting.get_map():
+            ready = waiting.select(max(0.0, end - time.monotonic()))
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, timeout_s)
+            for key, _events in ready:
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    waiting.unregister(key.fileobj)
+                said[key.fileobj] += data
+                if len(said[key.fileobj]) > _MOST_BYTES:
+                    raise _TooLong
+    process.wait(max(0.0, end - time.monotonic()))
+    return bytes(said[process.stdout]), bytes(said[process.stderr])
 
 
 def ask_all(commands: t.Mapping[str, t.Sequence[str]], timeout_s: float) -> dict[str, tuple[t.Any, str]]:

@@ -75,6 +75,13 @@ def test_no_ssh() -> None:
     assert "No such file" in _ssh.ask(["/nowhere/ssh"], 30)[1]
 
 
+@pytest.mark.parametrize("script", ["yes", "yes >&2"])
+def test_one_that_never_ends_to_answer(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """It must not fill the controller's memory."""
+    monkeypatch.setattr(_ssh, "_MOST_BYTES", 1 << 20)
+    assert _ssh.ask(["sh", "-c", script], 30) == (None, "its answer is longer than 1.0 MiB")
+
+
 def test_one_that_never_answers_does_not_keep_the_others() -> None:
     """Nor does what it has started, which has its output open."""
     begun = time.monotonic()
