@@ -238,12 +238,13 @@ class Registry:
         for name in {**gone_away, **wanted}:
             holder = next((peer for peer, answer in answers.items() if _holds(answer, name, self.kind)), "")
             if not holder and name in gone_away:
-                if everybody:
-                    # It was given away and has been removed there since: the record is history.
+                if everybody or self.ignore_unreachable:
+                    # It was given away, and has been removed there since, or its host is gone: the record is history.
                     known = files.read_json(paths.owner_file(name)) or {}
                     self._generations[name] = int(known.get("generation") or 0)
+                    that = "on no host any more" if everybody else "on no host that answers (unreachable_peers: ignore)"
                     self.warnings.append(
-                        f"{self.kind.capitalize()} {name} was moved to {gone_away[name]} and is on no host any more."
+                        f"{self.kind.capitalize()} {name} was moved to {gone_away[name]} and is {that}."
                     )
                 else:
                     holder = gone_away[name]

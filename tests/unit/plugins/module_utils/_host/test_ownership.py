@@ -199,6 +199,20 @@ def test_what_was_given_away_and_removed_there_is_made_again_as_a_later_generati
     assert (owner(state, "web")["generation"], owner(state, "web")["owner"]) == (4, "me")
 
 
+@pytest.mark.parametrize("answers", [{"host2": SILENT}, {}])
+def test_what_was_given_away_to_a_host_that_is_gone_for_good_is_made_anew(
+    state: Path, answers: dict[str, t.Any]
+) -> None:
+    """Also of two hosts, and when the other one was taken out of the overlay."""
+    record(state, "web", "host2")
+    registry = Asked(answers, ignore=True)
+    assert registry.locate({"web": "host2"}, {"web": NEW}) == {"web": ""}
+    assert "moved to host2 and is on no host that answers" in registry.warnings[0]
+    registry.claim({"web": Newcomer("u2")})
+    registry.own("web", "u2")
+    assert (owner(state, "web")["generation"], owner(state, "web")["owner"]) == (4, "me")
+
+
 def test_one_that_is_made_anew_comes_after_all_that_a_host_remembers_by_its_name(state: Path) -> None:
     gone = {"kind": "guest", "here": False, "generation": 9}
     registry = Asked({"host2": says(web=gone), "host3": says(web={**gone, "generation": 7})}, kind=ownership.GUEST)
