@@ -105,11 +105,12 @@ options:
       flatten:
         description:
           - Whether it takes in all that it rests on, and needs no other file then.
-          - Refused with internal snapshots in it. They would be lost.
+          - Refused with internal snapshots in it, which would be lost, and of a disk of a guest that has snapshots
+            (M(cnvm.platform.guest_snapshot)), which rest on one another.
         type: bool
         default: false
       compression:
-        description: How it is compressed when it is made of a source or flattened (V(qcow2) only).
+        description: How it is compressed when it is made of a source (V(qcow2) only).
         type: str
         choices: [none, zlib, zstd]
         default: none

@@ -17,11 +17,11 @@ from .._core import paths
 from .._core.errors import HostError, InputError, Refused
 from .._image import commands, headers, trust
 from .._image.chain import Node
-from .._image.commands import Condition
+from .._image.commands import Condition, Making
 from .._image.definition import Source, Wanted, normalise_all, path_of
 from .._image.formats import FORMATS
 from .._image.plan import Plan, Seen, in_place, plan
-from . import disks, files
+from . import disks, files, snapshot_records
 from .disks import Attributes
 from .system import Host
 
@@ -168,7 +168,12 @@ class _Work:
             return seen
         around = {**disks.overlays_around([wanted.path], self.places), **self.would_rest}
         found = disks.resting_on(wanted.path, around)
-        return dataclasses.replace(seen, in_use=disks.in_use(wanted.path), dependants=tuple(found))
+        return dataclasses.replace(
+            seen,
+            in_use=disks.in_use(wanted.path),
+            dependants=tuple(found),
+            snapshots_of=snapshot_records.guest_of(wanted.path),
+        )
 
     def bring(self, wanted: Wanted) -> dict[str, t.Any]:
         """One image to what is wanted; its result."""
@@ -266,7 +271,7 @@ class _Work:
         elif in_place(made, kind):
             self._in_place(wanted, made)
         else:
-            condition = self._in_a_copy(wanted, seen, made)
+            condition = self._in_a_copy(wanted, made)
         if made.make or (made_of and made.touches):
             _write_record(wanted, made_of)
         disks.set_attributes(path, attributes)
@@ -281,9 +286,8 @@ class _Work:
         if made.grow:
             disks.resize(self.host, path, kind, made.virtual_bytes, preallocation=wanted.preallocation)
 
-    def _in_a_copy(self, wanted: Wanted, seen: Seen, made: Plan) -> t.Optional[Condition]:
+    def _in_a_copy(self, wanted: Wanted, made: Plan) -> t.Optional[Condition]:
         host, path, kind = self.host, wanted.path, wanted.format
-        header = t.cast("headers.Header", seen.header)
         condition = None
         if not FORMATS[kind].repairs:
             # All that there is to do to it is to let it grow.
@@ -292,18 +296,17 @@ class _Work:
         if made.rebase:
             disks.check_may_rest(path, disks.chain(wanted.backing, wanted.backing_format))
         with disks.replacing(path) as copy:
-            if made.flatten and not made.repair:
-                making = dataclasses.replace(wanted.making, cluster_bytes=wanted.cluster_bytes or header.cluster_bytes)
-                disks.check_room(host, path, kind, path, making, list)
-                disks.run(host, commands.convert(path, kind, copy, making), path)
-            else:
-                # The backing file's name in it may be a relative one: the copy lies in the same directory.
-                host.run(["cp", "--reflink=auto", "--sparse=always", "--", path, copy])
+            if made.flatten:
+                disks.check_room(host, path, kind, path, Making(kind), list)
+            # The backing file's name in it may be a relative one: the copy lies in the same directory.
+            host.run(["cp", "--reflink=auto", "--sparse=always", "--", path, copy])
             if made.repair:
                 condition = disks.check(host, copy, kind, repair=made.repair, copy_of=path)
                 if condition is None or not condition.good:
                     raise HostError(f"{path} could not be repaired.", hint="Restore it. It is as it was before.")
-            if made.flatten and made.repair:
+            if made.flatten:
+                # Not converted: what is zero in it stays said to be so. libvirt lets a guest that is started before
+                # its play has run read what is not from the file that was below it.
                 disks.run(host, commands.rebase(copy, kind, "", "", unsafe=False), path)
             if made.rebase:
                 unsafe = made.rebase != "safe"

@@ -205,12 +205,17 @@ class Checks:
                 )
 
 
-def check_disks(name: str, model: Model, snapshots: t.Sequence[str]) -> None:
-    """HostError when a disk of a guest that is started as libvirt has it was flattened or rebased meanwhile."""
-    for target, disk in model["disks"].items() if not snapshots else ():
+def check_disks(name: str, model: Model, snapshots: t.Collection[str]) -> None:
+    """HostError when a disk of a guest that is started as libvirt has it was flattened or rebased meanwhile.
+    ``snapshots``: the disks that have some."""
+    for target, disk in model["disks"].items():
         where = f"guests: {name}: disks: {target}"
         told = disk["backing"]
-        if told and guest_disks.below_now(disk["path"], disk["format"], told, where) is not None:
+        if not told:
+            continue
+        if target in snapshots:
+            guest_disks.check_top(disk["path"], told, where)
+        elif guest_disks.below_now(disk["path"], disk["format"], told, where) is not None:
             raise HostError(
                 f"{where}: {disk['path']} was flattened or rebased, and libvirt does not know.",
                 hint="Run it with its description (memory_mib and all), not with its state alone.",

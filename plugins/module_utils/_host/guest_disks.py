@@ -175,6 +175,17 @@ def below_now(
     return backing_of(path, kind, where)
 
 
+def check_top(path: str, known: t.Sequence[t.Mapping[str, t.Any]], where: str) -> None:
+    """HostError when the overlay above snapshots of a guest that is off rests on another file than is ``known``."""
+    if disks.backing_path(_inspect(path, "qcow2", where)) != known[0]["path"]:
+        below, kind = known[0]["path"], known[0]["format"]
+        raise HostError(
+            f"{where}: {path} was flattened or rebased, and the guest has snapshots.",
+            hint=f"Let it rest on {below} again, which keeps its content: "
+            f"'qemu-img rebase -f qcow2 -b {below} -F {kind} {path}'.",
+        )
+
+
 def look(
     disk: t.Mapping[str, t.Any], path: str, top: str, digest: str, where: str, *, new: bool, ours: bool = False
 ) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:

@@ -110,7 +110,8 @@ class Planner:
             self._warn(job)
         elif job.plan.start and job.known is not None:
             self._checks.check_networks(job, job.known.model)
-            guest_checks.check_disks(job.name, job.known.model, snapshot_records.names(job.name))
+            model = job.known.model
+            guest_checks.check_disks(job.name, model, snapshot_records.tops(job.name, model))
         if job.plan.start:
             for digest in sorted(templates.below(seen.definition or {})):
                 templates.check(digest)
@@ -166,6 +167,8 @@ class Planner:
                 if looked is not None and same and top == path and not seen.active:
                     rebased = guest_disks.below_now(path, disk["format"], looked, at)
                     looked = looked if rebased is None else rebased
+            if top != path and looked and not seen.active:
+                guest_disks.check_top(top, looked, at)
             if looked is None:
                 looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
             disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"

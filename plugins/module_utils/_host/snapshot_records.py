@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from .._core import paths
@@ -45,6 +46,21 @@ def tops(name: str, model: Model) -> dict[str, tuple[str, list[dict[str, t.Any]]
     """
     record = load(name)
     return snapshots.tops(snapshots.settle(record, model)) if record else {}
+
+
+def guest_of(path: str) -> str:
+    """The guest whose snapshots have ``path`` as one of their files; '' for none."""
+    real = os.path.realpath(path)
+    try:
+        listing = sorted(os.listdir(paths.WORKLOADS))
+    except FileNotFoundError:
+        return ""
+    for name in listing:
+        record = load(name) or {"files": {}, "pending": None}
+        known = {**record["files"], **(record["pending"] or {}).get("files", {})}
+        if any(os.path.realpath(one) == real for one, about in known.items() if not about["read_only"]):
+            return name
+    return ""
 
 
 def overlays(name: str, disks_made: t.Collection[str]) -> list[str]:

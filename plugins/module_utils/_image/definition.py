@@ -246,9 +246,9 @@ def _consistent(wanted: Wanted, where: str) -> None:
         )
     if wanted.backing and wanted.preallocation != "off":
         refuse("an overlay cannot be preallocated.", "Leave preallocation out.")
-    if wanted.compression != "none" and (wanted.format != "qcow2" or not (wanted.source or wanted.flatten)):
+    if wanted.compression != "none" and (wanted.format != "qcow2" or not wanted.source):
         refuse(
-            "compression is for qcow2 images that are made of a source or flattened.",
+            "compression is for qcow2 images that are made of a source.",
             "A vmdk of the subformat streamOptimized is always compressed.",
         )
     if wanted.compression != "none" and wanted.preallocation != "off":

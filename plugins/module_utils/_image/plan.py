@@ -27,6 +27,7 @@ class Seen:
     lay there; this is another file.
     ``source_bytes``, ``backing_bytes``: virtual sizes of what it is to be made of.
     ``attributes``: those of owner, group and mode that are not as wanted.
+    ``snapshots_of``: the guest whose snapshots it is a part of.
     """
 
     exists: bool = False
@@ -42,6 +43,7 @@ class Seen:
     attributes: tuple[str, ...] = ()
     in_use: bool = False
     dependants: tuple[str, ...] = ()
+    snapshots_of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,11 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
         made = _change(wanted, seen, seen.header)
     if made.touches and seen.exists:
         _may_touch(wanted.path, seen)
+        if seen.snapshots_of and (made.remove or made.make or made.flatten or made.rebase):
+            raise Refused(
+                f"{wanted.path} is a disk of guest {seen.snapshots_of!r}, which has snapshots.",
+                hint="Merge them first (cnvm.platform.guest_snapshot, state: absent): its files rest on one another.",
+            )
     return made
 
 

@@ -560,6 +560,21 @@ def test_a_flattened_disk_rests_on_nothing(connection: FakeConnection, place: Pa
     bring({"name": "web", "state": "running"})
 
 
+def test_a_flattened_disk_above_snapshots(connection: FakeConnection, place: Path) -> None:
+    off = {**WEB, "state": "stopped"}
+    bring(off)
+    snap("one")
+    made = place / "workloads/web/disks/vda-1.qcow2"
+    fake_domains.qcow2(made, 2**20)
+    for wanted in ({"name": "web", "state": "running"}, WEB, off):
+        with pytest.raises(HostError, match=r"vda-1\.qcow2 was flattened or rebased, and the guest has") as refused:
+            bring(wanted)
+    assert f"-b {place}/workloads/web/disks/vda.qcow2 -F qcow2 {made}'" in refused.value.hint
+    fake_domains.qcow2(made, 2**20, f"{place}/workloads/web/disks/vda.qcow2", "qcow2")
+    bring({"name": "web", "state": "running"})
+    assert not bring(WEB)["changed"]
+
+
 def test_a_file_that_was_there_before_is_kept(connection: FakeConnection, place: Path) -> None:
     """The disk that the collection made has its name, but that does not make it ours."""
     bring({**WEB, "state": "stopped"})

@@ -135,6 +135,7 @@ BAD: dict[str, tuple[dict[str, t.Any], str]] = {
     "metadata of a raw disk": ({"format": "raw", "preallocation": "metadata"}, "preallocation"),
     "preallocated vmdk": ({"format": "vmdk", "preallocation": "full"}, "preallocation"),
     "compressed and empty": ({"compression": "zlib"}, "compression"),
+    "compressed and flattened": ({"flatten": True, "compression": "zlib"}, "compression"),
     "compressed raw": ({"format": "raw", "source": SOURCE, "compression": "zlib"}, "compression"),
     "compressed and preallocated": ({"source": SOURCE, "compression": "zlib", "preallocation": "full"}, "exclude"),
     "subformat of another": ({"subformat": "fixed"}, "subformat"),
