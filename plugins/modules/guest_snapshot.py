@@ -52,6 +52,12 @@ options:
     description: Whether the memory of a running guest is saved, too. It goes on meanwhile.
     type: bool
     default: false
+  timeout_s:
+    description:
+      - How long the merge of a disk of a running guest may take, in seconds. It is given up then, and the guest goes on
+        as before. A guest that writes faster than is merged would let it go on for ever.
+    type: raw
+    default: 3600
 attributes:
   check_mode:
     description: Says what it would do.
@@ -190,6 +196,7 @@ def argument_spec() -> dict[str, t.Any]:
         "description": {"type": "str", "default": ""},
         "quiesce": {"type": "bool", "default": False},
         "memory": {"type": "bool", "default": False},
+        "timeout_s": {"type": "raw", "default": 3600},
     }
 
 
@@ -203,6 +210,7 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
         description=params["description"],
         quiesce=params["quiesce"],
         memory=params["memory"],
+        timeout_s=params["timeout_s"],
         check_mode=check_mode,
     )
 

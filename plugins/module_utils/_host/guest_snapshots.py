@@ -17,6 +17,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, Refused
 from .._core.names import check_name
+from .._core.values import integer
 from .._image.commands import PROGRAM, rebase
 from .._libvirt import domain, guest_plan, snapshots, xml
 from .._libvirt.snapshots import Merge, Record
@@ -62,11 +63,14 @@ def _allocated(path: str) -> int:
 class Work:
     """What is done to the snapshots of one guest."""
 
-    def __init__(self, host: Host, connection: libvirt.Connection, name: str, known: Known) -> None:
+    def __init__(
+        self, host: Host, connection: libvirt.Connection, name: str, known: Known, *, timeout_s: float = 3600
+    ) -> None:
         self.host = host
         self.connection = connection
         self.name = name
         self.known = known
+        self.timeout_s = timeout_s
         self.model = known.model
         record = snapshot_records.load(name)
         self.record = snapshot_records.settled(record, self.model)
@@ -82,6 +86,7 @@ class Work:
         """Freeze the disks (and the memory) as they are now; the guest goes on above them."""
         guest_disks.make_home(self.name)
         self._finish_pending()
+        self.record.pop("was", None)
         made = snapshots.overlays(self.record, self.home)
         for path in made.values():
             # What a killed run has made; the record does not know it, so nobody needs it.
@@ -143,7 +148,22 @@ class Work:
         is afterwards what it was: as the snapshot's memory says, or freshly booted."""
         self._finish_pending()
         kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
-        was = self.known.state
+        # A run that was cut off may have turned it off already.
+        was = self.known.state if self.live else self.record.get("was", self.known.state)
+        made = snapshots.overlays(self.record, self.home, kept["disks"])
+        after, gone = snapshots.reverted(self.record, snapshot, made)
+        after["was"] = was
+        snapshot_records.save(self.name, snapshots.announce({**self.record, "was": was}, after, gone))
+        try:
+            # What they rest on nobody writes to: the guest may run on until nothing can fail for lack of room.
+            for disk, path in made.items():
+                files.remove_file(path)
+                self._overlay(kept["disks"][disk], path)
+        except BaseException:
+            for path in made.values():
+                files.remove_file(path)
+            snapshot_records.save(self.name, self.record)
+            raise
         if self.live:
             with libvirt.doing(f"turn the guest {self.name!r} off"):
                 self.known.domain.destroy()
@@ -151,22 +171,15 @@ class Work:
             # It is of what was written since.
             with libvirt.doing(f"give up the saved memory of the guest {self.name!r}"):
                 self.known.domain.managedSaveRemove(0)
-        made = snapshots.overlays(self.record, self.home, kept["disks"])
-        for disk, path in made.items():
-            files.remove_file(path)
-            self._overlay(kept["disks"][disk], path)
-        after, gone = snapshots.reverted(self.record, snapshot, made)
-        snapshot_records.save(self.name, snapshots.announce(self.record, after))
         self._define(after)
-        self._keep(after)
-        for path in gone:
-            files.remove_file(path)
+        self._keep(after, gone)
         if kept.get("memory"):
             self._restore(kept)
         elif was in (guest_plan.RUNNING, guest_plan.PAUSED):
             flags = libvirt.library().VIR_DOMAIN_START_PAUSED if was == guest_plan.PAUSED else 0
             with libvirt.doing(f"start the guest {self.name!r}"):
                 t.cast(libvirt.Domain, libvirt.domain(self.connection, self.name)).createWithFlags(flags)
+        self._keep({key: value for key, value in after.items() if key != "was"})
 
     def _restore(self, kept: t.Mapping[str, t.Any]) -> None:
         library = libvirt.library()
@@ -185,23 +198,20 @@ class Work:
     def remove(self, snapshot: str) -> None:
         """Merge its files into what is above them. What was done of it stays done when it is cut off."""
         self._finish_pending()
+        self.record.pop("was", None)
         kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
         for step in snapshots.removal(self.record, snapshot):
             after = snapshots.merged(self.record, step, snapshot)
-            if not step.source:
-                self._keep(after)
-                files.remove_file(step.into)
-                continue
-            self._merge(step, after)
-            self._keep(after)
-            files.remove_file(step.source)
+            if step.source:
+                self._merge(step, after)
+            self._keep(after, [step.source or step.into])
         if kept.get("memory"):
             files.remove_file(kept["memory"])
         self._keep(snapshots.removed(self.record, snapshot))
 
     def _merge(self, step: Merge, after: Record) -> None:
         if step.active:
-            snapshot_records.save(self.name, snapshots.announce(self.record, after))
+            snapshot_records.save(self.name, snapshots.announce(self.record, after, [step.source]))
         opened = self._live_files(step.disk)
         if step.source in opened:
             self._commit_live(step)
@@ -224,17 +234,18 @@ class Work:
         library = libvirt.library()
         each = self.known.domain
         flags = library.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.active else 0
+        pivot = library.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT | library.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC
+        ends = time.monotonic() + self.timeout_s
         with libvirt.doing(f"merge the snapshot of the disk {step.disk} of the guest {self.name!r}"):
             if not each.blockJobInfo(step.disk, 0):
                 each.blockCommit(step.disk, step.into, step.source, 0, flags)
-            while True:
-                job = each.blockJobInfo(step.disk, 0)
-                if not job:
-                    # A merge below the active file ends by itself.
-                    break
-                if step.active and job["cur"] == job["end"] and job["end"] > 0 and self._ready(step.disk):
-                    each.blockJobAbort(step.disk, library.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
-                    break
+            # A merge below the active file ends by itself.
+            while each.blockJobInfo(step.disk, 0):
+                mirror = self._mirror(step.disk) if step.active else ""
+                if mirror == "yes":
+                    each.blockJobAbort(step.disk, pivot)
+                elif time.monotonic() >= ends:
+                    self._give_up(step.disk, mirror)
                 time.sleep(_POLL_S)
         self._reread()
         if step.source in self._live_files(step.disk):
@@ -243,13 +254,25 @@ class Work:
                 hint=f"See /var/log/libvirt/qemu/{self.name}.log. The guest goes on as before; try again.",
             )
 
-    def _ready(self, disk: str) -> bool:
-        """Whether libvirt says that a running merge has caught up: its own word, beside the two numbers."""
+    def _give_up(self, disk: str, mirror: str) -> None:
+        """End a merge that takes too long."""
+        # One that QEMU was told to finish cannot be ended any more.
+        if mirror != "pivot":
+            self.known.domain.blockJobAbort(disk, 0)
+        raise HostError(
+            f"The snapshot of the disk {disk} of guest {self.name!r} was not merged within {self.timeout_s} s.",
+            hint="It goes on as before. It may write faster than is merged: try again when it writes less or is "
+            "stopped, or raise timeout_s.",
+        )
+
+    def _mirror(self, disk: str) -> str:
+        """What libvirt says of a running merge: ``yes`` once it has caught up (the numbers of the job need not be equal
+        then, as the guest goes on writing), ``pivot`` when it is being finished."""
         root = xml.parse(self.known.domain.XMLDesc(0), root="domain")
         for each in xml.all_at(root, "devices/disk"):
             if xml.attribute(each, "target", "dev") == disk:
-                return xml.attribute(each, "mirror", "ready") == "yes"
-        return False
+                return xml.attribute(each, "mirror", "ready")
+        return ""
 
     # -- common -----------------------------------------------------------------------------------------------------
     def _define(self, after: Record) -> None:
@@ -266,15 +289,25 @@ class Work:
         self.known = known
         self.model = known.model
 
-    def _keep(self, after: Record) -> None:
-        snapshot_records.save(self.name, after)
-        self.record = after
+    def _keep(self, after: Record, gone: t.Sequence[str] = ()) -> None:
+        """Write the record down, and remove what nothing needs any more. It is named until it is removed."""
+        if gone:
+            snapshot_records.save(self.name, {**after, "gone": list(gone)})
+        for path in gone:
+            files.remove_file(path)
+        self.record = {key: value for key, value in after.items() if key != "gone"}
+        snapshot_records.save(self.name, self.record)
 
     def _finish_pending(self) -> None:
-        """Write down what ``settle`` has found out of a run that was cut off."""
+        """Write down what ``settle`` has found out of a run that was cut off, and remove what that has left."""
         known = snapshot_records.load(self.name)
-        if known is not None and known["pending"]:
-            snapshot_records.save(self.name, self.record)
+        if known is None or not (known["pending"] or known.get("gone")):
+            return
+        gone = set(self.record.get("gone", ()))
+        if known["pending"] and self.record["serial"] == known["serial"] and not self.live:
+            # What was to be made was not used, and nobody is at work on it any more.
+            gone |= snapshots.all_files(known["pending"]) - snapshots.all_files(known)
+        self._keep(self.record, sorted(gone))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -337,12 +370,14 @@ def bring_to(
     description: str = "",
     quiesce: bool = False,
     memory: bool = False,
+    timeout_s: object = 3600,
     check_mode: bool = False,
     uri: str = libvirt.URI,
 ) -> dict[str, t.Any]:
     """Make, go back to, or merge away one snapshot of each of ``guests``; the module's result."""
     wanted = [check_name(name, f"guests[{index}]") for index, name in enumerate(guests)]
     word = check_name(snapshot, "name")
+    limit = integer(timeout_s, "timeout_s", least=1, most=604_800)
     if len(set(wanted)) != len(wanted):
         raise InputError("guests: one is given twice.", hint="Each once.")
     host_id = str((files.read_json(paths.HOST_FILE) or {}).get("host_id"))
@@ -359,7 +394,7 @@ def bring_to(
         for name in wanted:
             before[name] = snapshot_records.names(name)
             if todo[name] and not check_mode:
-                work = Work(host, connection, name, known[name])
+                work = Work(host, connection, name, known[name], timeout_s=limit)
                 if todo[name] == "create":
                     work.create(word, description, quiesce=quiesce, memory=memory)
                 elif todo[name] == "revert":

@@ -23,7 +23,7 @@ def load(name: str) -> t.Optional[Record]:
 
 def save(name: str, record: Record) -> None:
     """Write the record down; one that says nothing is removed."""
-    if record["snapshots"] or record["pending"]:
+    if record["snapshots"] or record["pending"] or record.get("gone"):
         files.write_json(paths.guest_snapshots_file(name), record)
     else:
         files.remove_file(paths.guest_snapshots_file(name), durable=True)

@@ -17,6 +17,9 @@ A snapshot is a file that nobody writes to any more; the guest goes on in an ove
     the snapshot above which the guest is now; ``serial``: number of the last overlay
 ``pending``
     what is being done: the record as it will be, and a disk with the file by which it is known to have been done
+``gone``
+    files that nothing needs any more, as long as they are not removed; ``was``: what the guest was before it was turned
+    off to go back to a snapshot, until it is that again
 
 libvirt's own records of snapshots are not used: they forbid migration, and its versions differ in what they can undo.
 """
@@ -115,6 +118,11 @@ def below(record: Record, path: str) -> list[dict[str, t.Any]]:
         found.append({"path": path, "format": one["format"], "read_only": one["read_only"]})
         path = one["backing"]
     return found
+
+
+def all_files(record: Record) -> set[str]:
+    """The files of the disks, and those with the memory of snapshots."""
+    return {*record["files"], *(one["memory"] for one in record["snapshots"] if one.get("memory"))}
 
 
 def above(record: Record, path: str) -> list[str]:
@@ -253,9 +261,10 @@ def removed(record: Record, name: str) -> Record:
 # --------------------------------------------------------------------------------------------------------------------
 # What was cut off
 # --------------------------------------------------------------------------------------------------------------------
-def announce(before: Record, after: Record) -> Record:
-    """The record as it is written before something is done to the guest's XML."""
-    return {**before, "pending": {**after, "pending": None}}
+def announce(before: Record, after: Record, gone: t.Sequence[str] = ()) -> Record:
+    """The record as it is written before something is done to the guest's XML. ``gone``: files that nothing needs
+    once it is done."""
+    return {**before, "pending": {**after, **({"gone": list(gone)} if gone else {}), "pending": None}}
 
 
 def settle(record: Record, model: Model) -> Record:

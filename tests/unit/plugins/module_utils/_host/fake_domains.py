@@ -44,6 +44,7 @@ CONSTANTS = {
     "VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC": 128,
     "VIR_DOMAIN_SNAPSHOT_CREATE_LIVE": 256,
     "VIR_DOMAIN_BLOCK_COMMIT_ACTIVE": 4,
+    "VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC": 1,
     "VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT": 2,
     "VIR_DOMAIN_SAVE_RUNNING": 2,
     "VIR_DOMAIN_SAVE_PAUSED": 4,
@@ -71,7 +72,7 @@ def library() -> types.SimpleNamespace:
 
 
 class FakeDomain:
-    """``obeys``: it shuts down when told. ``refuses``: {method: error} of what fails."""
+    """``obeys``: it shuts down when told. ``refuses``: {method: error} of what fails. ``catches_up``: a merge does."""
 
     def __init__(self, connection: FakeConnection, text: str) -> None:
         self.connection = connection
@@ -85,6 +86,8 @@ class FakeDomain:
         self.refuses: dict[str, FakeError] = {}
         self.sizes: dict[str, int] = {}
         self.saved = False
+        self.catches_up = True
+        self.merges: dict[str, str] = {}
 
     def _did(self, what: str, *details: t.Any) -> None:
         self.connection.calls.append(" ".join([what, self.name(), *(str(each) for each in details)]))
@@ -226,6 +229,30 @@ class FakeDomain:
             else:
                 self.live = patched
 
+    def _disk(self, name: str) -> xml.Element:
+        disks = t.cast(xml.Element, self.live).findall("devices/disk")
+        return next(each for each in disks if xml.attribute(each, "target", "dev") == name)
+
+    def blockCommit(self, disk: str, base: str, top: str, bandwidth: int, flags: int) -> None:
+        self._did("merge", disk)
+        self.merges[disk] = base
+        self._disk(disk).append(xml.build(("mirror", {"ready": "yes"} if self.catches_up else {})))
+
+    def blockJobInfo(self, disk: str, flags: int) -> dict[str, int]:
+        # It goes on writing: the numbers are never the same.
+        return {"cur": 5, "end": 9} if disk in self.merges else {}
+
+    def blockJobAbort(self, disk: str, flags: int) -> None:
+        self._did("pivot" if flags & 2 else "abort", disk)
+        base, each = self.merges.pop(disk), self._disk(disk)
+        each.remove(t.cast(xml.Element, each.find("mirror")))
+        if flags & 2:
+            model = domain.parse(t.cast(xml.Element, self.live))
+            at = [one["path"] for one in model["disks"][disk]["backing"]].index(base)
+            below = model["disks"][disk]["backing"]
+            model["disks"][disk] = {**model["disks"][disk], **below[at], "backing": below[at + 1 :]}
+            self.live = domain.patch(t.cast(xml.Element, self.live), model)
+
 
 class FakeConnection:
     """``calls``: everything that was done to the domains, in order. ``pools``: their directories by name."""
@@ -350,12 +377,16 @@ def run(argv: t.Sequence[str], *, check: bool = True, **kwargs: t.Any) -> Comman
         with open(words[-2], "r+b") as file:
             file.seek(24)
             file.write(struct.pack(">Q", int(words[-1])))
+    elif words[:2] == ["qemu-img", "rebase"]:
+        path = Path(words[-1])
+        backing_format = words[words.index("-F") + 1] if "-F" in words else ""
+        qcow2(path, struct.unpack(">Q", path.read_bytes()[24:32])[0], words[words.index("-b") + 1], backing_format)
     elif words[0] == "xorriso":
         descriptor = bytearray(2048)
         descriptor[0:6] = b"\x01CD001"
         label = words[words.index("-V") + 1].encode()
         descriptor[40 : 40 + len(label)] = label
         Path(words[words.index("-o") + 1]).write_bytes(bytes(32768) + bytes(descriptor))
-    elif words[:2] not in (["qemu-img", "commit"], ["qemu-img", "rebase"], ["qemu-img", "convert"]):
+    elif words[:2] not in (["qemu-img", "commit"], ["qemu-img", "convert"]):
         result = CommandResult(tuple(words), 127, stderr=f"{words[0]}: not there")
     return checked(result) if check else result

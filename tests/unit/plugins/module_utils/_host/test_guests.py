@@ -22,6 +22,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
     Refused,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    disks,
+    files,
     guest_disks,
     guest_jobs,
     guest_live,
@@ -843,8 +845,8 @@ def test_adopted_it_loses_no_disk_without_a_word(connection: FakeConnection, pla
     foreign(connection, disk)
     wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
     lost = f"Guest old loses the disk vda; its file {path} is kept."
-    for disks in ([{"size_mib": 1}], []):
-        assert lost in bring({**wanted, "disks": disks}, adopt=True, check_mode=True)["warnings"]
+    for now in ([{"size_mib": 1}], []):
+        assert lost in bring({**wanted, "disks": now}, adopt=True, check_mode=True)["warnings"]
     wanted["disks"] = [{"path": str(path)}]
     assert bring(wanted, adopt=True)["warnings"] == []
     assert bring(wanted)["warnings"] == []
@@ -1640,16 +1642,14 @@ def test_what_a_run_that_was_cut_off_has_left_is_settled(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring({**WEB, "state": "stopped"})
+    keep = guest_snapshots.Work._keep
 
-    class Cut(BaseException):
-        pass
+    def cut_at_its_end(work: guest_snapshots.Work, after: dict[str, t.Any], *gone: t.Any) -> None:
+        return cut() if after["snapshots"] else keep(work, after, *gone)
 
-    def cut(*args: t.Any) -> None:
-        raise Cut
-
-    for method in ("_define", "_keep"):
+    for method, instead in (("_define", cut), ("_keep", cut_at_its_end)):
         with monkeypatch.context() as patch:
-            patch.setattr(guest_snapshots.Work, method, cut)
+            patch.setattr(guest_snapshots.Work, method, instead)
             patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
             with pytest.raises(Cut):
                 snap(f"after{method}")
@@ -1657,6 +1657,143 @@ def test_what_a_run_that_was_cut_off_has_left_is_settled(
     # The XML of the second was written: it is there, and the next one is above it.
     assert top(connection).endswith("vda-1.qcow2")
     assert [each["name"] for each in snap("three")["snapshots"]] == ["after_keep", "three"]
+
+
+class Cut(BaseException):
+    """What a SIGKILL would be."""
+
+
+def cut(*args: t.Any, **words: t.Any) -> t.NoReturn:
+    raise Cut
+
+
+def test_going_back_without_room_leaves_a_guest_as_it_is(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    snap("one")
+    before = (place / "workloads/web/snapshots.json").read_text()
+    connection.calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(disks, "create_overlay", lambda *args, **words: full())
+        with pytest.raises(HostError, match="no room"):
+            snap("one", "reverted")
+    assert connection.calls == []
+    assert (place / "workloads/web/snapshots.json").read_text() == before
+    assert sorted(os.listdir(place / "workloads/web/disks")) == ["vda-1.qcow2", "vda.qcow2"]
+
+
+def full() -> t.NoReturn:
+    raise HostError("There is no room left.")
+
+
+@pytest.mark.parametrize("where", ["destroy", "defineXML", "_reread", "start"])
+def test_a_guest_that_was_turned_off_to_go_back_is_started_by_the_next_run(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    bring(WEB)
+    snap("one")
+    each = connection.domains["web"]
+    with monkeypatch.context() as patch:
+        if where == "_reread":
+            patch.setattr(guest_snapshots.Work, where, cut)
+        elif where == "start":
+            patch.setattr(each, "createWithFlags", cut)
+        else:
+            patch.setattr(connection if where == "defineXML" else each, where, lambda *args: (each._end(), cut()))
+        with pytest.raises(Cut):
+            snap("one", "reverted")
+    assert each.isActive() == 0
+    snap("one", "reverted")
+    assert each.isActive() == 1
+    (top_now,) = set(os.listdir(place / "workloads/web/disks")) - {"vda.qcow2"}
+    assert top(connection).endswith(top_now), "nothing is left of the one that was cut off"
+    each.shutdown()
+    snap("one", "reverted")
+    assert each.isActive() == 0, "what it was then is forgotten"
+
+
+def test_one_that_was_not_started_again_is_stopped_from_the_next_snapshot_on(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    snap("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(connection.domains["web"], "createWithFlags", cut)
+        with pytest.raises(Cut):
+            snap("one", "reverted")
+    snap("two")
+    snap("one", "reverted")
+    assert connection.domains["web"].isActive() == 0
+
+
+@pytest.mark.parametrize("state", ["reverted", "absent"])
+def test_what_nothing_needs_is_removed_by_the_next_run(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    snap("two")
+    with monkeypatch.context() as patch:
+        real = files.remove_file
+
+        def remove(path: str, **words: t.Any) -> bool:
+            # Where an overlay is to be made nothing lies yet.
+            return cut() if "/disks/" in path and os.path.exists(path) else real(path, **words)
+
+        patch.setattr(files, "remove_file", remove)
+        with pytest.raises(Cut):
+            snap("one", state)
+    snap("three")
+    there = {f"{place}/workloads/web/disks/{name}" for name in os.listdir(place / "workloads/web/disks")}
+    record = json.loads((place / "workloads/web/snapshots.json").read_text())
+    assert there == set(record["files"])
+    assert "gone" not in record
+
+
+def test_a_snapshot_that_was_not_begun_leaves_nothing(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(guest_snapshots.Work, "_define", cut)
+        patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
+        with pytest.raises(Cut):
+            snap("two")
+    snap("one", "absent")
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+
+
+def test_a_merge_of_a_guest_that_goes_on_writing(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    snap("one")
+    connection.calls.clear()
+    snap("one", "absent")
+    assert [call.split()[0] for call in connection.calls] == ["merge", "pivot", "define"]
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+
+
+def test_a_merge_that_does_not_end_is_given_up(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    snap("one")
+    each = connection.domains["web"]
+    each.catches_up = False
+    monkeypatch.setattr(guest_snapshots.time, "monotonic", iter(range(0, 10**6, 2)).__next__)
+    monkeypatch.setattr(guest_snapshots, "_POLL_S", 0)
+    with pytest.raises(HostError, match="vda of guest 'web' was not merged within 5 s") as caught:
+        snap("one", "absent", timeout_s="5")
+    assert "timeout_s" in caught.value.hint
+    assert connection.calls[-1] == "abort web vda"
+    assert top(connection).endswith("vda-1.qcow2")
+    assert (place / "workloads/web/disks/vda-1.qcow2").exists()
+    each.catches_up = True
+    snap("one", "absent")
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+    with pytest.raises(InputError, match="timeout_s"):
+        snap("two", timeout_s=0)
 
 
 def test_a_snapshot_that_fails_leaves_nothing(connection: FakeConnection, place: Path) -> None:
