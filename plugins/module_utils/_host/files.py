@@ -139,8 +139,11 @@ def lock_holder(path: str) -> int:
 
 
 @contextlib.contextmanager
-def lock(path: str, what: str, *, waits: t.Callable[[], bool] = lambda: False) -> t.Iterator[None]:
+def lock(
+    path: str, what: str, *, waits: t.Callable[[], bool] = lambda: False, shared: bool = False
+) -> t.Iterator[None]:
     """Hold ``path`` with flock; Refused at once when another process has it. The kernel lets go when we die.
+    ``shared``: with others who share it.
 
     At once, but for the moment in which somebody only looks who has it (``lock_holder``), and for as long as it
     ``waits``.
@@ -151,7 +154,7 @@ def lock(path: str, what: str, *, waits: t.Callable[[], bool] = lambda: False) -
         left = _TRIES
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 left -= 1

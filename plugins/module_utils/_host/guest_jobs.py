@@ -60,6 +60,13 @@ def given(model: Model, works: t.Sequence[Work] = ()) -> set[str]:
     return {each["path"] for disk in model["disks"].values() for each in (disk, *disk["backing"])} - made(works)
 
 
+def templates(job: Job) -> set[str]:
+    """The digests of the templates on which disks are to be made."""
+    names = {work.name for work in job.works if work.template}
+    disks = job.plan.wanted.definition["disks"] if job.plan.wanted is not None else ()
+    return {str(disk["template_digest"]) for disk in disks if disk["name"] in names}
+
+
 def made(works: t.Sequence[Work]) -> set[str]:
     """The files of disks that are to be made."""
     return {work.path for work in works if work.kind != "grow"}

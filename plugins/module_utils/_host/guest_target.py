@@ -34,6 +34,7 @@ from . import (
     ownership,
     sparse,
     template_making,
+    templates,
 )
 from .disks import Attributes
 from .kinds import Call
@@ -319,7 +320,8 @@ def _op_prepare(call: Call) -> dict[str, t.Any]:
         attributes = Attributes(uid=0, gid=0, mode=0o600)
         if disk["template"]:
             below = paths.template_disk(disk["template"])
-            disks.create_overlay(call.host, below, "qcow2", disk["path"], disk["virtual"], attributes=attributes)
+            with templates.used([disk["template"]], f"making disks of guest {call.name!r}"):
+                disks.create_overlay(call.host, below, "qcow2", disk["path"], disk["virtual"], attributes=attributes)
         else:
             disks.create(call.host, disk["path"], Making(disk["format"]), disk["virtual"], attributes=attributes)
     return {}

@@ -28,6 +28,7 @@ from . import (
     libvirt,
     ownership,
     snapshot_records,
+    templates,
 )
 from .domains import Known, read
 from .guest_jobs import Job
@@ -69,12 +70,13 @@ class Batch:
                 guest_power.start(self.connection, [job for job in waits if job.plan.restart])
                 todo = [job for job in todo if job.name not in failed]
                 for job in todo:
-                    if job.plan.remove:
-                        self.remove(job)
-                    elif job.plan.create:
-                        self.create(job, fresh=job in fresh)
-                    elif job.plan.wanted is not None:
-                        self.change(job, fresh=job in fresh)
+                    with templates.used(guest_jobs.templates(job), f"making disks of guest {job.name!r}"):
+                        if job.plan.remove:
+                            self.remove(job)
+                        elif job.plan.create:
+                            self.create(job, fresh=job in fresh)
+                        elif job.plan.wanted is not None:
+                            self.change(job, fresh=job in fresh)
                     if job.plan.autostart is not None:
                         self.autostart(job)
             except BaseException:

@@ -11,6 +11,7 @@ its last change, which cost nothing; where one of them is another, or when it is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import typing as t
@@ -257,6 +258,19 @@ def make_read_only(digest: str, *, check_mode: bool = False) -> bool:
     return True
 
 
+def _lock_file(digest: str) -> str:
+    return f"{paths.RUN}/locks/template-{digest[:32]}.lock"
+
+
+@contextlib.contextmanager
+def used(digests_used: t.Iterable[str], what: str) -> t.Iterator[None]:
+    """None of these templates is removed meanwhile: what is being made on it is not seen by who looks for that."""
+    with contextlib.ExitStack() as held:
+        for digest in sorted(digests_used):
+            held.enter_context(files.lock(_lock_file(digest), what, shared=True))
+        yield
+
+
 def remove(word: str, *, check_mode: bool = False) -> list[str]:
     """Remove a name, and the template when it has no other one; what was (or would be) removed.
 
@@ -266,6 +280,11 @@ def remove(word: str, *, check_mode: bool = False) -> list[str]:
     digest = known.get(word) or (word if is_digest(word) and os.path.isdir(paths.template_dir(word)) else "")
     if not digest:
         return []
+    with contextlib.nullcontext() if check_mode else files.lock(_lock_file(digest), f"removing the template {word}"):
+        return _remove(word, known, digest, check_mode=check_mode)
+
+
+def _remove(word: str, known: t.Mapping[str, str], digest: str, *, check_mode: bool) -> list[str]:
     there = is_digest(digest) and os.path.isdir(paths.template_dir(digest))
     others = [name for name, each in known.items() if each == digest and name != word]
     removed = [f"name {word}"] if word in known else []

@@ -382,6 +382,25 @@ def test_one_that_a_disk_in_a_pool_or_of_a_foreign_domain_rests_on_stays(
         bring(qemu, name="debian", state="absent")
 
 
+def test_none_is_removed_while_disks_are_made_on_it(qemu: Qemu, place: Path) -> None:
+    """What is made on it is not seen yet."""
+    digest = register(qemu, place)["digest"]
+    with templates.used([digest], "making disks of guest 'a'"), templates.used({digest}, "making disks of guest 'b'"):
+        assert bring(qemu, name="debian", state="absent", check_mode=True)["changed"]
+        with pytest.raises(Refused, match=r"removing the template debian is refused: .*guest 'b'"):
+            bring(qemu, name="debian", state="absent")
+    files_there = disks.overlays_around
+
+    def look(*args: t.Any, **words: t.Any) -> t.Any:
+        with pytest.raises(Refused, match="making disks"), templates.used([digest], "making disks"):
+            raise AssertionError("it is being removed")
+        return files_there(*args, **words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disks, "overlays_around", look)
+        assert bring(qemu, name="debian", state="absent")["changed"]
+
+
 def test_by_its_digest_only_one_without_a_name_is_removed(qemu: Qemu, place: Path) -> None:
     found = register(qemu, place)
     with pytest.raises(Refused, match="has the name debian"):
