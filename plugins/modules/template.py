@@ -121,7 +121,8 @@ options:
       - Whether what makes a machine that one is removed from the image, the machine id, SSH host keys, DHCP leases and
         identifiers, seeds of randomness, and what cloud-init knows of its instance. sshd of Debian and Ubuntu is told
         to make new host keys at its first start.
-      - It works on ext4 and its predecessors, without mounting anything. Another root file system is refused.
+      - It works on ext4 and its predecessors, without mounting anything. Another root file system is refused, and so is
+        an image whose C(/etc/fstab) has C(/var), or what else these files are in, in a file system of its own.
       - Default is V(true) with O(guest) and O(build), else V(false). Images that vendors publish for clouds need none.
     type: bool
   fingerprint:

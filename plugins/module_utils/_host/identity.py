@@ -30,6 +30,8 @@ def reset(host: Host, path: str, place: str) -> list[str]:
         target = f"{path}?offset={start}"
         listings = _listings(host, target, place, identity.first_directories())
         if identity.is_root(listings):
+            if identity.has_table(listings):
+                identity.check_mounts(_script(host, target, place, f"cat {identity.TABLE}\n"))
             return _reset(host, target, place, listings)
     raise Refused(
         "The image has no ext4 file system that a machine boots from: its identity cannot be reset.",

@@ -45,6 +45,9 @@ ExecStartPre=
 ExecStartPre=/usr/bin/ssh-keygen -A
 ExecStartPre=/usr/sbin/sshd -t
 """
+# Where else a machine has its directories.
+TABLE = "/etc/fstab"
+_MOST_TABLE_BYTES = 2**20
 MOST_DEPTH = 12
 MOST_ENTRIES = 20_000
 
@@ -108,6 +111,24 @@ def first_directories() -> list[str]:
 def is_root(listings: Listings) -> bool:
     """Whether it is the file system that a machine boots from."""
     return any(entry.name in ("os-release", "passwd", "machine-id") for entry in listings.get("/etc", ()))
+
+
+def has_table(listings: Listings) -> bool:
+    """Whether it says which other file systems are mounted."""
+    found = [entry for entry in listings.get("/etc", ()) if f"/etc/{entry.name}" == TABLE]
+    return any(stat.S_ISREG(entry.mode) and entry.size <= _MOST_TABLE_BYTES for entry in found)
+
+
+def check_mounts(table: str) -> None:
+    """Refused where, by its fstab, what is to be reset lies in another file system than the root."""
+    for line in table.splitlines():
+        words = line.split()
+        place = words[1].rstrip("/") if len(words) > 1 and not words[0].startswith("#") else ""
+        if place and any(f"{directory}/".startswith(f"{place}/") for directory in first_directories()):
+            raise Refused(
+                f"The image has {place[:200]} in a file system of its own: the identity in that cannot be reset.",
+                hint="Reset it in the guest (or with virt-sysprep), and set reset_identity: false.",
+            )
 
 
 def deeper(listings: Listings) -> list[str]:

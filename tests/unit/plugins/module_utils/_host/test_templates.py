@@ -641,6 +641,7 @@ def test_a_file_system_loses_its_identity(tmp_path: Path, start: int) -> None:
     for directory in ("etc/ssh", "etc/systemd/system", "lib/systemd/system", "var/lib/cloud/instances/i-1/sem"):
         (root / directory).mkdir(parents=True)
     texts = {
+        "etc/fstab": "UUID=1 / ext4 defaults 0 1\n",
         "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
         "etc/passwd": "root:x:0:0::/:/bin/sh\n",
         "etc/ssh/ssh_host_rsa_key": "secret",
@@ -665,6 +666,11 @@ def test_a_file_system_loses_its_identity(tmp_path: Path, start: int) -> None:
     assert "ssh-keygen -A" in _ask(target, "cat /etc/systemd/system/ssh.service.d/cnvm-host-keys.conf")
     assert "instances" not in _ask(target, "ls -p /var/lib/cloud")
     assert _run(["e2fsck", "-fn", target], check=False).rc == 0
+    (tmp_path / "fstab").write_text("UUID=1 / ext4 defaults 0 1\nUUID=2 /var ext4 defaults 0 2\n")
+    for request in ("rm /etc/fstab", f"write {tmp_path}/fstab /etc/fstab"):
+        _run(["debugfs", "-w", "-R", request, target])
+    with pytest.raises(Refused, match="has /var in a file system of its own"):
+        identity.reset(host, str(disk), str(tmp_path))
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("debugfs", "e2fsck"))), reason="e2fsprogs are not here")

@@ -63,6 +63,21 @@ def test_what_debugfs_says_is_read() -> None:
     assert identity.deeper(found) == ["/var/lib/cloud/instances"]
 
 
+@pytest.mark.parametrize("place", ["/var", "/var/", "/var/lib", "/var/lib/cloud", "/usr"])
+def test_what_lies_in_another_file_system_is_not_forgotten(place: str) -> None:
+    table = f"UUID=1 / ext4 defaults 0 1\n# /dev/vda3 /var ext4\n\tLABEL=x\t{place} xfs defaults 0 2\n"
+    with pytest.raises(Refused, match="in a file system of its own") as refused:
+        identity.check_mounts(table)
+    assert "reset_identity: false" in refused.value.hint
+
+
+def test_other_file_systems_are_no_obstacle() -> None:
+    places = ("/", "/boot/efi", "/home", "/var/log", "/var/lib/postgresql", "none", "swap", "/variable")
+    identity.check_mounts("".join(f"UUID=1 {place} ext4 defaults 0 1\n" for place in places) + "#\nx\n\n")
+    assert not identity.has_table({"/etc": [Entry("fstab", 0o120777, 9)]})
+    assert not identity.has_table({"/etc": [Entry("fstab", 0o100644, 2**40)]})
+
+
 def test_one_round_after_the_other_goes_to_the_bottom() -> None:
     found = identity.read(RECORDED)
     found["/var/lib/cloud/instances"] = [Entry("i 1", 0o040755)]
