@@ -163,6 +163,16 @@ def guest_snapshots_file(name: str) -> str:
     return f"{workload_dir(name)}/snapshots.json"
 
 
+def guest_making_file(name: str) -> str:
+    """Which files are being made for it, as it is changed."""
+    return f"{workload_dir(name)}/making.json"
+
+
+def guest_keeping_file(name: str) -> str:
+    """Where its disks are being brought as it is removed without them."""
+    return f"{workload_dir(name)}/keeping.json"
+
+
 def guest_nvram(name: str) -> tuple[str, ...]:
     """Where libvirt keeps the variables of the guest's firmware."""
     return tuple(f"{NVRAM}/{name}_VARS.{ending}" for ending in ("fd", "qcow2"))

@@ -45,6 +45,8 @@ BUFFER = 2**20
 NEW_MODE = 0o600
 # QEMU holds locks (open file description locks) on these bytes of every image that it has open.
 _LOCK_BYTES = (100, 200)
+# What the names look like under which images are made.
+TEMPORARY = ".cnvm-*.new"
 
 
 _Limit = t.Callable[[list[str]], list[str]]
@@ -269,7 +271,7 @@ def run(host: Host, argv: t.Sequence[str], path: str) -> CommandResult:
 def temporary(path: str) -> str:
     """Where the image of ``path`` is made. Always the same place, so that what a killed run left is found."""
     mark = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return os.path.join(os.path.dirname(path), f".cnvm-{mark}.new")
+    return os.path.join(os.path.dirname(path), TEMPORARY.replace("*", mark))
 
 
 @dataclasses.dataclass(frozen=True)

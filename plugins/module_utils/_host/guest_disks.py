@@ -9,20 +9,20 @@ A disk that is not touched costs no command: its header is read at most.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import glob
 import os
 import typing as t
 
 from .._core import paths
-from .._core.errors import CnvmError, HostError, InputError, Refused
+from .._core.errors import HostError, InputError, Refused
 from .._image import commands
 from .._image.chain import Node
 from .._image.commands import Making
 from .._libvirt import xml
 from .._libvirt.domain import Model
 from .._libvirt.pool import WITH_FILES
-from . import disks, files, libvirt, templates
+from . import disks, files, libvirt, ownership, templates
 from .disks import Attributes
 from .system import Host
 
@@ -250,6 +250,12 @@ def _look_new(
     return Work("create", name, path, kind, wanted), []
 
 
+def making(name: str) -> list[str]:
+    """The files that were being made for a guest when that was cut off: nothing was there."""
+    note = files.read_json(paths.guest_making_file(name)) or {}
+    return [*ownership.making(name, ownership.GUEST), *note.get("paths", ())]
+
+
 def do(host: Host, work: Work) -> None:
     """Make a disk, or let it grow (of a guest that does not run)."""
     # libvirt gives it to QEMU's user when the guest starts.
@@ -308,13 +314,15 @@ def check_keep(name: str) -> None:
 def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> list[str]:
     """Bring a removed guest's own disks (or ``only`` these paths) to where they can stay, and return where that is.
 
-    Images that rest on one another name each other by path: they are told the new one.
+    Images that rest on one another name each other by path: they are told the new one. Where they go is written down
+    first: a run that was cut off is finished by the next one.
     """
-    source = paths.guest_disks_dir(name)
-    try:
-        names = sorted(os.listdir(source))
-    except FileNotFoundError:
-        return []
+    source, note = paths.guest_disks_dir(name), paths.guest_keeping_file(name)
+    if not os.path.isdir(source):
+        begun = files.read_json(note)
+        return [] if begun is None else _tell_new_place(host, source, begun["target"], begun["names"])
+    delete(glob.glob(f"{glob.escape(source)}/{disks.TEMPORARY}"))
+    names = sorted(os.listdir(source))
     if only is not None:
         stay = {place for path in only for place in files.places(path)}
         kept = [one for one in names if f"{os.path.realpath(source)}/{one}" in stay]
@@ -328,16 +336,26 @@ def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> l
         number += 1
         target = f"{paths.kept_disks_dir(name)}-{number}"
     os.makedirs(os.path.dirname(target), mode=0o711, exist_ok=True)
+    files.write_json(note, {"target": target, "names": names})
     os.rename(source, target)
     files.sync_dir(os.path.dirname(target))
+    return _tell_new_place(host, source, target, names)
+
+
+def _tell_new_place(host: Host, source: str, target: str, names: t.Sequence[str]) -> list[str]:
+    """Let the images ``names``, which were brought from ``source`` to ``target``, name each other there."""
     for one in names:
         path = f"{target}/{one}"
         if not one.endswith(".qcow2"):
             # What is in a raw disk only its guest has written.
             continue
-        with contextlib.suppress(CnvmError):
+        try:
             header = disks.inspect(path, "qcow2").header
-            if header.backing.startswith(f"{source}/"):
-                backing = target + header.backing[len(source) :]
-                host.run(commands.rebase(path, header.format, backing, header.backing_format or "raw", unsafe=True))
+        except (InputError, Refused):
+            # Damaged, or taken away meanwhile: what it rests on nobody can say.
+            continue
+        if header.backing.startswith(f"{source}/"):
+            backing = target + header.backing[len(source) :]
+            argv = commands.rebase(path, header.format, backing, header.backing_format or "raw", unsafe=True)
+            disks.run(host, argv, path)
     return [f"{target}/{one}" for one in names]

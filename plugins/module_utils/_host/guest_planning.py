@@ -104,7 +104,8 @@ class Planner:
                 for disk in (seen.definition or {}).get("disks", ())
                 if disk["made"]
             ]
-            job.made_disks += filter(os.path.lexists, ownership.making(job.name, ownership.GUEST))
+            begun = [path for path in guest_disks.making(job.name) if path not in job.made_disks]
+            job.made_disks += filter(os.path.lexists, begun)
         if wanted is not None:
             self._checks.check(job)
             self._warn(job)
@@ -133,7 +134,7 @@ class Planner:
         tops = snapshot_records.tops(job.name, stored) if seen.managed and stored is not None else {}
         disks: dict[str, dict[str, t.Any]] = {}
         works = []
-        again, making = ownership.begun(job.name, ownership.GUEST), ownership.making(job.name, ownership.GUEST)
+        again, making = ownership.begun(job.name, ownership.GUEST), guest_disks.making(job.name)
         for disk in definition["disks"]:
             name, at = disk["name"], f"{where}: disks: {disk['name']}"
             path = guest_disks.place_of(self.connection, job.name, disk, at)
@@ -159,7 +160,7 @@ class Planner:
                 # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
                 new = stored["disks"][name]["path"] != path
             own = not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
-            ours = again and (own or path in making) and path not in guest_jobs.given(stored or domain.EMPTY)
+            ours = ((again and own) or path in making) and path not in guest_jobs.given(stored or domain.EMPTY)
             work, looked = guest_disks.look(disk, path, top, digest, at, new=new, ours=ours)
             if looked is None:
                 same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
@@ -172,6 +173,9 @@ class Planner:
             if looked is None:
                 looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
             disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"
+            if old is None and not new and path in making and not disk["path"]:
+                # It was made by a run that was cut off before it could write down more.
+                disk["made"] = True
             if old and disk["template_digest"]:
                 base = paths.template_disk(disk["template_digest"])
                 asked, disk["linked"] = disk["linked"], any(one["path"] == base for one in looked)
@@ -212,6 +216,9 @@ class Planner:
             Changes() if stored is None else changes.compare(model, stored, job.known.live_model if job.known else None)
         )
         written = [work.words for work in works]
+        if making and not again and not works and not found.stored:
+            # A change that was cut off before it could write the definition down.
+            written.append("define")
         there = os.path.lexists(paths.guest_seed(job.name))
         if job.seed and job.seed.changed:
             written.append("write seed")

@@ -543,8 +543,8 @@ def _shared_owners(each: libvirt.Domain) -> dict[str, tuple[int, int]]:
 def remove_files(name: str) -> None:
     """What the guest has on a host, but for its records."""
     files.remove_tree(paths.guest_disks_dir(name))
-    for path in (paths.guest_seed(name), paths.guest_snapshots_file(name), paths.definition_file(name)):
-        files.remove_file(path)
+    for place in (paths.guest_seed, paths.guest_snapshots_file, paths.guest_making_file, paths.definition_file):
+        files.remove_file(place(name))
 
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:

@@ -17,6 +17,7 @@ from .._libvirt import guest_definition as definitions
 from .._libvirt.guest_plan import Wanted
 from .._libvirt.xml import Element
 from . import (
+    disks,
     files,
     guest_disks,
     guest_jobs,
@@ -166,24 +167,26 @@ class Batch:
         known = t.cast(Known, job.known)
         guest_disks.make_home(job.name)
         running = job.seen.active and not job.plan.stop
-        made = []
+        made = sorted(guest_jobs.made(job.works))
+        if made:
+            files.write_json(paths.guest_making_file(job.name), {"paths": made})
         try:
             for work in job.works:
                 if work.kind == "grow" and running:
                     guest_live.grow(self.host, job, work)
                 else:
                     guest_disks.do(self.host, work)
-                    made += [work.path] if work.kind != "grow" else []
             self._seed(job)
             if job.plan.define:
                 self._define(job, domain.patch(known.xml, wanted.model))
         except BaseException:
             # No guest has them, and the next run would take them for somebody's.
-            for path in made:
+            for path in (*made, paths.guest_making_file(job.name)):
                 files.remove_file(path)
             raise
         self._drop_seed(job)
         files.write_json(paths.definition_file(job.name), wanted.definition)
+        files.remove_file(paths.guest_making_file(job.name))
         if running:
             for step in wanted.changes.steps:
                 guest_live.change(job, known, step)
@@ -238,6 +241,9 @@ class Batch:
             self._undefine(each, job.name)
         home = paths.guest_disks_dir(job.name)
         outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
+        for path in (*outside, *guest_disks.making(job.name)):
+            # What a run has left that was cut off as it made them.
+            files.remove_file(disks.temporary(path))
         # Without a definition it is not known which of them were made.
         if job.item["delete_disks"] and job.seen.definition is not None:
             made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]

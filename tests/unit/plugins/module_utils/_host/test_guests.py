@@ -21,6 +21,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
     PeerError,
     Refused,
 )
+from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     disks,
     files,
@@ -272,6 +273,69 @@ def test_removal_keeps_the_disks_unless_they_are_to_go(connection: FakeConnectio
     connection.domains["web"].obeys = False
     assert one({"name": "web", "state": "absent", "delete_disks": True})["kept_disks"] == []
     assert sorted(os.listdir(place / "kept_disks")) == ["web", "web-2"]
+
+
+def with_snapshot() -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_keeping_disks_that_was_cut_off_is_finished(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    if again:
+        bring(WEB)
+        bring({"name": "web", "state": "absent"})
+    with_snapshot()
+    rename = os.rename
+
+    def renamed(*args: t.Any) -> None:
+        rename(*args)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", renamed)
+        with pytest.raises(Killed):
+            bring({"name": "web", "state": "absent"})
+    kept = place / ("kept_disks/web-2" if again else "kept_disks/web")
+    assert one({"name": "web", "state": "absent"})["kept_disks"] == [f"{kept}/vda-1.qcow2", f"{kept}/vda.qcow2"]
+    assert [node.path for node in disks.chain(f"{kept}/vda-1.qcow2")] == [f"{kept}/vda-1.qcow2", f"{kept}/vda.qcow2"]
+    assert os.listdir(place / "workloads") == []
+    # Made anew, it keeps other ones.
+    bring(WEB)
+    assert one({"name": "web", "state": "absent"})["kept_disks"] != [f"{kept}/vda.qcow2"]
+
+
+def test_a_kept_disk_that_cannot_be_told_where_its_base_is_fails(place: Path) -> None:
+    with_snapshot()
+
+    def run(argv: t.Sequence[str], **words: t.Any) -> CommandResult:
+        return CommandResult(tuple(argv), 1, stderr="Input/output error")
+
+    with pytest.raises(HostError, match="Input/output error"):
+        guests.bring_to(Host(run=run), [{"name": "web", "state": "absent"}])
+    assert one({"name": "web", "state": "absent"})["kept_disks"] == [
+        f"{place}/kept_disks/web/{name}" for name in ("vda-1.qcow2", "vda.qcow2")
+    ]
+
+
+def test_a_kept_disk_that_is_damaged_is_left_as_it_is(place: Path) -> None:
+    with_snapshot()
+    (place / "workloads/web/disks/vda-1.qcow2").write_text("x")
+    assert len(one({"name": "web", "state": "absent"})["kept_disks"]) == 2
+
+
+def test_what_is_half_made_goes_with_the_guest(connection: FakeConnection, place: Path) -> None:
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    bring({**WEB, "disks": [{"pool": "images", "size_mib": 1}, {"size_mib": 1}]})
+    for path in (place / "pool/web-vda.qcow2", place / "workloads/web/disks/vdc.qcow2"):
+        Path(disks.temporary(str(path))).touch()
+    bring({"name": "web", "state": "absent"})
+    left = [path.relative_to(place) for path in place.rglob("*.qcow2")]
+    assert sorted(map(str, left)) == ["kept_disks/web/vdb.qcow2", "pool/web-vda.qcow2"]
+    assert not list(place.rglob(disks.TEMPORARY))
 
 
 def test_disks_that_cannot_be_kept_are_told_before_the_guest_is_gone(
@@ -1220,15 +1284,16 @@ class Killed(BaseException):
     """The run ends here, and cleans nothing up."""
 
 
+def cut(*args: t.Any, **words: t.Any) -> t.NoReturn:
+    raise Killed
+
+
 def cut_off(item: dict[str, t.Any], monkeypatch: pytest.MonkeyPatch, step: str, **options: t.Any) -> None:
     """Bring it to what is wanted, and be killed before this step."""
 
-    def killed(*args: t.Any, **kwargs: t.Any) -> t.NoReturn:
-        raise Killed
-
     with monkeypatch.context() as patched:
-        patched.setattr(ownership.Registry if step == "own" else guests.Batch, step, killed)
-        patched.setattr(ownership.Registry, "give_up", killed)
+        patched.setattr(ownership.Registry if step == "own" else guests.Batch, step, cut)
+        patched.setattr(ownership.Registry, "give_up", cut)
         with pytest.raises(Killed):
             bring(item, **options)
 
@@ -1277,6 +1342,73 @@ def test_a_disk_in_a_pool_of_a_creation_that_was_cut_off_is_kept_when_the_guest_
     (place / "pool").mkdir()
     cut_off({**WEB, "disks": [{"pool": "images", "size_mib": 1}]}, monkeypatch, "_seed")
     assert one({"name": "web", "state": "absent"})["kept_disks"] == [f"{place}/pool/web-vda.qcow2"]
+
+
+@pytest.mark.parametrize("step", ["_seed", "_define", "_drop_seed"])
+@pytest.mark.parametrize("disk", [{"size_mib": 1}, {"pool": "images", "size_mib": 1}])
+def test_adding_a_disk_that_was_cut_off_is_done_again(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, step: str, disk: dict[str, t.Any]
+) -> None:
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    bring({**WEB, "state": "stopped"})
+    wanted = {**WEB, "state": "stopped", "disks": [*WEB["disks"], disk]}
+    with monkeypatch.context() as patch:
+        # Nothing is cleared away by one that is killed.
+        patch.setattr(files, "remove_file", lambda path, durable=False: None)
+        cut_off(wanted, monkeypatch, step)
+    made = place / ("pool/web-vdb.qcow2" if "pool" in disk else "workloads/web/disks/vdb.qcow2")
+    assert made.exists()
+    bring(wanted)
+    assert not bring(wanted)["changed"]
+    assert not (place / "workloads/web/making.json").exists()
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert not made.exists(), "it is the guest's own"
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_disk_that_was_being_added_goes_with_the_guest(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, delete: bool
+) -> None:
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    bring({**WEB, "state": "stopped"})
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_file", lambda path, durable=False: None)
+        disk = {"pool": "images", "size_mib": 1}
+        cut_off({**WEB, "state": "stopped", "disks": [*WEB["disks"], disk]}, monkeypatch, "_seed")
+    kept = one({"name": "web", "state": "absent", "delete_disks": delete})["kept_disks"]
+    made = f"{place}/pool/web-vdb.qcow2"
+    assert (made in kept, os.path.exists(made)) == (not delete, not delete)
+
+
+def test_nothing_else_is_overwritten_by_a_disk_that_is_added(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    fake_domains.qcow2(place / "workloads/web/disks/vdb.qcow2", 2**20)
+    with pytest.raises(Refused, match=r"vdb\.qcow2 is there already"):
+        bring({**WEB, "state": "stopped", "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+
+
+def test_a_template_stays_while_a_disk_is_made_on_it(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template(place)
+    make, refused = guest_disks.do, []
+
+    def meanwhile(host: Host, work: guest_disks.Work) -> None:
+        with pytest.raises(Refused, match="making disks of guest 'web'") as caught:
+            templates.remove("debian")
+        refused.append(caught.value)
+        make(host, work)
+
+    monkeypatch.setattr(guest_disks, "do", meanwhile)
+    monkeypatch.setattr(libvirt, "available", lambda: False)
+    disk = {"template": "debian"}
+    bring({**WEB, "state": "stopped", "disks": [disk]})
+    bring({**WEB, "state": "stopped", "disks": [disk, disk]})
+    assert len(refused) == 2
+    with pytest.raises(Refused, match="in use by guest web"):
+        templates.remove("debian")
 
 
 def test_a_disk_of_a_running_guest_is_not_made_again_when_taking_it_over_was_cut_off(
@@ -1651,20 +1783,12 @@ def test_what_a_run_that_was_cut_off_has_left_is_settled(
         with monkeypatch.context() as patch:
             patch.setattr(guest_snapshots.Work, method, instead)
             patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
-            with pytest.raises(Cut):
+            with pytest.raises(Killed):
                 snap(f"after{method}")
         assert not bring({**WEB, "state": "stopped"})["changed"]
     # The XML of the second was written: it is there, and the next one is above it.
     assert top(connection).endswith("vda-1.qcow2")
     assert [each["name"] for each in snap("three")["snapshots"]] == ["after_keep", "three"]
-
-
-class Cut(BaseException):
-    """What a SIGKILL would be."""
-
-
-def cut(*args: t.Any, **words: t.Any) -> t.NoReturn:
-    raise Cut
 
 
 def test_going_back_without_room_leaves_a_guest_as_it_is(
@@ -1701,7 +1825,7 @@ def test_a_guest_that_was_turned_off_to_go_back_is_started_by_the_next_run(
             patch.setattr(each, "createWithFlags", cut)
         else:
             patch.setattr(connection if where == "defineXML" else each, where, lambda *args: (each._end(), cut()))
-        with pytest.raises(Cut):
+        with pytest.raises(Killed):
             snap("one", "reverted")
     assert each.isActive() == 0
     snap("one", "reverted")
@@ -1720,7 +1844,7 @@ def test_one_that_was_not_started_again_is_stopped_from_the_next_snapshot_on(
     snap("one")
     with monkeypatch.context() as patch:
         patch.setattr(connection.domains["web"], "createWithFlags", cut)
-        with pytest.raises(Cut):
+        with pytest.raises(Killed):
             snap("one", "reverted")
     snap("two")
     snap("one", "reverted")
@@ -1742,7 +1866,7 @@ def test_what_nothing_needs_is_removed_by_the_next_run(
             return cut() if "/disks/" in path and os.path.exists(path) else real(path, **words)
 
         patch.setattr(files, "remove_file", remove)
-        with pytest.raises(Cut):
+        with pytest.raises(Killed):
             snap("one", state)
     snap("three")
     there = {f"{place}/workloads/web/disks/{name}" for name in os.listdir(place / "workloads/web/disks")}
@@ -1759,7 +1883,7 @@ def test_a_snapshot_that_was_not_begun_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(guest_snapshots.Work, "_define", cut)
         patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
-        with pytest.raises(Cut):
+        with pytest.raises(Killed):
             snap("two")
     snap("one", "absent")
     assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
