@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 import typing as t
 from pathlib import Path
 
@@ -1352,7 +1353,7 @@ def test_adding_a_disk_that_was_cut_off_is_done_again(
     connection.pools["images"] = str(place / "pool")
     (place / "pool").mkdir()
     bring({**WEB, "state": "stopped"})
-    wanted = {**WEB, "state": "stopped", "disks": [*WEB["disks"], disk]}
+    wanted = {**WEB, "state": "stopped", "disks": [{"size_mib": 1}, disk]}
     with monkeypatch.context() as patch:
         # Nothing is cleared away by one that is killed.
         patch.setattr(files, "remove_file", lambda path, durable=False: None)
@@ -1376,7 +1377,7 @@ def test_a_disk_that_was_being_added_goes_with_the_guest(
     with monkeypatch.context() as patch:
         patch.setattr(files, "remove_file", lambda path, durable=False: None)
         disk = {"pool": "images", "size_mib": 1}
-        cut_off({**WEB, "state": "stopped", "disks": [*WEB["disks"], disk]}, monkeypatch, "_seed")
+        cut_off({**WEB, "state": "stopped", "disks": [{"size_mib": 1}, disk]}, monkeypatch, "_seed")
     kept = one({"name": "web", "state": "absent", "delete_disks": delete})["kept_disks"]
     made = f"{place}/pool/web-vdb.qcow2"
     assert (made in kept, os.path.exists(made)) == (not delete, not delete)
@@ -1824,7 +1825,12 @@ def test_a_guest_that_was_turned_off_to_go_back_is_started_by_the_next_run(
         elif where == "start":
             patch.setattr(each, "createWithFlags", cut)
         else:
-            patch.setattr(connection if where == "defineXML" else each, where, lambda *args: (each._end(), cut()))
+
+            def off(*args: t.Any) -> None:
+                each._end()
+                raise Killed
+
+            patch.setattr(connection if where == "defineXML" else each, where, off)
         with pytest.raises(Killed):
             snap("one", "reverted")
     assert each.isActive() == 0
@@ -1905,7 +1911,7 @@ def test_a_merge_that_does_not_end_is_given_up(
     snap("one")
     each = connection.domains["web"]
     each.catches_up = False
-    monkeypatch.setattr(guest_snapshots.time, "monotonic", iter(range(0, 10**6, 2)).__next__)
+    monkeypatch.setattr(time, "monotonic", iter(range(0, 10**6, 2)).__next__)
     monkeypatch.setattr(guest_snapshots, "_POLL_S", 0)
     with pytest.raises(HostError, match="vda of guest 'web' was not merged within 5 s") as caught:
         snap("one", "absent", timeout_s="5")
