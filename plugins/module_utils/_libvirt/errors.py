@@ -39,6 +39,10 @@ AUTH_UNAVAILABLE = 94
 START = "Start it: 'systemctl start libvirtd' (or virtqemud and virtnetworkd where libvirt has a daemon for each)."
 _ROOT = "Run it as root, or let the user into the group libvirt."
 _DNSMASQ = "Install dnsmasq (dnsmasq-base on Debian): the role cnvm.platform.host_bootstrap does it."
+_DENIED = (
+    "QEMU's user must be able to read it and to pass every directory above it, and AppArmor or SELinux (its label) "
+    "must let it; 'journalctl -k | grep -e DENIED -e avc' shows what they have denied."
+)
 _HINTS = {
     NO_CONNECT: START,
     RPC: f"libvirt's daemon ended while it was talked to; see 'journalctl -u libvirtd'. {START}",
@@ -58,7 +62,7 @@ _TEXTS = (
     ("authentication unavailable", _ROOT),
     ("polkit", _ROOT),
     ("No space left on device", "Make room there."),
-    ("Permission denied", "QEMU's user must be able to read it and to pass every directory above it."),
+    ("Permission denied", _DENIED),
     ("is already in use by interface", "The subnet is in use on this host; choose another one."),
     ("Address already in use", "Another program has that port; 'ss -lntup' shows which one."),
     ("missing backend for pool type", "Install that part of libvirt (libvirt-daemon-driver-storage-…) and restart it."),

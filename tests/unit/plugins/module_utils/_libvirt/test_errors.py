@@ -21,6 +21,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import erro
             "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Permission denied",
             "group libvirt",
         ),
+        (errors.SYSTEM_ERROR, "Could not open '/srv/web.qcow2': Permission denied", "directory above it"),
+        (errors.SYSTEM_ERROR, "Could not open '/srv/web.qcow2': Permission denied", "AppArmor or SELinux"),
         (errors.RPC, "internal error: client socket is closed", "journalctl"),
         (errors.AUTH_UNAVAILABLE, "no polkit agent available to authenticate action 'org.libvirt.unix.manage'", "root"),
         (1, "internal error: missing backend for pool type 3 (logical)", "libvirt-daemon-driver-storage-"),
