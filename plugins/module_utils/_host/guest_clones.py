@@ -35,10 +35,11 @@ def bring_to(
     check_mode: bool = False,
     uri: str = libvirt.URI,
 ) -> dict[str, t.Any]:
-    """Bring the clones to what is wanted; the module's result. Refused when a template under them has changed."""
+    """Bring the clones to what is wanted; the module's result. Refused when a template under them has changed, unless
+    they are to end."""
     wanted = clones.normalise(values)
     digest = templates.resolve(wanted.template) if wanted.template else ""
-    if wanted.state != "absent":
+    if wanted.state not in ("absent", "stopped"):
         for one in sorted({digest, *_rest_on(wanted)} - {""}):
             templates.check(one)
     result = guests.bring_to(

@@ -75,9 +75,10 @@ def test_a_template_that_has_changed_is_refused_before_anything(calls: list[t.An
     with pytest.raises(Refused, match="damaged"):
         bring(TWO)
     assert calls == []
-    # Who is to go need not have a whole one.
-    bring({**TWO, "state": "absent"})
-    assert len(calls) == 1
+    # Who is to end need not have a whole one; they have to be stopped before it is mended.
+    for state in ("stopped", "absent"):
+        bring({**TWO, "state": state})
+    assert len(calls) == 2
 
 
 def test_so_is_an_older_one_that_the_clones_rest_on(calls: list[t.Any]) -> None:
