@@ -68,6 +68,8 @@ options:
           - Memory up to which a running guest can be given more, by a later O(guests[].memory_mib). Default is as much
             as O(guests[].memory_mib).
           - A running guest has another maximum when it is started again.
+          - A guest starts with all of it, and gives back what is above O(guests[].memory_mib) when its kernel's driver
+            C(virtio_balloon) is up. As long as it has more, a warning says so.
         type: raw
       vcpus:
         description: Virtual CPUs. Default is 1.

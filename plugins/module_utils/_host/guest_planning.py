@@ -285,6 +285,11 @@ class Planner:
         if emulated and found is not None and not found["usable"] and (job.plan.create or job.plan.start):
             why = f": {found['reason']}" if found["reason"] else ""
             self.warnings.append(f"Guest {job.name} is emulated, which is slow; KVM cannot be used{why}.")
+        live = job.known.live_model if job.known is not None and not job.plan.stop else None
+        asked = {*wanted.changes.reasons, *(step.key for step in wanted.changes.steps)}
+        kept = changes.kept_memory(model, live) if live is not None and "memory_mib" not in asked else ""
+        if kept:
+            self.warnings.append(f"Guest {job.name} {kept}")
         listen = model["graphics"].get("listen")
         if listen in ("0.0.0.0", "::"):
             self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")

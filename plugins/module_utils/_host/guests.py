@@ -12,8 +12,9 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, Refused
-from .._libvirt import domain, guest_plan, xml
+from .._libvirt import changes, domain, guest_plan, xml
 from .._libvirt import guest_definition as definitions
+from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted
 from .._libvirt.xml import Element
 from . import (
@@ -105,13 +106,9 @@ class Batch:
         for job in jobs:
             if not (self.restart_on_change and job.reasons and job.seen.state == guest_plan.RUNNING):
                 continue
-            model = t.cast(Wanted, job.plan.wanted).model
-            # With more memory than it is to have it is started, too, and has to give it back.
-            in_vain = {"memory_mib"} if model["max_memory_mib"] > model["memory_mib"] else set()
-            if set(job.reasons) - in_vain:
-                job.plan = dataclasses.replace(job.plan, stop=True, start=True)
-                job.reasons.clear()
-                found.append(job)
+            job.plan = dataclasses.replace(job.plan, stop=True, start=True)
+            job.reasons.clear()
+            found.append(job)
         return found
 
     def see_again(self, jobs: t.Sequence[Job]) -> None:
@@ -190,6 +187,9 @@ class Batch:
         if running:
             for step in wanted.changes.steps:
                 guest_live.change(job, known, step)
+            kept = changes.kept_memory(wanted.model, t.cast(Model, known.live_model))
+            if kept and job.reasons.pop("memory_mib", ""):
+                self.registry.warnings.append(f"Guest {job.name} {kept}")
         if fresh:
             self.registry.own(job.name, wanted.definition["uuid"])
 

@@ -181,6 +181,17 @@ def pending(stored: Model, live: Model) -> dict[str, str]:
     return reasons
 
 
+def kept_memory(wanted: Model, live: Model) -> str:
+    """What is to be said of a running guest that has more memory than it is to have, where a restart is of no use: it
+    starts with the most that it may have, and has to give that back, too. Empty where there is nothing to say."""
+    if wanted["memory_mib"] >= min(live["memory_mib"], wanted["max_memory_mib"]):
+        return ""
+    return (
+        f"still has {live['memory_mib']} MiB of memory, and is to have {wanted['memory_mib']}: it gives back the rest "
+        "when its kernel's driver virtio_balloon is up."
+    )
+
+
 def running(wanted: Model, live: Model, stored: Model) -> tuple[list[Step], dict[str, str]]:
     """Steps and reasons for a guest that runs as ``live``, and would start as ``stored``."""
     steps: list[Step] = []
@@ -212,6 +223,7 @@ def _compute(wanted: Model, live: Model, stored: Model, steps: list[Step], reaso
             reasons[key] = f"it was started with at most {live[most]}{unit} of {what}, and is to have {wanted[key]}"
             continue
         # A guest gives memory back when its balloon driver is up; it was told when it was started, or by a run before.
+        # What has still to come is told by kept_memory().
         waiting = key == "memory_mib" and live[key] > wanted[key] == stored[key]
         if key == "vcpus" and wanted[key] < live[key] and live["type"] == "qemu":
             # QEMU 10 ends with a failed assertion (tcg_register_thread) when it is given one back later.

@@ -495,10 +495,27 @@ def test_other_errors_of_libvirt_are_errors(connection: FakeConnection) -> None:
 def test_a_guest_that_does_not_let_go_is_to_be_restarted(connection: FakeConnection) -> None:
     bring({**WEB, "networks": [{}, {}], "max_memory_mib": 512})
     connection.domains["web"].releases = False
-    found = one({**WEB, "memory_mib": 300, "max_memory_mib": 512})
+    found = one({**WEB, "memory_mib": 200})
     reasons = {each["option"].partition(".")[0]: each["reason"] for each in found["restart_reasons"]}
     assert "let go" in reasons["networks"]
     assert "balloon" in reasons["memory_mib"]
+
+
+def test_memory_that_it_keeps_is_told_by_each_run(connection: FakeConnection) -> None:
+    """Not as a reason to restart it: it would start with as much."""
+    big, small = ({**WEB, "memory_mib": memory, "max_memory_mib": 512} for memory in (512, 300))
+    bring(big)
+    connection.domains["web"].releases = False
+    for dummy in range(2):
+        found = bring(small)
+        assert len(found["warnings"]) == 1
+        assert "Guest web still has 512 MiB of memory, and is to have 300: it gives back" in found["warnings"][0]
+        assert (found["guests"][0]["restart_required"], found["guests"][0]["memory_mib"]) == (False, 512)
+    # It is started again now, or has given it back.
+    assert not bring({**small, "cpu": {"model": "EPYC"}}, restart_on_change=True)["warnings"]
+    connection.domains["web"].releases = True
+    connection.domains["web"].setMemoryFlags(300 * 1024, 1)
+    assert bring({**small, "cpu": {"model": "EPYC"}})["warnings"] == []
 
 
 @pytest.mark.parametrize("state", ["running", "present", "paused"])

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.changes import compare, differences, pending
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.changes import (
+    compare,
+    differences,
+    kept_memory,
+    pending,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.domain import Model, alike, build, parse
 
 from . import guest_models
@@ -102,6 +107,15 @@ def test_a_balloon_that_is_not_up_yet_is_no_difference() -> None:
     assert compare(wanted, wanted, booting).steps == ()
     assert [step.kind for step in compare(wanted, booting, booting).steps] == ["memory"]
     assert [step.kind for step in compare(wanted, wanted, {**wanted, "memory_mib": 256}).steps] == ["memory"]
+
+
+def test_memory_that_it_keeps_is_told_where_a_restart_would_not_help() -> None:
+    wanted = model(max_memory_mib=1024)
+    assert "has 1024 MiB of memory, and is to have 512" in kept_memory(wanted, {**wanted, "memory_mib": 1024})
+    for live in (wanted, {**wanted, "memory_mib": 256}):
+        assert kept_memory(wanted, live) == ""
+    # Started again it would have no more than it is to have.
+    assert kept_memory(model(), {**wanted, "memory_mib": 1024}) == ""
 
 
 def test_memory_that_is_not_given_back_is_told_until_it_was_restarted() -> None:
