@@ -14,7 +14,8 @@ description:
   - The running network and the stored one are compared with what is wanted, each by itself, and both are brought to it.
   - Reservations, ranges of addresses and names of hosts are changed while the network runs. For everything else it is
     restarted. A network that guests are plugged into is restarted only when O(restart_on_change) allows it; then their
-    interfaces are put back into its bridge, and they do not notice more than a pause of about a second.
+    interfaces are put back into its bridge, and they do not notice more than a pause of about a second. When that was
+    cut off, the next run puts back those that are in no bridge.
   - Networks are IPv4 only. Before anything is changed, the subnet is compared with the routes of the host and with its
     other networks.
   - What an existing network has beyond these options (IPv6, VLANs, limits of bandwidth, parts of DNS) is removed when

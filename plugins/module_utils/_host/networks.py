@@ -144,6 +144,16 @@ class _Batch:
         return [plug for text in libvirt.running_xml(self.connection) for plug in description.plugs_of(text)]
 
     @functools.cached_property
+    def loose(self) -> list[description.Plug]:
+        """Interfaces of guests that are in no bridge: a restart of their network was cut off."""
+        taps = [
+            name
+            for name in os.listdir(_SYS)
+            if os.path.exists(f"{_SYS}/{name}/tun_flags") and not os.path.exists(f"{_SYS}/{name}/master")
+        ]
+        return [plug for plug in self.plugs if plug.network and plug.tap in taps] if taps else []
+
+    @functools.cached_property
     def routes(self) -> list[Route]:
         return parse_routes(self.host.run(["ip", "-j", "-4", "route", "show"]).stdout)
 
@@ -160,6 +170,9 @@ class _Batch:
     def _decide(self, item: dict[str, t.Any]) -> _Job:
         network = self.known.get(item["name"])
         seen, text = (Seen(), "") if network is None else _read(network)
+        if item["type"] in description.MANAGED and item["state"] in ("active", "present"):
+            loose = tuple(plug for plug in self.loose if plug.network == item["name"])
+            seen = dataclasses.replace(seen, loose=loose)
 
         def steps() -> Plan:
             return plan(item, seen, restart_on_change=self.restart_on_change, force=self.force)
@@ -254,6 +267,7 @@ class _Batch:
                 self._define(job)
             if done.start:
                 self._start(job)
+            self._plug_in(name, _loose(job))
         if done.autostart is not None:
             with libvirt.doing(f"set whether the network {name!r} starts with the host"):
                 t.cast("libvirt.Network", job.object).setAutostart(int(done.autostart))
@@ -306,7 +320,7 @@ class _Batch:
                 t.cast("libvirt.Network", job.object).create()
         except CnvmError as error:
             self._go_back(job, inside, error)
-        self._plug_in(name, inside)
+        self._plug_in(name, [*inside, *_loose(job)])
 
     def _go_back(self, job: _Job, inside: t.Sequence[tuple[str, bool]], error: CnvmError) -> t.NoReturn:
         name = job.plan.name
@@ -346,7 +360,7 @@ class _Batch:
                 lost.append(f"{device} ({plugged.stderr.strip()})")
         if lost:
             raise HostError(
-                f"The network {name!r} was restarted, but was not plugged in again: {', '.join(lost)}.",
+                f"The network {name!r} runs, but was not plugged in again: {', '.join(lost)}.",
                 hint=f"Run 'ip link set dev NAME master {bridge}' for each.",
             )
 
@@ -369,6 +383,10 @@ class _Batch:
             "bridge": bridge if state != "absent" else "",
             "mtu": mtu_of(bridge) if bridge and state != "absent" else None,
         }
+
+
+def _loose(job: _Job) -> list[tuple[str, bool]]:
+    return [(plug.tap, plug.isolated) for plug in job.plan.plug]
 
 
 def _state_after(job: _Job) -> str:

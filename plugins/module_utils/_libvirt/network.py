@@ -581,6 +581,7 @@ class Plug:
     network: str = ""
     bridge: str = ""
     mac: str = ""
+    isolated: bool = False
 
 
 def plugs_of(domain_xml: str) -> list[Plug]:
@@ -594,6 +595,7 @@ def plugs_of(domain_xml: str) -> list[Plug]:
             network=xml.attribute(each, "source", "network"),
             bridge=xml.attribute(each, "source", "bridge"),
             mac=xml.attribute(each, "mac", "address"),
+            isolated=xml.attribute(each, "port", "isolated") == "yes",
         )
         for each in xml.all_at(root, "devices/interface")
     ]

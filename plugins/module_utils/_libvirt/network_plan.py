@@ -11,7 +11,7 @@ import typing as t
 
 from .._core.errors import Refused
 from . import xml
-from .network import DEFAULTS, IN_PLACE, MANAGED, dhcp_host_node, dns_host_node, range_node
+from .network import DEFAULTS, IN_PLACE, MANAGED, Plug, dhcp_host_node, dns_host_node, range_node
 
 # -- What has to be done
 
@@ -19,12 +19,14 @@ from .network import DEFAULTS, IN_PLACE, MANAGED, dhcp_host_node, dns_host_node,
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """A network as libvirt has it. ``config``: what is stored (None: nothing of that name, or not stored). ``live``:
-    what runs (None: it does not). ``guests``: who is plugged in, by name."""
+    what runs (None: it does not). ``guests``: who is plugged in, by name. ``loose``: interfaces of guests that are to
+    be in it, and are in no bridge."""
 
     config: t.Optional[dict[str, t.Any]] = None
     live: t.Optional[dict[str, t.Any]] = None
     autostart: bool = False
     guests: tuple[str, ...] = ()
+    loose: tuple[Plug, ...] = ()
 
     @property
     def there(self) -> bool:
@@ -41,7 +43,7 @@ class Update(t.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The steps for one network, in this order: updates, stop, undefine or define, start, autostart."""
+    """The steps for one network, in this order: updates, stop, undefine or define, start, plug in, autostart."""
 
     name: str
     description: t.Optional[dict[str, t.Any]] = None
@@ -51,6 +53,7 @@ class Plan:
     start: bool = False
     autostart: t.Optional[bool] = None
     updates: tuple[Update, ...] = ()
+    plug: tuple[Plug, ...] = ()
     changes: tuple[str, ...] = ()
     new: bool = False
     lost: tuple[str, ...] = ()
@@ -59,8 +62,9 @@ class Plan:
     def changed(self) -> bool:
         """Whether there is anything to do."""
         return bool(
-            self.define or self.undefine or self.stop or self.start or self.updates or self.autostart is not None
-        )
+            self.define or self.undefine or self.stop or self.start or self.updates or self.plug
+            or self.autostart is not None
+        )  # fmt: skip
 
     @property
     def restart(self) -> bool:
@@ -79,6 +83,7 @@ class Plan:
             words.append("stop")
         elif self.start:
             words.append("start")
+        words += [f"plug in {guest}" for guest in dict.fromkeys(plug.guest for plug in self.plug)]
         if self.undefine:
             words.append("undefine")
         if self.autostart is not None:
@@ -134,6 +139,7 @@ def plan(item: t.Mapping[str, t.Any], seen: Seen, *, restart_on_change: bool = F
         start=restart or (state == "active" and not active),
         autostart=None if autostart == seen.autostart else autostart,
         updates=tuple(updates(t.cast("dict[str, t.Any]", seen.live), after)) if goes_on and live else (),
+        plug=seen.loose if after["type"] in MANAGED and (goes_on or restart or state == "active") else (),
         changes=tuple(key for key in DEFAULTS if key in stored or key in live) if seen.there else (),
         new=not seen.there,
         lost=tuple(dict.fromkeys([*(seen.config or {}).get("other", ()), *(seen.live or {}).get("other", ())])),

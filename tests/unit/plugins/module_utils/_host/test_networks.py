@@ -25,7 +25,7 @@ from ansible_collections.cnvm.platform.tests.unit.plugins.module_utils._host.fak
 
 LAN: dict[str, t.Any] = {"name": "lan", "subnet": "192.168.150.0/24", "bridge": "virbr7"}
 GUEST = """<domain><name>web</name><devices><interface type='network'>
-<source network='lan' bridge='virbr7'/><target dev='vnet4'/></interface></devices></domain>"""
+<source network='lan' bridge='virbr7'/><target dev='vnet4'/><port isolated='yes'/></interface></devices></domain>"""
 
 
 class World:
@@ -61,6 +61,8 @@ class World:
         (self.sys / device / "brport").mkdir(parents=True, exist_ok=True)
         (self.sys / device / "brport/isolated").write_text(str(int(isolated)))
         (self.sys / device / "mtu").write_text(str(mtu))
+        if device.startswith("vnet"):
+            (self.sys / device / "tun_flags").touch()
         (self.sys / device / "master").write_text(bridge)
         (self.sys / bridge / "brif" / device).touch()
 
@@ -160,6 +162,49 @@ def test_restart_puts_back_who_was_plugged_in(world: World) -> None:
         "ip link set dev vnet4 master virbr7",
         "bridge link set dev vnet4 isolated on",
     ]
+
+
+@pytest.mark.parametrize("step", ["define", "start", "plug in"])
+def test_restart_that_was_cut_off_is_repaired(world: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Who was plugged in is known to the guests themselves; libvirt does not look."""
+    world.call(LAN)
+    world.driver.guests.append(Guest(GUEST))
+    world.plug("vnet4", "virbr7", isolated=True)
+    changed = {**LAN, "domain": "lab"}
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args: t.Any, **kwargs: t.Any) -> t.NoReturn:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if step == "plug in":
+            patch.setattr(networks._Batch, "_plug_in", killed)
+        else:
+            patch.setattr(*{"define": (networks._Batch, "_define"), "start": (Thing, "create")}[step], killed)
+        with pytest.raises(Killed):
+            world.call(changed, restart_on_change=True)
+    assert world.inside("virbr7") == []
+    assert world.call(changed, check_mode=True)["networks"][0]["actions"][-1] == "plug in web"
+    assert world.inside("virbr7") == []
+    assert world.call(changed)["changed"]
+    assert world.inside("virbr7") == ["vnet4"]
+    assert "bridge link set dev vnet4 isolated on" in world.commands
+    again = world.call(changed)
+    assert (again["changed"], world.net().live != "") == (False, True)
+
+
+def test_interfaces_are_put_into_no_network_that_is_to_be_down(world: World) -> None:
+    world.call(LAN)
+    world.driver.guests.append(Guest(GUEST))
+    world.plug("vnet4", "virbr7")
+    world.call({**LAN, "state": "inactive"}, force=True)
+    for state in ("inactive", "present"):
+        assert not world.call({**LAN, "state": state})["changed"]
+    # libvirt itself leaves them where they are.
+    assert world.call({**LAN, "state": "active"})["networks"][0]["actions"] == ["start", "plug in web", "enable"]
+    assert world.inside("virbr7") == ["vnet4"]
 
 
 def test_interface_that_cannot_be_put_back_is_named(world: World) -> None:

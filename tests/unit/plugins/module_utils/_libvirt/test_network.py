@@ -535,6 +535,7 @@ DOMAIN = """<domain type='qemu' id='3'>
       <mac address='52:54:00:6b:3c:59'/>
       <source bridge='br0'/>
       <target dev='vnet5'/>
+      <port isolated='yes'/>
     </interface>
     <interface type='bridge'>
       <mac address='52:54:00:00:00:f1'/>
@@ -550,7 +551,7 @@ DOMAIN = """<domain type='qemu' id='3'>
 def test_plugs_of_a_running_guest() -> None:
     assert network.plugs_of(DOMAIN) == [
         network.Plug("web", "vnet4", "lan", "virbr7", "52:54:00:6b:3c:58"),
-        network.Plug("web", "vnet5", "", "br0", "52:54:00:6b:3c:59"),
+        network.Plug("web", "vnet5", "", "br0", "52:54:00:6b:3c:59", isolated=True),
         network.Plug("web", "vnet2", "fleet", "cnvm0", "52:54:00:00:00:f1"),
         network.Plug("web", "", "", "", "52:54:00:6b:3c:5a"),
     ]
