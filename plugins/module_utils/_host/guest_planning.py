@@ -113,6 +113,7 @@ class Planner:
             self._checks.check_networks(job, job.known.model)
             model = job.known.model
             guest_checks.check_disks(job.name, model, snapshot_records.tops(job.name, model))
+            self._check_kind(job, model)
         if job.plan.start:
             for digest in sorted(templates.below(seen.definition or {})):
                 templates.check(digest)
@@ -263,18 +264,42 @@ class Planner:
         starts = not job.seen.active and job.item["state"] in ("running", "paused")
         if stored is not None and not starts and stored["type"] in ("kvm", "qemu") and wanted == "auto":
             return str(stored["type"])
-        if self._kvm is None:
-            self._kvm = kvm.probe()
-        if self._kvm["usable"]:
+        found = self._probe()
+        if found["usable"]:
             return "kvm"
         if wanted == "kvm":
             if not starts and stored is not None and stored["type"] == "kvm":
                 return "kvm"
             raise HostError(
-                f"Guest {job.name!r} is to run with KVM, which this host cannot: {self._kvm['reason']}.",
+                f"Guest {job.name!r} is to run with KVM, which this host cannot: {found['reason']}.",
                 hint="Set accelerator: auto to let it be emulated, which is slow.",
             )
         return "qemu"
+
+    def _check_kind(self, job: Job, stored: Model) -> None:
+        """Of one that is started as libvirt has it."""
+        wanted = (job.seen.definition or {}).get("accelerator", "auto")
+        if wanted == "tcg" or stored["type"] not in ("kvm", "qemu"):
+            return
+        found = self._probe()
+        if found["usable"]:
+            return
+        if stored["type"] == "kvm":
+            raise HostError(
+                f"Guest {job.name!r} would run with KVM, which this host cannot: {found['reason']}.",
+                hint="Run it with its description (memory_mib and all), not with its state alone. With "
+                "accelerator: auto it is emulated then, which is slow.",
+            )
+        self._warn_emulated(job, found)
+
+    def _probe(self) -> dict[str, t.Any]:
+        if self._kvm is None:
+            self._kvm = kvm.probe()
+        return self._kvm
+
+    def _warn_emulated(self, job: Job, found: t.Mapping[str, t.Any]) -> None:
+        why = f": {found['reason']}" if found["reason"] else ""
+        self.warnings.append(f"Guest {job.name} is emulated, which is slow; KVM cannot be used{why}.")
 
     def _warn(self, job: Job) -> None:
         wanted = t.cast(Wanted, job.plan.wanted)
@@ -283,8 +308,7 @@ class Planner:
         # None for one that is restarted for a change: it stays as it was.
         found = self._kvm
         if emulated and found is not None and not found["usable"] and (job.plan.create or job.plan.start):
-            why = f": {found['reason']}" if found["reason"] else ""
-            self.warnings.append(f"Guest {job.name} is emulated, which is slow; KVM cannot be used{why}.")
+            self._warn_emulated(job, found)
         live = job.known.live_model if job.known is not None and not job.plan.stop else None
         asked = {*wanted.changes.reasons, *(step.key for step in wanted.changes.steps)}
         kept = changes.kept_memory(model, live) if live is not None and "memory_mib" not in asked else ""

@@ -1587,6 +1587,35 @@ def test_nothing_is_said_of_kvm_that_was_not_looked_at(monkeypatch: pytest.Monke
     assert (result["guests"][0]["restarted"], result["warnings"]) == (True, [])
 
 
+def test_how_it_is_run_is_looked_at_when_its_state_alone_is_named(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, stop = {"name": "web", "state": "running"}, {"name": "web", "state": "stopped"}
+    bring({**WEB, "state": "stopped"})
+    assert bring(start)["warnings"] == [
+        "Guest web is emulated, which is slow; KVM cannot be used: there is no /dev/kvm."
+    ]
+    assert bring(start)["warnings"] == []
+    bring({**WEB, "state": "stopped", "accelerator": "tcg"})
+    assert bring(start)["warnings"] == []
+    bring(stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
+        bring(WEB)
+        bring(stop)
+        assert bring(start)["warnings"] == []
+        bring(stop)
+    connection.calls.clear()
+    for check_mode in (True, False):
+        with pytest.raises(
+            HostError, match="would run with KVM, which this host cannot: there is no /dev/kvm"
+        ) as error:
+            bring(start, check_mode=check_mode)
+    assert "description" in error.value.hint
+    assert connection.calls == []
+    assert one(WEB)["type"] == "tcg"
+
+
 def test_how_it_is_run_is_said_by_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
     bring(WEB)
     monkeypatch.setattr(kvm, "probe", lambda: {"usable": True, "reason": ""})
