@@ -354,7 +354,9 @@ options:
         type: dict
         suboptions:
           address:
-            description: Wait until an address of it was really seen (a lease, by its agent, or by ARP).
+            description:
+              - Wait until an address of it was really seen (a lease, by its agent, or by ARP). Of a guest that is
+                started here, what was seen before does not count.
             type: bool
             default: false
           ssh:
@@ -365,6 +367,7 @@ options:
             description:
               - Wait until cloud-init is done. Its errors are returned as warnings. Needs the agent in the guest, or
                 O(guests[].serial=log).
+              - Once it was waited for, that is known until the guest is started again, wherever it is moved.
             type: bool
             default: false
           port:

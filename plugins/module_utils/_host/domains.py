@@ -93,6 +93,14 @@ def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
     return xml.parse(text, f"the XML of {each.name()}", "domain")
 
 
+def set_marks(each: libvirt.Domain, marks: t.Mapping[str, t.Any]) -> None:
+    """Change our part of the metadata of a running domain, for as long as it runs."""
+    library = libvirt.library()
+    text = xml.document(domain.marks_node(marks, ""))
+    where = library.VIR_DOMAIN_METADATA_ELEMENT
+    each.setMetadata(where, text, "cnvm", xml.GUEST_NAMESPACE, library.VIR_DOMAIN_AFFECT_LIVE)
+
+
 def model_of(each: libvirt.Domain) -> Model:
     """A domain as plain data: what runs, where it does."""
     return domain.parse(xml_of(each))

@@ -14,7 +14,7 @@ from .._libvirt import domain, errors, xml
 from .._libvirt.changes import Step
 from .._libvirt.xml import Element
 from . import guest_disks, libvirt
-from .domains import Known, xml_of
+from .domains import Known, set_marks, xml_of
 from .guest_disks import Work
 from .guest_jobs import Job
 from .system import Host
@@ -81,8 +81,7 @@ def _do_step(known: Known, step: Step) -> str:
     if step.kind == "description":
         each.setMetadata(library.VIR_DOMAIN_METADATA_DESCRIPTION, step.value or None, None, None, live)
     elif step.kind == "marks":
-        text = xml.document(domain.marks_node(step.value, ""))
-        each.setMetadata(library.VIR_DOMAIN_METADATA_ELEMENT, text, "cnvm", xml.GUEST_NAMESPACE, live)
+        set_marks(each, step.value)
     elif step.kind == "password":
         each.updateDeviceFlags(_device(root, "graphics", step.value), live)
     elif step.kind == "media":

@@ -15,6 +15,7 @@ from .._core import paths
 from .._core.errors import HostError
 from .._core.names import chosen
 from .._libvirt import changes, domain, guest_plan
+from .._libvirt.addresses import Leases
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Seen
 from . import files, guest_watch, libvirt, ownership, snapshot_records
@@ -74,9 +75,13 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
 
 
 def report(
-    connection: libvirt.Connection, wanted: t.Optional[t.Sequence[str]] = None, *, addresses: bool = True
+    connection: libvirt.Connection,
+    wanted: t.Optional[t.Sequence[str]] = None,
+    *,
+    addresses: bool = True,
+    old_leases: Leases = frozenset(),
 ) -> list[dict[str, t.Any]]:
-    """What is to be said of all domains and guests (or of ``wanted``), sorted by name."""
+    """What is to be said of all domains and guests (or of ``wanted``), sorted by name. ``old_leases`` say nothing."""
     host_id = str((files.read_json(paths.HOST_FILE) or {}).get("host_id"))
     known = read(connection, wanted)
     ours = set(ownership.names(ownership.GUEST))
@@ -98,7 +103,7 @@ def report(
         for name, one in known.items()
         if one.live is not None and one.state == guest_plan.RUNNING
     ]
-    found = guest_watch.observe(connection, subjects) if addresses else {}
+    found = guest_watch.observe(connection, subjects, old_leases) if addresses else {}
     return [
         _report_one(name, seen[name], known.get(name), found.get(name, []), problems.get(name, "")) for name in names
     ]

@@ -19,8 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from .._core import paths
 from .._core.errors import HostError
 from .._libvirt import addresses, domain
+from .._libvirt.domain import Model
 from .._libvirt.xml import Element
-from . import libvirt
+from . import domains, libvirt
+from .system import Host
 
 _ARP_TABLE = "/proc/net/arp"
 _AGENT_TIMEOUT_S = 2
@@ -47,25 +49,41 @@ class Subject(t.NamedTuple):
 # --------------------------------------------------------------------------------------------------------------------
 # Addresses
 # --------------------------------------------------------------------------------------------------------------------
-def _arp() -> addresses.Seen:
+def _arp_table() -> str:
     try:
         with open(_ARP_TABLE, encoding="ascii", errors="replace") as file:
-            return addresses.from_arp(file.read())
+            return file.read()
     except OSError:
-        return {}
+        return ""
 
 
-def _leases(connection: libvirt.Connection, networks: t.Iterable[str]) -> addresses.Seen:
-    """The leases of all these networks, each asked once."""
-    found: addresses.Seen = {}
-    for name in sorted(networks):
+def _arp() -> addresses.Seen:
+    return addresses.from_arp(_arp_table())
+
+
+def _leases(connection: libvirt.Connection, models: t.Iterable[Model]) -> list[t.Mapping[str, t.Any]]:
+    """The leases of all networks that the cards of these guests are on, each asked once."""
+    cards = [card for model in models for card in model["networks"].values()]
+    found: list[t.Mapping[str, t.Any]] = []
+    for name in sorted({card["source"] for card in cards if card["type"] == "network"}):
         with contextlib.suppress(libvirt.LibvirtError):
             network = libvirt.network(connection, name)
             if network is None:
                 continue
             with libvirt.doing(f"read the leases of the network {name!r}"):
-                found.update(addresses.from_leases(network.DHCPLeases() or [], time.time()))
+                found += network.DHCPLeases() or []
     return found
+
+
+def forget(host: Host, connection: libvirt.Connection, models: t.Sequence[Model]) -> addresses.Leases:
+    """What is known of the addresses of guests that are about to be started is of an earlier run, or of a guest of that
+    name that is gone. The kernel forgets what it has learnt by ARP; the leases are returned, to be looked over."""
+    macs = {mac for model in models for mac in model["networks"]}
+    lines = [f"neigh del {address} dev {device}" for address, device in addresses.learnt(_arp_table(), macs)]
+    if lines:
+        # One that is gone by itself meanwhile is none the worse.
+        host.run(["ip", "-force", "-batch", "-"], stdin="\n".join(lines) + "\n", check=False)
+    return addresses.leases_of(_leases(connection, models), macs)
 
 
 def _ask_agent(each: libvirt.Domain) -> addresses.Seen:
@@ -90,16 +108,20 @@ def poke(wanted: t.Iterable[str]) -> None:
                 sender.sendto(b"", (address, 9))
 
 
-def observe(connection: libvirt.Connection, subjects: t.Sequence[Subject]) -> dict[str, list[dict[str, str]]]:
-    """The addresses that each guest was really seen to have, best first; one question for many guests."""
+def observe(
+    connection: libvirt.Connection, subjects: t.Sequence[Subject], old: addresses.Leases = frozenset()
+) -> dict[str, list[dict[str, str]]]:
+    """The addresses that each guest was really seen to have, best first; one question for many guests. ``old``: leases
+    that say nothing."""
     models = {one.name: domain.parse(one.live) for one in subjects}
     cards = {name: list(model["networks"]) for name, model in models.items()}
-    nets = {
-        card["source"] for model in models.values() for card in model["networks"].values() if card["type"] == "network"
-    }
-    leases, arp = _leases(connection, nets), _arp()
+    leases = addresses.from_leases(_leases(connection, models.values()), time.time(), old)
+    arp = _arp()
     known = {address for found in arp.values() for address in found}
-    silent = [one.address for one in subjects if one.address and one.address not in known]
+    macs = {mac for each in cards.values() for mac in each}
+    # Who goes on with an old lease (one without an end, or with the memory of an earlier run) answers there.
+    hoped = [one.address for one in subjects] + [address for mac, address, _ends in old if mac in macs]
+    silent = sorted({address for address in hoped if address} - known)
     if silent:
         poke(silent)
         time.sleep(0.03)
@@ -169,9 +191,10 @@ def _agent_command() -> t.Optional[t.Callable[..., str]]:
 
 
 def cloud_init_done(one: Subject) -> t.Optional[list[str]]:
-    """The errors that cloud-init ended with in this boot (none: an empty list); None while it is not known to be done.
+    """The errors that cloud-init ended with (none: an empty list); None while it is not known to be done.
 
-    By the agent where it may read files, else by what cloud-init writes on the console.
+    By the agent where it may read files, else by what was seen in this run of the guest, or by what cloud-init writes
+    on the console.
     """
     if domain.agent_connected(one.live):
         raw = _agent_file(one.domain, _RESULT_FILE)
@@ -181,6 +204,8 @@ def cloud_init_done(one: Subject) -> t.Optional[list[str]]:
                 return [str(error) for error in said.get("errors") or []]
             except (ValueError, KeyError, TypeError, AttributeError):
                 return None
+    if domain.parse(one.live)["marks"].get("cloud_init"):
+        return []
     with contextlib.suppress(OSError), open(paths.guest_log(one.name), "rb") as file:
         end = file.seek(0, os.SEEK_END)
         start = max(_log_start(one.name), end - _LOG_TAIL)
@@ -191,6 +216,15 @@ def cloud_init_done(one: Subject) -> t.Optional[list[str]]:
         if _STAGE.findall(file.read(_LOG_TAIL).decode("utf-8", "replace"))[-1:] == ["finished at "]:
             return []
     return None
+
+
+def _note_cloud_init(one: Subject) -> None:
+    """Keep in a guest's live XML that cloud-init is done: it goes where the guest goes, and ends with this run. The log
+    stays on its host, and what cloud-init has said there is far behind some day."""
+    marks = domain.parse(one.live)["marks"]
+    if marks and not marks.get("cloud_init"):
+        with contextlib.suppress(libvirt.LibvirtError), libvirt.doing(f"note that cloud-init of {one.name!r} is done"):
+            domains.set_marks(one.domain, {**marks, "cloud_init": "done"})
 
 
 # Where in the log of its console a guest's present run begins, for those that were started by this process.
@@ -249,22 +283,25 @@ def wait(
     wanted: t.Mapping[str, t.Mapping[str, t.Any]],
     look: t.Callable[[t.Sequence[str]], t.Mapping[str, Subject]],
     warn: t.Callable[[str], None],
+    old: addresses.Leases = frozenset(),
 ) -> None:
     """Wait until all of ``wanted`` ({name: wait_for}) are what is waited for. HostError with the reason when not.
 
-    ``look(names)`` gives those that run now.
+    ``look(names)`` gives those that run now. ``old``: leases that say nothing.
     """
     began = time.monotonic()
     waiting = dict(wanted)
     while waiting:
         subjects = look(list(waiting))
-        found = observe(connection, list(subjects.values()))
+        found = observe(connection, list(subjects.values()), old)
         for name, wait_for in list(waiting.items()):
             if name not in subjects:
                 raise _not_up(name, "it does not run any more")
             lacking, errors = missing(wait_for, subjects[name], found[name])
             if not lacking:
                 del waiting[name]
+                if wait_for["cloud_init"]:
+                    _note_cloud_init(subjects[name])
                 for error in errors:
                     warn(f"Guest {name}: cloud-init: {error}")
             elif time.monotonic() - began > wait_for["timeout_s"]:

@@ -12,7 +12,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, Refused
-from .._libvirt import changes, domain, guest_plan, xml
+from .._libvirt import addresses, changes, domain, guest_plan, xml
 from .._libvirt import guest_definition as definitions
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted
@@ -49,6 +49,8 @@ class Batch:
         self.connection = connection
         self.registry = registry
         self.restart_on_change = restart_on_change
+        # Leases that guests had before they were started here: none of these says that they are up.
+        self.old_leases: addresses.Leases = frozenset()
 
     def apply(self, jobs: t.Sequence[Job]) -> None:
         """Do what was decided. Each guest is locked while it is changed; a move of it is refused meanwhile.
@@ -90,7 +92,10 @@ class Batch:
             self.registry.give_up()
             failed.update(guest_power.stop(self._to_restart(todo), warn))
             todo = [job for job in todo if job.name not in failed]
-            failed.update(guest_power.start(self.connection, [job for job in todo if job.plan.start]))
+            starting = [job for job in todo if job.plan.start]
+            waited = [job for job in starting if job.item["wait_for"]]
+            self.old_leases = guest_watch.forget(self.host, self.connection, [_model(job) for job in waited])
+            failed.update(guest_power.start(self.connection, starting))
             for job in todo:
                 if job.plan.resume or (job.plan.pause and not job.plan.start):
                     guest_power.pause_or_resume(job)
@@ -231,7 +236,7 @@ class Batch:
                 if one.live is not None
             }
 
-        guest_watch.wait(self.connection, wanted, look, self.registry.warnings.append)
+        guest_watch.wait(self.connection, wanted, look, self.registry.warnings.append, self.old_leases)
 
     def remove(self, job: Job) -> None:
         """Remove a guest that is stopped, with all that belongs to it but its disks, unless they are to go, too."""
@@ -263,6 +268,11 @@ class Batch:
             libvirt.undefine(each)
 
 
+def _model(job: Job) -> Model:
+    """What it is started with."""
+    return t.cast(Known, job.known).model if job.plan.wanted is None else job.plan.wanted.model
+
+
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """The work of the module guest: bring the guests to what is wanted."""
     return bring_to(
@@ -292,9 +302,11 @@ def bring_to(
     with libvirt.connect(uri) as connection:
         options = {"adopt": adopt, "restart_on_change": restart_on_change}
         jobs = Planner(host, connection, wanted, registry, **options).decide()
+        batch = Batch(host, connection, registry, restart_on_change=restart_on_change)
         if not check_mode:
-            Batch(host, connection, registry, restart_on_change=restart_on_change).apply(jobs)
-        reports = {one["name"]: one for one in guest_report.report(connection, [job.name for job in jobs])}
+            batch.apply(jobs)
+        found = guest_report.report(connection, [job.name for job in jobs], old_leases=batch.old_leases)
+        reports = {one["name"]: one for one in found}
     results, before, after = [], {}, {}
     for job in jobs:
         results.append(_result(job, reports.get(job.name), registry, check_mode=check_mode))

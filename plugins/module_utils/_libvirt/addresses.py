@@ -17,29 +17,48 @@ SOURCES = (LEASE, AGENT, ARP)
 
 # {MAC: [address, …]}
 Seen = dict[str, list[str]]
+# Leases as they are told from renewed ones: (MAC, address, when it ends).
+Leases = frozenset[tuple[str, str, int]]
 
-_COMPLETE = 0x2
+_COMPLETE, _PERMANENT = 0x2, 0x4
+
+
+def _answered(text: str) -> t.Iterator[tuple[str, str, str, int]]:
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) >= 6 and int(fields[2], 16) & _COMPLETE:
+            yield fields[3].lower(), fields[0], fields[5], int(fields[2], 16)
 
 
 def from_arp(text: str) -> Seen:
     """/proc/net/arp: only entries that were answered."""
     found: Seen = {}
-    for line in text.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) >= 6 and int(fields[2], 16) & _COMPLETE:
-            found.setdefault(fields[3].lower(), []).append(fields[0])
+    for mac, address, _device, _flags in _answered(text):
+        found.setdefault(mac, []).append(address)
     return found
 
 
-def from_leases(leases: t.Iterable[t.Mapping[str, t.Any]], now: float) -> Seen:
-    """libvirt's leases of a network, newest first, without those that have run out."""
+def learnt(text: str, macs: t.Collection[str]) -> list[tuple[str, str]]:
+    """(address, device) of what /proc/net/arp has of ``macs`` and nobody has put there for good."""
+    return [(ip, device) for mac, ip, device, flags in _answered(text) if mac in macs and not flags & _PERMANENT]
+
+
+def _identified(lease: t.Mapping[str, t.Any]) -> tuple[str, str, int]:
+    return str(lease.get("mac") or "").lower(), str(lease.get("ipaddr") or ""), int(lease.get("expirytime") or 0)
+
+
+def leases_of(leases: t.Iterable[t.Mapping[str, t.Any]], macs: t.Collection[str]) -> Leases:
+    """libvirt's leases that ``macs`` have. One that was renewed is another one."""
+    return frozenset(each for each in map(_identified, leases) if each[0] in macs)
+
+
+def from_leases(leases: t.Iterable[t.Mapping[str, t.Any]], now: float, old: Leases = frozenset()) -> Seen:
+    """libvirt's leases, newest first, without those that have run out and without ``old`` ones."""
     found: Seen = {}
-    valid = [each for each in leases if not each.get("expirytime") or each["expirytime"] > now]
-    for each in sorted(valid, key=lambda lease: -int(lease.get("expirytime") or 2**62)):
-        if each.get("mac") and each.get("ipaddr"):
-            known = found.setdefault(str(each["mac"]).lower(), [])
-            if each["ipaddr"] not in known:
-                known.append(str(each["ipaddr"]))
+    valid = [each for each in map(_identified, leases) if (not each[2] or each[2] > now) and each not in old]
+    for mac, address, _ends in sorted(valid, key=lambda lease: -(lease[2] or 2**62)):
+        if mac and address and address not in found.setdefault(mac, []):
+            found[mac].append(address)
     return found
 
 

@@ -246,6 +246,8 @@ def _describe(wanted: Model, live: Model, steps: list[Step]) -> None:
         steps.append(Step("description", "description", value=wanted["description"]))
     # These are of this run, and change when the guest is started again.
     kept = {**wanted["marks"], "cpu": live["cpu"], "seed": live["marks"].get("seed", "")}
+    if live["marks"].get("cloud_init"):
+        kept["cloud_init"] = live["marks"]["cloud_init"]
     if wanted["marks"] and kept != live["marks"]:
         key = "tags" if kept.get("tags") != live["marks"].get("tags") else "marks"
         steps.append(Step("marks", key, value=kept))

@@ -31,7 +31,7 @@ EMPTY: Model = {
     "description": "",
     # Ours, kept in <metadata>: the digest of the definition, tags, digests of the disks' templates by target, and of a
     # running domain what it was started with that its XML does not tell: the CPU that was asked for (its XML has what
-    # libvirt made of it), and the digest of the cloud-init seed.
+    # libvirt made of it), the digest of the cloud-init seed, and whether cloud-init was seen to be done.
     "marks": {},
     "memory_mib": 0,
     "max_memory_mib": 0,
@@ -121,6 +121,8 @@ def _marks(element: t.Optional[Element]) -> dict[str, t.Any]:
     found: dict[str, t.Any] = {"definition": element.get("definition", "")}
     found["tags"] = {each.get("name", ""): each.text or "" for each in element.findall(f"{prefix}tag")}
     found["seed"] = element.get("seed", "")
+    if element.get("cloud_init"):
+        found["cloud_init"] = element.get("cloud_init")
     found["templates"] = {each.get("disk", ""): text_of(each) for each in element.findall(f"{prefix}template")}
     cpu = element.find(f"{prefix}cpu")
     if cpu is not None:
@@ -380,7 +382,7 @@ def marks_node(marks: t.Mapping[str, t.Any], prefix: str = f"{{{GUEST_NAMESPACE}
     features = [] if cpu is None else sorted(cpu["features"].items())
     return (
         f"{prefix}guest",
-        {"definition": marks["definition"], "seed": marks["seed"] or None},
+        {"definition": marks["definition"], "seed": marks["seed"] or None, "cloud_init": marks.get("cloud_init")},
         [(f"{prefix}tag", {"name": name}, text) for name, text in sorted(marks["tags"].items())],
         [(f"{prefix}template", {"disk": disk}, digest) for disk, digest in sorted(marks["templates"].items())],
         None

@@ -2016,6 +2016,75 @@ def test_waiting_ends_with_a_reason(connection: FakeConnection, monkeypatch: pyt
         bring({**WEB, "wait_for": {"ssh": True, "timeout_s": 1}})
 
 
+@pytest.fixture
+def leases(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, t.Any]]:
+    """Those of the network default. Nothing is known by ARP."""
+    found: list[dict[str, t.Any]] = []
+    network = connection.networkLookupByName("default")
+    network.DHCPLeases = lambda: [dict(each) for each in found]
+    monkeypatch.setattr(connection, "networkLookupByName", lambda name: network)
+    monkeypatch.setattr(guest_watch, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(guest_watch, "_arp_table", lambda: "")
+    monkeypatch.setattr(guest_watch, "poke", lambda wanted: None)
+    return found
+
+
+def test_a_lease_from_before_it_was_started_is_no_address(
+    connection: FakeConnection, leases: list[dict[str, t.Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = {"name": "web", "state": "running", "wait_for": {"address": True, "timeout_s": 1}}
+    bring({**WEB, "state": "stopped"})
+    mac = next(iter(domain.parse(t.cast("t.Any", connection.domains["web"].stored))["networks"]))
+    leases.append({"mac": mac, "ipaddr": "192.168.122.9", "expirytime": 2**40})
+    with pytest.raises(HostError, match="no address of it was seen"):
+        bring(waited)
+    # It was not started by this call: what is there will do.
+    assert one(waited)["address"] == "192.168.122.9"
+    bring({"name": "web", "state": "stopped"})
+    start = fake_domains.FakeDomain.createWithFlags
+
+    def renew(each: t.Any, flags: int) -> None:
+        start(each, flags)
+        leases[0]["expirytime"] += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_domains.FakeDomain, "createWithFlags", renew)
+        found = one(waited)
+    assert (found["address"], found["address_source"]) == ("192.168.122.9", "lease")
+    # Another guest with that MAC, which was there before.
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    with pytest.raises(HostError, match="no address of it was seen"):
+        bring({**WEB, **waited})
+
+
+def test_whoever_answers_at_an_old_lease_is_up(
+    connection: FakeConnection, leases: list[dict[str, t.Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has forgotten who was there; whoever goes on with a lease that has no end is asked."""
+    bring({**WEB, "state": "stopped"})
+    mac = next(iter(domain.parse(t.cast("t.Any", connection.domains["web"].stored))["networks"]))
+    leases.append({"mac": mac, "ipaddr": "192.168.122.9", "expirytime": 0})
+    entries = [f"192.168.122.9 0x1 0x2 {mac} * virbr0", "192.168.122.8 0x1 0x2 52:54:00:00:00:77 * virbr0"]
+    monkeypatch.setattr(guest_watch, "_arp_table", lambda: "\n".join(["IP address", *entries]))
+    said: list[str] = []
+
+    def run(argv: t.Sequence[str], *, stdin: str = "", **kwargs: t.Any) -> t.Any:
+        if argv[0] != "ip":
+            return fake_domains.run(argv, **kwargs)
+        said.append(f"{' '.join(argv)} < {stdin}")
+        del entries[0]
+        return None
+
+    monkeypatch.setattr(
+        guest_watch, "poke", lambda wanted: entries.extend(f"{each} 0x1 0x2 {mac} * virbr0" for each in wanted)
+    )
+    waited = {"name": "web", "state": "running", "wait_for": {"address": True, "timeout_s": 1}}
+    result = guests.bring_to(Host(run=run), [waited])
+    assert said == ["ip -force -batch - < neigh del 192.168.122.9 dev virbr0\n"]
+    found = result["guests"][0]
+    assert (found["address"], found["address_source"]) == ("192.168.122.9", "arp")
+
+
 def test_one_whose_state_alone_is_named_is_asked_for_at_its_address(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -2051,6 +2120,30 @@ def test_cloud_init_is_done_by_what_the_console_says(place: Path, connection: Fa
     assert guest_watch.last_words("web") == [
         "x", "Cloud-init v. 24.4 finished at Sat, 21 Nov 2026 10:00:00 +0000. Datasource DataSourceNoCloud.",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", ["moved", "talkative"])
+def test_that_cloud_init_is_done_is_known_without_its_words(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The log stays on the host that it was written on, and is not read from its beginning."""
+    monkeypatch.setattr(guest_watch, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(guest_watch, "_LOG_TAIL", 1000)
+    waited = {**WEB, "serial": "log", "wait_for": {"cloud_init": True, "timeout_s": 1}}
+    bring({**WEB, "serial": "log"})
+    log = Path(paths.guest_log("web"))
+    log.write_text("Cloud-init v. 24.4 finished at Mon, 01 Jan. Up 9.5 seconds\n")
+    assert not bring(waited)["changed"]
+    if lost == "moved":
+        log.unlink()
+    else:
+        log.write_text(log.read_text() + "web login:\n" * 200)
+    connection.calls.clear()
+    assert (bring(waited)["changed"], connection.calls) == (False, [])
+    # Not by those that boot again.
+    bring({"name": "web", "state": "stopped"})
+    with pytest.raises(HostError, match="cloud-init has not said"):
+        bring(waited)
 
 
 def test_who_we_are() -> None:

@@ -33,6 +33,23 @@ def test_leases_that_ran_out_are_no_address() -> None:
     assert addresses.from_leases(leases, now=1000) == {A: ["192.168.122.12", "192.168.122.11", "192.168.122.10"]}
 
 
+def test_leases_of_an_earlier_run_are_no_address_until_they_are_renewed() -> None:
+    before = [
+        {"mac": A.upper(), "ipaddr": "192.168.122.10", "expirytime": 5000},
+        {"mac": A, "ipaddr": "192.168.122.12", "expirytime": 0},
+        {"mac": B, "ipaddr": "192.168.122.20", "expirytime": 5000},
+    ]
+    old = addresses.leases_of(before, {A})
+    assert addresses.from_leases(before, 1000, old) == {B: ["192.168.122.20"]}
+    after = [{**before[0], "expirytime": 5060}, *before[1:]]
+    assert addresses.from_leases(after, 1000, old) == {A: ["192.168.122.10"], B: ["192.168.122.20"]}
+
+
+def test_what_was_learnt_by_arp_and_by_nobody_said() -> None:
+    assert addresses.learnt(ARP, {A, B}) == [("192.168.122.50", "virbr0")]
+    assert addresses.learnt(ARP, {B}) == []
+
+
 def test_the_agent_tells_of_all_interfaces() -> None:
     told: dict[str, dict[str, t.Any]] = {
         "lo": {"hwaddr": "00:00:00:00:00:00", "addrs": [{"addr": "127.0.0.1", "prefix": 8, "type": 0}]},

@@ -101,6 +101,15 @@ def test_memory() -> None:
     assert "started with at most 512 MiB" in reasons["memory_mib"]
 
 
+def test_that_cloud_init_is_done_is_kept_for_this_run() -> None:
+    wanted = model(tags={"a": "b"})
+    live = {**wanted, "marks": {**wanted["marks"], "cloud_init": "done"}}
+    assert parse(build(live))["marks"] == live["marks"]
+    assert compare(wanted, wanted, live).steps == ()
+    other = model(tags={"a": "c"})
+    assert [step.value["cloud_init"] for step in compare(other, wanted, live).steps] == ["done"]
+
+
 def test_a_balloon_that_is_not_up_yet_is_no_difference() -> None:
     wanted = model(max_memory_mib=1024)
     booting = {**wanted, "memory_mib": 1024}
