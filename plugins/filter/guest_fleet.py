@@ -41,6 +41,12 @@ options:
     type: list
     elements: str
     default: []
+  check_mode:
+    description:
+      - Whether no room for a clone, and a template that a host lacks, are only told as C(warnings). Clones without room
+        have no place then.
+    type: bool
+    default: false
   tell:
     description: Whether a refusal is returned as C(refused), instead of an error.
     type: bool
@@ -79,7 +85,7 @@ _value:
     - C(calls) has, by host, the options for M(cnvm.platform.guest_clone), one mapping for each set. C(placement) has
       the host of each clone, C(elsewhere) those that a host has which is not among O(hosts). C(new) lists those that no
       host has yet, and C(templates) which hosts need which template for them. C(silent) says why a host of O(others) is
-      not known. C(refused) is there alone, with O(tell).
+      not known. C(warnings) are those of O(check_mode). C(refused) is there alone, with O(tell).
   type: dict
 """
 
@@ -102,6 +108,7 @@ def guest_fleet(
     others: t.Optional[t.Mapping[str, t.Any]] = None,
     gone: t.Collection[str] = (),
     tell: bool = False,
+    check_mode: bool = False,
 ) -> dict[str, t.Any]:
     """The plan; what is in the way of one comes out as the filter's error, or is told."""
     try:
@@ -114,6 +121,7 @@ def guest_fleet(
             overcommit=memory_overcommit,
             others=others,
             gone=gone,
+            check_mode=check_mode,
         )
     except CnvmError as error:
         if tell:

@@ -394,7 +394,9 @@ options:
     default: false
 attributes:
   check_mode:
-    description: Says what it would do, and asks the other hosts; changes nothing.
+    description:
+      - Says what it would do, and asks the other hosts; changes nothing.
+      - What a guest lacks and a task before may be about to make (a network, a template, a file) is a warning then.
     support: full
   diff_mode:
     description: Returns what differs, before and after. Passwords and user-data are not in it.

@@ -30,6 +30,10 @@ class InputError(CnvmError):
     """A value given by the user is not allowed; nothing was changed. Names the option and what is allowed."""
 
 
+class Missing(InputError):
+    """The host lacks something that an earlier task may be about to make. In check mode that is a warning."""
+
+
 class Refused(CnvmError):
     """What was asked is understood but would break a promise (name taken, owned elsewhere, move under way)."""
 

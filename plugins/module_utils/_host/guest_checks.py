@@ -10,7 +10,7 @@ import os
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, InputError, Refused
+from .._core.errors import HostError, InputError, Missing, Refused
 from .._libvirt import domain, errors, xml
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted
@@ -43,13 +43,13 @@ class Checks:
         before = job.seen.definition or {}
         for key in ("kernel", "initrd"):
             if model[key] and model[key] != stored[key] and not os.path.isfile(model[key]):
-                raise InputError(f"{where}: {key}: there is no file {model[key]} on this host.", hint="Copy it there.")
+                raise Missing(f"{where}: {key}: there is no file {model[key]} on this host.", hint="Copy it there.")
         cdrom = job.item["cdrom"]
         if cdrom and cdrom != before.get("cdrom") and not os.path.exists(cdrom):
-            raise InputError(f"{where}: cdrom: there is no file {cdrom} on this host.", hint="Copy it there first.")
+            raise Missing(f"{where}: cdrom: there is no file {cdrom} on this host.", hint="Copy it there first.")
         for tag, folder in model["shared_folders"].items():
             if stored["shared_folders"].get(tag) != folder and not os.path.isdir(folder["source"]):
-                raise InputError(
+                raise Missing(
                     f"{where}: shared_folders: there is no directory {folder['source']} on this host.",
                     hint="Create it first.",
                 )
@@ -58,16 +58,16 @@ class Checks:
         address = wanted.definition["address"]
         if address and address != before.get("address"):
             if self.registry.overlay is None:
-                raise InputError(f"{where}: this host has no overlay network.", hint="Run the role overlay.")
+                raise Missing(f"{where}: this host has no overlay network.", hint="Run the role overlay.")
             check_address(address, self.registry.overlay, f"{where}: networks: address")
             for name in self.registry.leaving:
                 if (files.read_json(paths.definition_file(name)) or {}).get("address") == address:
                     job.follows.add(name)
             if job.seen.managed:
                 self.registry.check_address(job.name, address)
+        self._check_unique(job, model, stored)
         if job.plan.start or model["networks"] != stored["networks"]:
             self.check_networks(job, model)
-        self._check_unique(job, model, stored)
 
     def _check_machine(self, job: Job, model: Model, stored: Model) -> None:
         """A machine or a CPU that there is not is said by libvirt only when the guest is started."""
@@ -114,21 +114,19 @@ class Checks:
         for card in model["networks"].values():
             where, source = f"guests: {job.name}: networks", card["source"]
             if card["type"] == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
-                raise InputError(
-                    f"{where}: this host has no bridge {source!r}.", hint="See 'ip link show type bridge'."
-                )
+                raise Missing(f"{where}: this host has no bridge {source!r}.", hint="See 'ip link show type bridge'.")
             if card["type"] == "network":
                 network = libvirt.network(self.connection, source)
                 if network is None:
                     known = ", ".join(libvirt.networks(self.connection)) or "none"
-                    raise InputError(
+                    raise Missing(
                         f"{where}: this host has no network {source!r}.",
                         hint=f"It has: {known}. Make it with cnvm.platform.network.",
                     )
                 with libvirt.doing(f"look at the network {source!r}"):
                     active = bool(network.isActive())
                 if not active and (job.plan.start or job.seen.active):
-                    raise HostError(
+                    raise Missing(
                         f"{where}: the network {source!r} is not active.",
                         hint="Start it with cnvm.platform.network (state: active).",
                     )

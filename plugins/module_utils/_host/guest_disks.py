@@ -15,7 +15,7 @@ import os
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, InputError, Refused
+from .._core.errors import HostError, InputError, Missing, Refused
 from .._image import commands
 from .._image.chain import Node
 from .._image.commands import Making
@@ -39,7 +39,7 @@ def pool_directory(connection: libvirt.Connection, name: str, where: str) -> str
     pool = libvirt.pool(connection, name)
     if pool is None:
         known = ", ".join(libvirt.pools(connection)) or "none"
-        raise InputError(f"{where}: this host has no pool {name!r}.", hint=f"It has: {known}. See cnvm.platform.pool.")
+        raise Missing(f"{where}: this host has no pool {name!r}.", hint=f"It has: {known}. See cnvm.platform.pool.")
     with libvirt.doing(f"read the pool {name!r}"):
         root = xml.parse(pool.XMLDesc(0), f"the pool {name}", "pool")
     if root.get("type") not in WITH_FILES:
@@ -51,12 +51,12 @@ def pool_directory(connection: libvirt.Connection, name: str, where: str) -> str
 
 
 def check_pool(connection: libvirt.Connection, name: str, where: str) -> None:
-    """HostError when a pool is not active: where its file system is to be mounted there is another directory then."""
+    """Missing when a pool is not active: where its file system is to be mounted there is another directory then."""
     pool = libvirt.pool(connection, name)
     with libvirt.doing(f"look at the pool {name!r}"):
         if pool is None or pool.isActive():
             return
-    raise HostError(
+    raise Missing(
         f"{where}: the pool {name!r} is not active.", hint="Start it with cnvm.platform.pool (state: active)."
     )
 
@@ -246,7 +246,7 @@ def _look_new(
             return Work("link", name, path, "qcow2", wanted, base), below
         return Work("copy", name, path, kind, wanted, base), []
     if wanted is None:
-        raise InputError(f"{where}: there is no file {path} on this host.", hint="Bring it there, or give size_mib.")
+        raise Missing(f"{where}: there is no file {path} on this host.", hint="Bring it there, or give size_mib.")
     return Work("create", name, path, kind, wanted), []
 
 

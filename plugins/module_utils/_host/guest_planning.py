@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, InputError, Refused
+from .._core.errors import HostError, InputError, Missing, Refused
 from .._libvirt import changes, domain
 from .._libvirt import guest_definition as definitions
 from .._libvirt.changes import Changes
@@ -48,6 +49,7 @@ class Planner:
         *,
         adopt: bool = False,
         restart_on_change: bool = False,
+        check_mode: bool = False,
     ) -> None:
         self.host = host
         self.connection = connection
@@ -57,6 +59,7 @@ class Planner:
         registry.leaving = set(going)
         self.adopt = adopt
         self.restart_on_change = restart_on_change
+        self.check_mode = check_mode
         self.warnings = registry.warnings
         self.arch = platform.machine()
         self._kvm: t.Optional[dict[str, t.Any]] = None
@@ -93,7 +96,12 @@ class Planner:
             return job
         wanted = None
         if item["state"] != "absent" and item["described"]:
-            wanted = self._wanted(job)
+            with self._made_by_then(job, there=seen.defined or seen.managed):
+                wanted = self._wanted(job)
+            if wanted is None:
+                # What it comes to is not known in detail.
+                job.plan = probe
+                return job
         job.plan = plan(item, seen, wanted, **options)
         if job.plan.remove:
             if not item["delete_disks"]:
@@ -107,17 +115,31 @@ class Planner:
             begun = [path for path in guest_disks.making(job.name) if path not in job.made_disks]
             job.made_disks += filter(os.path.lexists, begun)
         if wanted is not None:
-            self._checks.check(job)
+            with self._made_by_then(job):
+                self._checks.check(job)
             self._warn(job)
         elif job.plan.start and job.known is not None:
-            self._checks.check_networks(job, job.known.model)
             model = job.known.model
+            with self._made_by_then(job):
+                self._checks.check_networks(job, model)
             guest_checks.check_disks(job.name, model, snapshot_records.tops(job.name, model))
             self._check_kind(job, model)
         if job.plan.start:
             for digest in sorted(templates.below(seen.definition or {})):
                 templates.check(digest)
         return job
+
+    @contextlib.contextmanager
+    def _made_by_then(self, job: Job, *, there: bool = False) -> t.Iterator[None]:
+        """In check mode a guest may lack what the tasks before would have made. Of one that is ``there`` that is an
+        error: without it nobody can say what changes."""
+        try:
+            yield
+        except Missing as error:
+            if there or not self.check_mode:
+                raise
+            what = error.message.removeprefix(f"guests: {job.name}: ")
+            self.warnings.append(f"Guest {job.name} would be refused, unless a task before makes what it lacks: {what}")
 
     def _wanted(self, job: Job) -> Wanted:
         """What the item means on this host, and what of it is not so yet."""

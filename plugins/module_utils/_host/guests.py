@@ -300,7 +300,7 @@ def bring_to(
     wanted = definitions.normalise_all(items)
     registry = Registry(host, ownership.GUEST, ignore_unreachable=ignore_unreachable, ask_timeout_s=ask_timeout_s)
     with libvirt.connect(uri) as connection:
-        options = {"adopt": adopt, "restart_on_change": restart_on_change}
+        options = {"adopt": adopt, "restart_on_change": restart_on_change, "check_mode": check_mode}
         jobs = Planner(host, connection, wanted, registry, **options).decide()
         batch = Batch(host, connection, registry, restart_on_change=restart_on_change)
         if not check_mode:

@@ -17,7 +17,7 @@ import stat
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, InputError, Refused
+from .._core.errors import HostError, Missing, Refused
 from .._core.names import is_digest
 from . import disks, files
 
@@ -58,11 +58,11 @@ def resolve(word: str) -> str:
 
 
 def require(word: str, option: str) -> str:
-    """The same; InputError where it is not here."""
+    """The same; Missing where it is not here."""
     digest = resolve(word)
     if not digest:
         known = ", ".join(names()) or "none"
-        raise InputError(
+        raise Missing(
             f"{option}: this host has no template {word!r}.",
             hint=f"It has: {known}. Bring it with the role cnvm.platform.guest_template.",
         )

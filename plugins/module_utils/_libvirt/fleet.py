@@ -15,7 +15,7 @@ import dataclasses
 import re
 import typing as t
 
-from .._core.errors import InputError, Refused
+from .._core.errors import CnvmError, InputError, Refused
 from .._core.names import check_name, is_digest
 from .._core.values import boolean, choice, decimal, integer, known_keys
 from .._image.template import word_of
@@ -314,6 +314,7 @@ def plan(
     overcommit: object = 1,
     others: object = None,
     gone: t.Collection[str] = (),
+    check_mode: bool = False,
 ) -> dict[str, t.Any]:
     """What each host has to be asked for.
 
@@ -321,10 +322,11 @@ def plan(
     templates: as template_info has them}}. ``others``: {name: what came of guest_info} of hosts that get no clone,
     ``gone`` those of them that need not be known. The result: ``calls`` {host: options of guest_clone, one mapping for
     each set}, ``placement`` {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names),
-    ``templates`` {template: hosts that need it}, ``silent`` {host: why}.
+    ``templates`` {template: hosts that need it}, ``silent`` {host: why}, ``warnings``.
 
     InputError when there is no room for all of them. Refused when a template is missing, or a host that does not answer
-    may have one of those that would be made.
+    may have one of those that would be made. In check mode, where the hosts and templates may be what a task before
+    makes, no room and no template are warnings, and only those that have room have a place.
     """
     most = integer(max_per_host, "max_per_host", least=0, most=MOST_CLONES)
     reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
@@ -346,7 +348,14 @@ def plan(
                 about = room.here[clone.name]
                 if about.get("state") in _OFF and one.state in ("running", "paused"):
                     room.free_mib -= int(about.get("memory_mib") or 0)
-    new = _place_new(sets, rooms, placement, elsewhere, most)
+    warnings: list[str] = []
+
+    def refuse(error: CnvmError) -> None:
+        if not check_mode:
+            raise error
+        warnings.append(error.message)
+
+    new = _place_new(sets, rooms, placement, elsewhere, most, refuse)
     if new and asked.silent:
         raise Refused(
             f"Whether {_shown(new)} {'is' if len(new) == 1 else 'are'} there already is not known: "
@@ -358,7 +367,7 @@ def plan(
                           if one.template == template and clone.name in new})
         for template in sorted({one.template for one in sets if any(clone.name in new for clone in one.clones)})
     }  # fmt: skip
-    _check_templates(needed, rooms)
+    _check_templates(needed, rooms, refuse)
     return {
         "calls": {name: _calls(sets, placement, name) for name in rooms},
         "placement": dict(sorted(placement.items())),
@@ -366,6 +375,7 @@ def plan(
         "new": new,
         "templates": needed,
         "silent": asked.silent,
+        "warnings": warnings,
     }
 
 
@@ -373,7 +383,9 @@ def _shown(names: t.Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _check_templates(needed: t.Mapping[str, t.Sequence[str]], rooms: t.Mapping[str, Room]) -> None:
+def _check_templates(
+    needed: t.Mapping[str, t.Sequence[str]], rooms: t.Mapping[str, Room], refuse: t.Callable[[CnvmError], None]
+) -> None:
     """Refused unless each host has each template that it needs, and the same one as the others."""
     wrong = []
     missing = False
@@ -393,11 +405,14 @@ def _check_templates(needed: t.Mapping[str, t.Sequence[str]], rooms: t.Mapping[s
             listed = ", ".join(f"{name} {str(one['digest'])[:12]}" for name, one in there.items())
             wrong.append(f"template {template!r} is not the same on all hosts: {listed}")
     if wrong:
-        raise Refused(
-            f"{'; '.join(wrong)}. Nothing was made.",
-            hint="Bring it to them with the role cnvm.platform.guest_template or the playbook cnvm.platform.vm_create."
-            if missing
-            else "Run the role cnvm.platform.guest_template on all hosts.",
+        refuse(
+            Refused(
+                f"{'; '.join(wrong)}. Nothing was made.",
+                hint="Bring it to them with the role cnvm.platform.guest_template or the playbook "
+                "cnvm.platform.vm_create."
+                if missing
+                else "Run the role cnvm.platform.guest_template on all hosts.",
+            )
         )
 
 
@@ -407,6 +422,7 @@ def _place_new(
     placement: dict[str, str],
     elsewhere: t.Mapping[str, str],
     most: int,
+    refuse: t.Callable[[CnvmError], None],
 ) -> list[str]:
     """Give a host to each clone that none has; their names."""
     new: list[str] = []
@@ -442,10 +458,12 @@ def _place_new(
             else f"{room.name} has no libvirt"
             for room in rooms.values()
         )
-        raise InputError(
-            f"There is no room for {len(left_over)} clones: {_shown(left_over)}. "
-            f"With the others in their places {have}.",
-            hint="Take more hosts, less memory, or another max_per_host, memory_reserve_mib or memory_overcommit.",
+        refuse(
+            InputError(
+                f"There is no room for {len(left_over)} clones: {_shown(left_over)}. "
+                f"With the others in their places {have}.",
+                hint="Take more hosts, less memory, or another max_per_host, memory_reserve_mib or memory_overcommit.",
+            )
         )
     return new
 

@@ -17,7 +17,7 @@ import re
 import typing as t
 import uuid
 
-from .._core.errors import InputError
+from .._core.errors import InputError, Missing
 from .._core.names import NAME_RULE, check_name, check_workload_name, is_digest
 from .._core.values import boolean, choice, integer, known_keys
 from .._image import seed
@@ -647,7 +647,7 @@ def _network_model(network: t.Mapping[str, t.Any], overlay: t.Optional[t.Mapping
     if network["type"] != "overlay":
         return {"type": network["type"], "source": network["source"], "model": network["model"], "mtu": 0}
     if overlay is None:
-        raise InputError(
+        raise Missing(
             "networks: this host has no overlay network.", hint="Run the role overlay, or choose another network."
         )
     # The guest's card says how much fits through the tunnel; only virtio can.

@@ -37,6 +37,12 @@ def test_a_refusal_can_be_told() -> None:
     assert "line 1" in found["refused"]
 
 
+def test_in_check_mode_it_is_told_without_a_refusal() -> None:
+    bare = {"host1": {"memory_mib": 2048, "guests": [], "libvirt": False}}
+    found = plan("debian:1", bare, defaults={"guest": {"memory_mib": 512}}, check_mode=True, tell=True)
+    assert "host1 has no libvirt" in found["warnings"][0]
+
+
 def test_hosts_that_are_not_in_the_play() -> None:
     defaults = {"guest": {"memory_mib": 512}}
     with pytest.raises(AnsibleFilterError, match="host3 did not answer"):

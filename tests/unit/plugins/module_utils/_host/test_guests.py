@@ -19,6 +19,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
     HostError,
     InputError,
+    Missing,
     PeerError,
     Refused,
 )
@@ -144,6 +145,45 @@ def test_check_mode_changes_nothing(connection: FakeConnection, place: Path) -> 
     assert result["diff"]["after"]["web"]["memory_mib"] == 256
     assert connection.calls == []
     assert os.listdir(place / "workloads") == []
+
+
+LACKS = {
+    "network": {"networks": [{"source": "lab"}]},
+    "bridge": {"networks": [{"type": "bridge", "source": "br-none"}]},
+    "overlay": {"networks": [{"type": "overlay", "address": "10.100.101.30"}]},
+    "template": {"disks": [{"template": "debian"}]},
+    "pool": {"disks": [{"pool": "fast", "size_mib": 1}]},
+    "file /srv/none": {"disks": [{"path": "/srv/none.qcow2"}]},
+    "kernel": {"kernel": "/srv/none"},
+}
+
+
+@pytest.mark.parametrize("what", LACKS)
+def test_in_check_mode_a_task_before_may_make_what_it_lacks(connection: FakeConnection, what: str) -> None:
+    found = bring({**WEB, **LACKS[what]}, check_mode=True)
+    assert found["guests"][0]["actions"] == ["create", "start with the host", "start"]
+    warnings = [
+        each for each in found["warnings"] if each.startswith("Guest web would be refused, unless a task before ")
+    ]
+    assert len(warnings) == 1
+    assert what in warnings[0]
+    with pytest.raises(InputError, match=what):
+        bring({**WEB, **LACKS[what]})
+    assert connection.calls == []
+
+
+def test_in_check_mode_one_that_is_there_may_be_started_on_a_network_to_come(connection: FakeConnection) -> None:
+    bring({**WEB, "state": "stopped"})
+    connection.domains["web"].stored = xml.parse(connection.domains["web"].XMLDesc(2).replace('"default"', '"lab"'))
+    start = {"name": "web", "state": "running"}
+    found = bring(start, check_mode=True)
+    assert found["guests"][0]["actions"] == ["start with the host", "start"]
+    assert any("no network 'lab'" in warning for warning in found["warnings"])
+    with pytest.raises(Missing, match="no network 'lab'"):
+        bring(start)
+    # What would change of it cannot be said.
+    with pytest.raises(Missing, match="template"):
+        bring({**WEB, "disks": [{"size_mib": 1}, {"template": "debian"}]}, check_mode=True)
 
 
 def test_one_that_is_not_there_has_no_address(connection: FakeConnection) -> None:
@@ -873,7 +913,7 @@ def test_no_disk_is_made_in_a_pool_that_is_not_active(connection: FakeConnection
     connection.pools["images"] = str(place / "pool")
     connection.inactive_pools.add("images")
     wanted = {**WEB, "disks": [{"pool": "images", "size_mib": 1}]}
-    with pytest.raises(HostError, match="the pool 'images' is not active"):
+    with pytest.raises(Missing, match="the pool 'images' is not active"):
         bring(wanted)
     assert list((place / "pool").iterdir()) == []
     connection.inactive_pools.clear()

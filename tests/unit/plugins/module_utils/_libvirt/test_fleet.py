@@ -387,6 +387,21 @@ def test_a_host_for_containers_only_gets_none() -> None:
         spread([{"template": "debian", "count": 1, "hosts": ["h2"]}], places)
 
 
+def test_in_check_mode_what_a_task_before_may_make_is_told() -> None:
+    bare = {"h1": {"memory_mib": 9000, "guests": [], "libvirt": False, "templates": []}}
+    found = spread("a:2", bare, check_mode=True)
+    assert (found["calls"], found["placement"], found["new"]) == ({"h1": []}, {}, [])
+    assert [warning.partition(":")[0] for warning in found["warnings"]] == ["There is no room for 2 clones"]
+    assert "h1 has no libvirt" in found["warnings"][0]
+    found = spread("a:2", with_templates([]), check_mode=True)
+    assert found["placement"] == {"a-1": "h1", "a-2": "h1"}
+    assert [warning.partition(" (")[0] for warning in found["warnings"]] == ["h1 has no template 'a'"]
+    assert spread("a:2", with_templates([template("a")]), check_mode=True)["warnings"] == []
+    # Who may have them is asked in check mode, too.
+    with pytest.raises(Refused, match="did not answer"):
+        spread("a:2", hosts([]), others={"h9": {"unreachable": True}}, check_mode=True)
+
+
 def test_groups_are_spread_too() -> None:
     found = spread("a:1:g:x\nb:1:g:y\nc:1:g:z", hosts([], [], []))
     assert len(set(found["placement"].values())) == 3
