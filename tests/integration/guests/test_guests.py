@@ -11,7 +11,7 @@ import typing as t
 import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import ADDRESS, LAZY, Guest, userfaultfd
-from ansible_collections.cnvm.platform.tests.integration.hosts import playbook
+from ansible_collections.cnvm.platform.tests.integration.hosts import call, playbook
 
 NAMES = ["a/b", "..", "", "a b", "-rf", "x" * 300, "é", "$(reboot)"]
 WRONG: list[tuple[dict[str, t.Any], str]] = [
@@ -32,15 +32,20 @@ WRONG: list[tuple[dict[str, t.Any], str]] = [
 
 
 def test_there_and_back(guest: Guest) -> None:
-    """With its memory, its disk and its client. The first way also brings the template."""
+    """With its memory, its disk and its client, and that cloud-init is done. The first way also brings the template."""
     home = guest.source()
     away = guest.fleet.other(home)
+    waited = [{"name": guest.name, "wait_for": {"cloud_init": True, "timeout_s": 1}}]
+    # The words stay here, in the log of this host.
+    home.run("sh", "-c", f"echo 'Cloud-init v. 24.4 finished at noon' >>/var/log/cnvm/guests/{guest.name}.log")
+    assert not call(home, "guest", guests=waited)["guests"][0]["changed"]
     move = guest.start()
     result = move.result()
     assert result["outcome"] == "target", result
     assert result["libvirt"]["memory_rounds"] >= 1, result
     assert result["timeline"]["bytes"]["disks"], result
     guest.check(away, [home, away])
+    assert not call(away, "guest", guests=waited)["guests"][0]["changed"]
     assert guest.move() is home
     guest.check(home, [home, away, home])
 
