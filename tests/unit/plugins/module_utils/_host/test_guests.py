@@ -147,7 +147,7 @@ def test_check_mode_changes_nothing(connection: FakeConnection, place: Path) -> 
     assert os.listdir(place / "workloads") == []
 
 
-LACKS = {
+LACKS: dict[str, dict[str, t.Any]] = {
     "network": {"networks": [{"source": "lab"}]},
     "bridge": {"networks": [{"type": "bridge", "source": "br-none"}]},
     "overlay": {"networks": [{"type": "overlay", "address": "10.100.101.30"}]},
@@ -2108,7 +2108,7 @@ def test_whoever_answers_at_an_old_lease_is_up(
     monkeypatch.setattr(guest_watch, "_arp_table", lambda: "\n".join(["IP address", *entries]))
     said: list[str] = []
 
-    def run(argv: t.Sequence[str], *, stdin: str = "", **kwargs: t.Any) -> t.Any:
+    def run(argv: t.Sequence[str], *, stdin: t.Optional[str] = None, **kwargs: t.Any) -> t.Any:
         if argv[0] != "ip":
             return fake_domains.run(argv, **kwargs)
         said.append(f"{' '.join(argv)} < {stdin}")
