@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import typing as t
 
 import pytest
 
@@ -47,3 +48,19 @@ def test_in_check_mode_it_is_looked_whether_somebody_answers(hosts: Stage) -> No
     said = hosts.playbook("vm_connect", "--check", guest="web")
     (answers,) = re.findall(r"See whether somebody answers there\] \*+ (.*?) TASK", said)
     assert "ok: [host1]" in answers
+
+
+def test_in_check_mode_hosts_may_be_bare(hosts: Stage) -> None:
+    """A task before may be to make hosts of them, and to bring the template. Else both are refused."""
+    for answers in hosts.answers.values():
+        answers["guest_info"] = {"libvirt": False, "guests": []}
+        answers["template_info"] = {"peers": [], "templates": []}
+    asked: dict[str, t.Any] = {"template": "debian", "count": 2, "memory_mib": 8}
+    said = hosts.playbook("vm_instantiate", "--check", **asked)
+    assert "There is no room for 2 clones" in said
+    assert "host1 has no libvirt; host2 has no libvirt" in said
+    hosts.answers["host1"]["guest_info"] = {"libvirt": True, "guests": []}
+    said = hosts.playbook("vm_instantiate", "--check", **asked)
+    assert "host1 has no template 'debian'" in said
+    assert [host for host, dummy in hosts.asked("guest_clone", check=True)] == ["host1"]
+    assert "has no template" in hosts.playbook("vm_instantiate", check=False, **asked)
