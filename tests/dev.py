@@ -252,7 +252,12 @@ class Workshop:
                         raise
                 if step is None:
                     return
-                self.run(step)
+                try:
+                    self.run(step)
+                except Failed:
+                    # What has ended all others is what is told, not that this one waits no more.
+                    if not self.ended.is_set():
+                        raise
 
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             running = [pool.submit(work) for dummy in range(AT_A_TIME)]
