@@ -52,11 +52,27 @@ def test_a_word_that_is_empty_is_not_said(host: Stage) -> None:
     )
     assert host.asked("guest")[0][1]["guests"][0]["cloud_init"] == {
         "user_data": "[amiconfig]",
-        "check_user_data": False,
+        # As it was said: what is neither true nor false is refused by the module.
+        "check_user_data": "no",
     }
 
 
-def test_it_is_not_made_twice(host: Stage) -> None:
-    said = host.playbook("appliance", host="cnvm_hosts", guest="cernvm", iso="/c.iso", check=False)
-    assert "host: say where, with -e host=HOST, one host of the inventory." in said
-    assert host.asked("guest") == []
+@pytest.mark.parametrize(
+    ("args", "words", "said"),
+    [
+        ([], {}, "host: say where, with -e host=HOST, one host of the inventory."),
+        ([], {"host": ""}, "host: say where, with -e host=HOST, one host of the inventory."),
+        ([], {"host": "hots1"}, "host: hots1 is not a host of this play. Hosts in it: host1, host2, localhost."),
+        # It would be made twice.
+        ([], {"host": "cnvm_hosts"}, "host: cnvm_hosts is not a host of this play."),
+        (["--limit", "host2"], {"host": "host1"}, "host: host1 is not a host of this play. Hosts in it: host2. If --limit"),
+    ],
+)  # fmt: skip
+def test_one_host_must_be_said(host: Stage, args: list[str], words: dict[str, str], said: str) -> None:
+    assert said in host.playbook("appliance", *args, guest="cernvm", iso="/c.iso", check=False, **words)
+    assert host.asked("host_info") == host.asked("guest") == []
+
+
+def test_with_limit(host: Stage) -> None:
+    host.playbook("appliance", "--limit", "host1", host="host1", guest="cernvm", iso="/c.iso")
+    assert [name for name, dummy in host.asked("guest")] == ["host1"]

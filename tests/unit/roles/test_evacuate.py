@@ -67,6 +67,13 @@ def test_no_record_no_way_back(hosts: Stage) -> None:
     assert hosts.asked("container_info") == []
 
 
+@pytest.mark.parametrize(("word", "value"), [("target", "host2"), ("sort", "largest"), ("first", "g")])
+def test_the_way_back_has_no_choice(hosts: Stage, word: str, value: str) -> None:
+    said = hosts.playbook("evacuate", host="host1", back=True, check=False, **{word: value})
+    assert f"evacuate_{'order' if word == 'sort' else word}: not with evacuate_back" in said
+    assert hosts.asked("container_info") == []
+
+
 def test_a_host_that_was_empty_has_a_record(hosts: Stage) -> None:
     for module, key in (("container_info", "containers"), ("guest_info", "guests")):
         hosts.answers["host1"][module][key] = []

@@ -113,3 +113,11 @@ def test_one_of_them(hosts: Stage) -> None:
     """A survey that asks for both sends an empty word for one."""
     hosts.playbook("recover", container="", guest="web")
     assert [options["names"] for _host, options in hosts.asked("container_recover")] == [["web"], ["web"]]
+
+
+def test_one_name_at_a_time(hosts: Stage) -> None:
+    said = hosts.playbook("recover", container="a", guest="b", check=False)
+    assert "container, guest: both are given, but only one can be looked after at a time." in said
+    assert hosts.asked("container_recover") == []
+    hosts.playbook("recover", container="", guest="b")
+    assert {tuple(options["names"]) for dummy, options in hosts.asked("container_recover")} == {("b",)}
