@@ -284,8 +284,9 @@ class Guest:
         assert len(set(sums)) == 1, sums
 
     def said(self, host: Host, word: str) -> list[str]:
-        """The lines of its console on a host that begin with a word."""
-        return host.sh(f"grep -a '^{word} ' /var/log/cnvm/guests/{self.name}.log || true").splitlines()
+        """The lines of its console on a host that begin with a word, also of what it said before it went away."""
+        logs = f"/var/log/cnvm/moves/*/console.log /var/log/cnvm/guests/{self.name}.log"
+        return host.sh(f"grep -ahs '^{word} ' {logs} || true").splitlines()
 
     def stays_at(self, source: Host, result: t.Mapping[str, t.Any], *, client: bool = True) -> None:
         """The move failed, the guest goes on at its source; a second try succeeds."""

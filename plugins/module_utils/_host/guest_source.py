@@ -495,7 +495,7 @@ def _ask_qemu(each: libvirt.Domain, word: str, arguments: t.Mapping[str, t.Any])
 
 
 def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
-    """End a move on the source with the guest at the target: nothing stays but the owner record."""
+    """End a move on the source with the guest at the target: nothing stays but the owner record, and logs."""
     name = journal["name"]
     left = [path for path in journal.get("moved", ()) if not path.startswith(f"{paths.workload_dir(name)}/")]
 
@@ -508,6 +508,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
     for path in left:
         files.remove_file(path, durable=True)
     remove_files(name)
+    movedir.keep_console(name, journal["move_id"])
     files.remove_tree(paths.move_dir(journal["move_id"]))
     movedir.end_journal(name)
 

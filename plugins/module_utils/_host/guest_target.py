@@ -294,6 +294,7 @@ def give_up(host: Host, name: str, journal: Record) -> None:
     for path in journal.get("own", ()):
         files.remove_file(path)
     guest_source.remove_files(name)
+    movedir.keep_console(name, journal["move_id"])
     movedir.end_journal(name)
     if owner is None and not os.listdir(paths.workload_dir(name)):
         os.rmdir(paths.workload_dir(name))

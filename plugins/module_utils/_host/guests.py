@@ -28,6 +28,7 @@ from . import (
     guest_seeds,
     guest_watch,
     libvirt,
+    movedir,
     ownership,
     snapshot_records,
     templates,
@@ -260,7 +261,8 @@ class Batch:
             job.kept_disks = guest_disks.keep(self.host, job.name, {*snapshot_records.overlays(job.name, made), *given})
         else:
             job.kept_disks = [*outside, *guest_disks.keep(self.host, job.name)]
-        files.remove_file(paths.guest_log(job.name))
+        for path in movedir.console_logs(job.name):
+            files.remove_file(path)
         files.remove_tree(paths.workload_dir(job.name))
 
     def _undefine(self, each: libvirt.Domain, name: str) -> None:

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import shutil
 import typing as t
 
@@ -70,6 +72,22 @@ def keep_logs(move_id: str) -> str:
                     os.makedirs(kept, mode=0o700, exist_ok=True)
                     shutil.copyfile(f"{directory}/{name}", f"{kept}/{name}")
     return kept
+
+
+def console_logs(name: str) -> list[str]:
+    """What a guest has written on its console here, with what libvirt has put aside of it (NAME.log.0) as it grew."""
+    log = paths.guest_log(name)
+    return [path for path in glob.glob(f"{glob.escape(log)}*") if re.fullmatch(r"(\.[0-9]+)?", path[len(log) :])]
+
+
+def keep_console(name: str, move_id: str) -> None:
+    """Put that to the logs of the move with which the guest has gone. They are removed some day (see the role
+    host_bootstrap); where that fails it stays."""
+    kept = paths.move_log_dir(move_id)
+    with contextlib.suppress(OSError):
+        os.makedirs(kept, mode=0o700, exist_ok=True)
+        for path in console_logs(name):
+            os.replace(path, f"{kept}/console.log{path[len(paths.guest_log(name)) :]}")
 
 
 def remove(host: Host, move_id: str) -> None:

@@ -566,11 +566,7 @@ def test_disk_is_sound_after_all_that(guest: Guest) -> None:
     disk = f"{guest.home}/{OWN_DISK}"
     host.run("virsh", "destroy", guest.name)
     sound(host, disk)
-    said = [
-        line.split()[1]
-        for one in guest.movers
-        for line in one.sh(f"grep -a '^sum ' /var/log/cnvm/guests/{guest.name}.log || true").splitlines()
-    ]
+    said = [line.split()[1] for one in guest.movers for line in guest.said(one, "sum")]
     content = host.sh(
         f"qemu-img convert -O raw {disk} /var/tmp/vda.raw; "
         "tail -c +1048577 /var/tmp/vda.raw | head -c 6M | sha256sum; rm /var/tmp/vda.raw"

@@ -468,6 +468,20 @@ def test_storage_that_fails_does_not_keep_it_standing_still(
     assert each.calls == ["resume frozen"]
 
 
+def test_it_lets_go_of_all_but_the_owner_record_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("WORKLOADS", "RUN", "LOGS"):
+        monkeypatch.setattr(paths, place, str(tmp_path / place))
+    monkeypatch.setattr(guest_source, "patiently", lambda work: None)
+    owner, log, disk = Path(paths.owner_file("web")), Path(paths.guest_log("web")), tmp_path / "pool.qcow2"
+    for path in (owner, Path(paths.definition_file("web")), Path(paths.journal_file("web")), log, disk):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+    host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
+    guest_source.let_go(host, {**JOURNAL, "moved": [str(disk)]})
+    left = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted([owner, Path(paths.move_log_dir("m1"), "console.log")])
+
+
 def test_a_disk_that_the_other_host_has_too_is_not_taken_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,8 +213,9 @@ def test_a_template_is_waited_for_until_the_source_hangs_up(monkeypatch: pytest.
 def test_nothing_that_came_stays_when_it_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: t.Callable[[int, int], Guest]
 ) -> None:
-    """Neither a disk in a pool nor the variables of its firmware, which are not in its directory."""
+    """Neither a disk in a pool nor the variables of its firmware nor a log, which are not in its directory."""
     monkeypatch.setattr(guest_source, "remove_domain", lambda each: None)
+    monkeypatch.setattr(paths, "LOGS", str(tmp_path / "logs"))
     there(SHUTOFF, 0)
     pool, nvram = tmp_path / "pool.raw", tmp_path / "web_VARS.fd"
     seed = paths.guest_seed("web")
@@ -223,11 +224,12 @@ def test_nothing_that_came_stays_when_it_is_given_up(
         {"path": str(tmp_path / "nfs.raw"), "shared": True},
         {"path": f"{paths.guest_disks_dir('web')}/vda.qcow2", "shared": False},
     ]
-    needs = {"disks": disks, "brought": [seed, str(nvram)], "log": ""}
-    journal = {**JOURNAL, "state": "receiving"}
+    needs = {"disks": disks, "brought": [seed, str(nvram)], "log": paths.guest_log("web")}
+    journal = {**JOURNAL, "state": "receiving", "move_id": "m1"}
     guest_target.begin(HOST, {"name": "web", "kind": "guest"}, journal, needs)
     brought = [*(disk["path"] for disk in disks), seed, str(nvram)]
-    for path in brought:
+    for path in (*brought, paths.guest_log("web")):
         Path(path).write_text("x")
     guest_target.give_up(HOST, "web", files.read_json(paths.journal_file("web")) or {})
+    assert not Path(paths.guest_log("web")).exists()
     assert [path for path in brought if Path(path).exists()] == [str(tmp_path / "nfs.raw")]

@@ -308,8 +308,11 @@ def test_removal_keeps_the_disks_unless_they_are_to_go(connection: FakeConnectio
     assert os.listdir(place / "workloads") == []
     assert "undefine web 23" in connection.calls
     assert not bring({"name": "web", "state": "absent"})["changed"]
-    bring(WEB)
+    bring({**WEB, "serial": "log"})
+    for log in (paths.guest_log("web"), f"{paths.guest_log('web')}.0", paths.guest_log("web2")):
+        Path(log).touch()
     assert one({"name": "web", "state": "absent"})["kept_disks"] == [str(place / "kept_disks/web-2/vda.qcow2")]
+    assert os.listdir(place / "logs/guests") == ["web2.log"]
     bring(WEB)
     connection.domains["web"].obeys = False
     assert one({"name": "web", "state": "absent", "delete_disks": True})["kept_disks"] == []

@@ -46,3 +46,31 @@ def test_a_full_disk_keeps_nothing_of_a_move(tmp_path: Path, monkeypatch: pytest
         patched.setattr(shutil, "copyfile", full)
         movedir.remove(HOST, "m1")
     assert not work.parent.exists()
+
+
+def test_what_a_guest_said_goes_with_the_logs_of_its_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would stay for ever where the guest has been. What another one said stays."""
+    monkeypatch.setattr(paths, "LOGS", str(tmp_path))
+    log = Path(paths.guest_log("web"))
+    log.parent.mkdir()
+    others = [Path(paths.guest_log(name)) for name in ("web2", "web.log", "web.log.0")]
+    for path in (log, Path(f"{log}.0"), *others):
+        path.write_text(path.name, encoding="utf-8")
+    movedir.keep_console("web", "m1")
+    movedir.keep_console("web", "m1")  # the move was ended twice
+    kept = Path(paths.move_log_dir("m1"))
+    assert {path.name: path.read_text(encoding="utf-8") for path in kept.iterdir()} == {
+        "console.log": "web.log",
+        "console.log.0": "web.log.0",
+    }
+    assert sorted(log.parent.iterdir()) == sorted(others)
+
+
+def test_what_a_guest_said_is_no_reason_to_hold_up_its_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "LOGS", str(tmp_path))
+    log = Path(paths.guest_log("web"))
+    log.parent.mkdir()
+    log.touch()
+    (tmp_path / "moves").touch()
+    movedir.keep_console("web", "m1")
+    assert log.exists()
