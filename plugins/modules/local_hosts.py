@@ -113,6 +113,8 @@ options:
       - Where the hosts' disks are. It must be on a plain file system, not on overlayfs or a network.
       - Left out, it is C(/var/lib/cnvm-local-hosts). Where that is on overlayfs, as in a container, a tmpfs is mounted
         there; the hosts' disks are then in memory.
+      - As long as the machine has not been booted anew, a set is found where it was made when this is left out, and
+        another directory is refused.
     type: path
   cache_dir:
     description:

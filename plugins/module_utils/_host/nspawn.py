@@ -220,7 +220,7 @@ class LocalHosts:
         self.host = host
         self.set = settings
         self.booted_by_systemd = os.path.isdir("/run/systemd/system")
-        self.directory = settings.directory or DEFAULT_DIR
+        self.directory = self._directory()
         self.home = f"{self.directory}/{settings.set_name}"
         self.bases = Bases(host, settings.cache_dir)
         self.record = files.read_json(f"{self.home}/set.json") or {}
@@ -232,6 +232,19 @@ class LocalHosts:
                 hint="Mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified.",
             )
         self.cgroups = f"{mount.rstrip('/')}/system.slice" if self.booted_by_systemd else mount.rstrip("/")
+
+    def _directory(self) -> str:
+        """Where the set is, or is to be. In another place none of its hosts would be found, and they would run on."""
+        name, given = self.set.set_name, self.set.directory
+        known = files.text_of(f"{RUN_DIR}/sets/{name}")
+        if not known or not os.path.isdir(f"{known}/{name}"):
+            return given or DEFAULT_DIR
+        if given not in (None, known):
+            raise Refused(
+                f"directory: the hosts of the set {name} are in {known}, not in {given}.",
+                hint="Name that one (local_hosts_dir) or none, or use another set.",
+            )
+        return known
 
     # What is there
 
@@ -457,7 +470,7 @@ class LocalHosts:
         os.makedirs(f"{self.home}/hosts", mode=0o711, exist_ok=True)
         self.record = {"schema": 1, "subnet": str(subnet), "bridge": self.bridge}
         files.write_json(f"{self.home}/set.json", self.record, durable=False)
-        files.write_text(f"{RUN_DIR}/sets/{self.set.set_name}", "", durable=False)
+        files.write_text(f"{RUN_DIR}/sets/{self.set.set_name}", self.directory, durable=False)
 
     # One host
 

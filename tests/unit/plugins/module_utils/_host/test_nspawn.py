@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 import os
@@ -127,7 +128,7 @@ class Links:
 
 
 @pytest.fixture
-def set_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Links], nspawn.LocalHosts]:
+def set_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., nspawn.LocalHosts]:
     """The set "mine", to be on the bridge br0."""
     monkeypatch.setattr(nspawn, "RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setattr(lh, "cgroup2_mount", lambda mountinfo: "/sys/fs/cgroup")
@@ -144,13 +145,13 @@ def set_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[Links
         ssh_key="",
         timeout_s=5,
     )
-    return lambda links: nspawn.LocalHosts(Host(run=links), settings)
+    return lambda links, **more: nspawn.LocalHosts(Host(run=links), dataclasses.replace(settings, **more))
 
 
 SUBNET = ipaddress.IPv4Network("10.99.0.0/24")
 
 
-def test_bridge_of_somebody_else_is_refused_and_stays(set_on: t.Callable[[Links], nspawn.LocalHosts]) -> None:
+def test_bridge_of_somebody_else_is_refused_and_stays(set_on: t.Callable[..., nspawn.LocalHosts]) -> None:
     links = Links(br0="52:54:00:00:00:01")
     hosts = set_on(links)
     with pytest.raises(Refused, match=r"bridge: this machine has an interface br0 that is not of the set mine"):
@@ -159,7 +160,7 @@ def test_bridge_of_somebody_else_is_refused_and_stays(set_on: t.Callable[[Links]
     assert "ip link del dev br0" not in links.commands
 
 
-def test_bridge_of_the_set_goes_with_it(set_on: t.Callable[[Links], nspawn.LocalHosts]) -> None:
+def test_bridge_of_the_set_goes_with_it(set_on: t.Callable[..., nspawn.LocalHosts]) -> None:
     links = Links(br0=lh.bridge_mac("mine"))
     hosts = set_on(links)
     hosts.network_state(SUBNET)
@@ -167,3 +168,29 @@ def test_bridge_of_the_set_goes_with_it(set_on: t.Callable[[Links], nspawn.Local
     assert "ip link del dev br0" in links.commands
     links.macs.clear()
     hosts.network_state(SUBNET)
+
+
+def test_a_set_is_found_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_on: t.Callable[..., nspawn.LocalHosts]
+) -> None:
+    """In another directory there would be none of its hosts, and those that run would go on."""
+    monkeypatch.setattr(lh, "file_system_of", lambda path, mountinfo: "ext4")
+    links = Links()
+    set_on(links).ensure_home(SUBNET)
+    Path(set_on(links).own("host1")).mkdir()
+    assert set_on(links, directory=None).directories() == ["host1"]
+    assert set_on(links, set_name="other", directory=None).directory == nspawn.DEFAULT_DIR
+    with pytest.raises(Refused, match=rf"directory: .* mine are in {tmp_path}/hosts, not in /srv/x\."):
+        set_on(links, directory="/srv/x")
+    set_on(links, directory=None).remove_network()
+    assert set_on(links, directory="/srv/x").directory == "/srv/x"
+
+
+def test_a_set_whose_directory_is_gone_may_be_made_anywhere(
+    monkeypatch: pytest.MonkeyPatch, set_on: t.Callable[..., nspawn.LocalHosts]
+) -> None:
+    monkeypatch.setattr(lh, "file_system_of", lambda path, mountinfo: "ext4")
+    hosts = set_on(Links())
+    hosts.ensure_home(SUBNET)
+    shutil.rmtree(hosts.home)
+    assert set_on(Links(), directory="/srv/x").directory == "/srv/x"
