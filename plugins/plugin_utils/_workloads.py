@@ -123,7 +123,21 @@ def entries(places: t.Sequence[Place], settings: Settings) -> tuple[list[Entry],
                 f"There is more than one {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here."
             )
         found[name] = _entry(name, one, settings)
-    return [found[name] for name in sorted(found)], warnings
+    return [found[name] for name in sorted(found)], [*warnings, *_one_for_ssh(seen)]
+
+
+def _one_for_ssh(seen: t.Sequence[_Seen]) -> list[str]:
+    """Of guests whose keys SSH would look for under one name: it takes capitals for small letters."""
+    warnings = []
+    first: dict[str, _Seen] = {}
+    for one in seen:
+        other = one if _on_overlay(one) else first.setdefault(_key_name(one).lower(), one)
+        if other.name != one.name:
+            warnings.append(
+                f"SSH takes the names of {other.name!r} and {one.name!r} of {one.place.name} for one, and refuses the "
+                "key of one of them. Give a guest another name, or an address on the overlay."
+            )
+    return warnings
 
 
 def _all(places: t.Sequence[Place]) -> list[_Seen]:
@@ -213,7 +227,7 @@ def _way(one: _Seen, address: ipaddress.IPv4Address | ipaddress.IPv6Address, set
         options.append(ssh_option("ProxyCommand", proxy_command(one.place)))
     if not _on_overlay(one):
         # Another guest, on another host, may have the same address.
-        options.append(ssh_option("HostKeyAlias", f"{one.name}.{one.place.name}"))
+        options.append(ssh_option("HostKeyAlias", _key_name(one)))
     if settings.accept_new:
         options.append(ssh_option("StrictHostKeyChecking", "accept-new"))
     # Ansible would share one connection between all that have the same address.
@@ -223,6 +237,10 @@ def _way(one: _Seen, address: ipaddress.IPv4Address | ipaddress.IPv6Address, set
         "ansible_control_path": f"%(directory)s/{number}-%%p-%%r",
         "cnvm_jump_host": one.place.name if jump else None,
     }
+
+
+def _key_name(one: _Seen) -> str:
+    return f"{one.name}.{one.place.name}"
 
 
 def _on_overlay(one: _Seen) -> bool:

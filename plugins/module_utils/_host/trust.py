@@ -75,8 +75,12 @@ def check_peers(items: t.Sequence[object]) -> Peers:
         keys = peer.get("host_keys")
         if not isinstance(keys, list) or not keys:
             raise InputError(f"{at}.host_keys: {keys!r} is not allowed.", hint="Allowed: a list of public keys.")
-        if name in peers:
-            raise InputError(f"{at}.name: {name!r} is there twice.", hint="Give each host its own name.")
+        # SSH takes capitals for small letters: the key of one would do for the other.
+        if name.lower() in {each.lower() for each in peers}:
+            raise InputError(
+                f"{at}.name: {name!r} is there twice, or differs from another one in capitals only.",
+                hint="Give each host its own name.",
+            )
         peers[name] = {
             "public_key": check_key(peer.get("public_key"), f"{at}.public_key"),
             "host_keys": sorted(check_key(key, f"{at}.host_keys") for key in keys),

@@ -335,8 +335,9 @@ def document_for(
 ) -> Document:
     """overlay.json of the host ``name``."""
     own = {member.name: member for member in members}
-    if len(own) != len(members):
-        raise InputError("members: a host is named twice.")
+    # SSH, which knows the hosts by their names, takes capitals for small letters.
+    if len({each.lower() for each in own}) != len(members):
+        raise InputError("members: a host is named twice, or the names of two differ in capitals only.")
     if name not in own:
         raise InputError(f"members: the host {name} itself is missing.")
     gone = sorted(set(own) & set(removed))

@@ -93,6 +93,16 @@ def test_addresses_that_others_may_have_too() -> None:
     assert all(re.fullmatch(r"/cp/[0-9a-f]{10}-%p-%r", path % {"directory": "/cp"}) for path in paths)
 
 
+def test_names_that_are_one_for_ssh() -> None:
+    """Its known_hosts makes no difference between capitals and small letters."""
+    other = {**GUEST, "name": "DB", "uuid": "u3", "address": "192.168.122.51"}
+    found, (warning,) = _workloads.entries([place(guests=[GUEST, other])], Settings())
+    assert [entry.name for entry in found] == ["DB", "db"]
+    assert "'db' and 'DB' of host1 for one" in warning
+    listed(place(guests=[GUEST]), place("host2", guests=[other]))
+    listed(place(guests=[GUEST, {**other, "overlay_address": other["address"]}]))
+
+
 def test_a_guest_on_the_overlay_is_known_by_its_address() -> None:
     guest = {**GUEST, "address": "10.100.101.30", "overlay_address": "10.100.101.30"}
     assert "HostKeyAlias" not in options(listed(place(guests=[guest]))["db"])

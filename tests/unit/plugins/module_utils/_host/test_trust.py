@@ -160,9 +160,10 @@ def test_peers_that_are_none(item: object, said: str) -> None:
         trust.check_peers([item])
 
 
-def test_a_name_given_twice() -> None:
+@pytest.mark.parametrize("again", ["host2", "Host2"])
+def test_a_name_given_twice(again: str) -> None:
     with pytest.raises(InputError, match="twice"):
-        trust.check_peers([peer("host2"), peer("host2")])
+        trust.check_peers([peer("host2"), peer(again)])
 
 
 GOOD = """permitrootlogin without-password

@@ -323,8 +323,9 @@ def test_the_hosts_own_network_must_lie_outside() -> None:
 def test_a_host_that_is_not_a_member_or_is_one_twice_is_refused() -> None:
     with pytest.raises(InputError, match="members: the host host9 itself is missing"):
         overlay.document_for("host9", SETTINGS, [member(1)])
-    with pytest.raises(InputError, match="named twice"):
-        overlay.document_for("host1", SETTINGS, [member(1), member(1)])
+    for twice in (member(1), member(2)._replace(name="HOST1")):
+        with pytest.raises(InputError, match="named twice"):
+            overlay.document_for("host1", SETTINGS, [member(1), twice])
 
 
 def test_settings_have_a_gateway_and_take_text() -> None:
