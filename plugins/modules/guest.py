@@ -322,7 +322,8 @@ options:
           policy:
             description:
               - What happens when the data change. With V(new_instance) the guest takes itself for a new one at its next
-                start, and cloud-init does everything again. With V(keep) it does only what it does at every boot.
+                start, and cloud-init does everything again, also new SSH host keys. With V(keep) it does only what it
+                does at every boot.
             type: str
             choices: [new_instance, keep]
             default: new_instance

@@ -10,7 +10,7 @@ import dataclasses
 import typing as t
 
 from .._core import paths
-from .._libvirt.guest_definition import address_of, static_network
+from .._libvirt.guest_definition import address_of, openstack_network, static_network
 from . import seeds
 from .disks import Attributes
 from .system import Host
@@ -36,7 +36,8 @@ def data_of(item: t.Mapping[str, t.Any], overlay: t.Optional[t.Mapping[str, t.An
         named = any(key in data["meta_data"] for key in ("local-hostname", "local_hostname", "hostname"))
         data["meta_data"] = data["meta_data"] if named else {**data["meta_data"], "local-hostname": item["name"]}
     if data.get("network_config") in (None, "", {}) and address_of(item) and overlay:
-        data["network_config"] = static_network(item, overlay)
+        network = static_network(item, overlay)
+        data["network_config"] = openstack_network(network) if data.get("type") == "configdrive" else network
     return data
 
 

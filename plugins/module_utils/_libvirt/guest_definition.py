@@ -673,3 +673,22 @@ def static_network(item: t.Mapping[str, t.Any], overlay: t.Mapping[str, t.Any]) 
             card["dhcp4"] = True
         cards[f"net{index}"] = card
     return {"version": 2, "ethernets": cards}
+
+
+def openstack_network(config: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The same as a ConfigDrive says it: OpenStack's network_data."""
+    links: list[dict[str, t.Any]] = []
+    networks: list[dict[str, t.Any]] = []
+    for name, card in config["ethernets"].items():
+        mtu = {"mtu": card["mtu"]} if "mtu" in card else {}
+        links.append({"id": name, "type": "phy", "ethernet_mac_address": card["match"]["macaddress"], **mtu})
+        for address in map(ipaddress.IPv4Interface, card.get("addresses", ())):
+            routes = [
+                {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": route["via"]}
+                for route in card.get("routes", ())
+            ]
+            where = {"ip_address": str(address.ip), "netmask": str(address.netmask), "routes": routes}
+            networks.append({"id": name, "link": name, "type": "ipv4", **where})
+        if card.get("dhcp4"):
+            networks.append({"id": name, "link": name, "type": "ipv4_dhcp"})
+    return {"links": links, "networks": networks, "services": []}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._image import userdata
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import guest_definition as gd
 
 from . import guest_models
@@ -257,3 +258,21 @@ def test_static_network_has_the_route_only_when_it_is_alone() -> None:
     )["ethernets"]
     assert "routes" not in both["net0"]
     assert both["net1"]["dhcp4"] is True
+
+
+def test_a_config_drive_says_the_same_as_openstack_does() -> None:
+    cards = [{"type": "overlay", "address": "10.100.101.30"}, {}, {"type": "overlay"}]
+    said = gd.openstack_network(gd.static_network(item(networks=cards), guest_models.OVERLAY))
+    userdata.check_openstack_network(said, "x")
+    macs = [gd.mac_of("web", number) for number in range(3)]
+    assert [(link["id"], link["ethernet_mac_address"], link.get("mtu")) for link in said["links"]] == [
+        ("net0", macs[0], guest_models.OVERLAY["mtu"]),
+        ("net1", macs[1], None),
+        ("net2", macs[2], None),
+    ]
+    where = {"ip_address": "10.100.101.30", "netmask": "255.255.255.0"}
+    static = {"id": "net0", "link": "net0", "type": "ipv4", **where}
+    assert said["networks"] == [{**static, "routes": []}, {"id": "net1", "link": "net1", "type": "ipv4_dhcp"}]
+    alone = gd.openstack_network(gd.static_network(item(networks=cards[:1]), guest_models.OVERLAY))
+    default = {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.100.101.1"}
+    assert alone["networks"] == [{**static, "routes": [default]}]
