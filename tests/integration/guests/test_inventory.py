@@ -70,6 +70,8 @@ def test_what_there_is(inventory: Inventory, deployed: App, deployed_guest: Gues
         assert variables["ansible_host"] == variables["cnvm_workload"]["address"]
         assert name in members(found, f"cnvm_host_{host}")
         assert name in members(found, "cnvm_reachable")
+    # It has no agent, and the overlay no DHCP: it was seen by its host.
+    assert found["_meta"]["hostvars"][deployed_guest.name]["cnvm_workload"]["address_source"] == "arp"
     assert members(found, "cnvm_guests") == [deployed_guest.name]
     assert deployed.name in members(found, "cnvm_containers")
 
