@@ -14,7 +14,7 @@ import typing as t
 import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import Guest, sound
-from ansible_collections.cnvm.platform.tests.integration.hosts import MOVER, Fleet, Host, kill
+from ansible_collections.cnvm.platform.tests.integration.hosts import MOVER, Fleet, Host, call, kill
 
 NAME = "shared"
 PLACE = "/srv/shared"
@@ -23,15 +23,6 @@ DISK = f"{PLACE}/{NAME}-vda.qcow2"
 BRICK = "/var/lib/libvirt/images/brick"
 MORE = {"disks": [{"pool": "shared", "template": "base", "size_mib": 32}, {"size_mib": 8, "format": "raw"}]}
 UNMOUNT = f"! mountpoint -q {PLACE} || umount -l {PLACE}"
-
-
-def mount(host: Host, server: Host) -> None:
-    """Have the storage."""
-    # A host that is a container has no device of its own for FUSE.
-    host.sh(
-        f"[ -e /dev/fuse ] || mknod /dev/fuse c 10 229; mkdir -p {PLACE};"
-        f" mount -t glusterfs {server.address}:/shared {PLACE}"
-    )
 
 
 @contextlib.contextmanager
@@ -53,9 +44,13 @@ def gluster(server: Host, hosts: t.Sequence[Host]) -> t.Iterator[None]:
         f"mkdir {BRICK}; gluster --mode=script volume create shared {server.address}:{BRICK} force;"
         " gluster volume start shared"
     )
+    pool = {"name": "shared", "type": "netfs", "format": "glusterfs", "host": server.address, "export": "/shared"}
     for host in hosts:
-        mount(host, server)
-        host.sh(f"virsh pool-define-as shared dir --target {PLACE}; virsh pool-start shared")
+        # A host that is a container has no device of its own for FUSE.
+        host.sh("[ -e /dev/fuse ] || mknod /dev/fuse c 10 229")
+        made, again = [call(host, "pool", pools=[{**pool, "path": PLACE}]) for dummy in range(2)]
+        assert made["pools"][0]["actions"] == ["define", "start", "enable"]
+        assert not again["changed"]
     yield
     clear()
     server.run("systemctl", "stop", "glusterd")
@@ -150,8 +145,7 @@ def test_a_host_without_it(shared: Guest) -> None:
     try:
         result = shared.start().result()
     finally:
-        away.sh(f"rm {DISK}")
-        mount(away, shared.fleet["host1"])
+        away.sh(f"rm {DISK}; mount -t glusterfs {shared.fleet['host1'].address}:/shared {PLACE}")
     assert (result["outcome"], result["failed_phase"]) == ("source", "preflight"), result
     assert f"does not have {DISK}, which is on shared storage" in result["error"], result
     shared.check(home, [home])
