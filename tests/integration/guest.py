@@ -201,7 +201,7 @@ class Guest:
             left["job"] = [word for word in seen["job"] if word != "None"]
             left["files"] = sorted(self.files ^ set(seen["files"]))
         else:
-            left |= {key: seen[key] for key in ("state", "emulators")}
+            left |= {key: seen[key] for key in ("state", "emulators", "log")}
             left["files"] = [name for name in seen["files"] if name != "owner.json"]
         return {key: value for key, value in left.items() if value}
 

@@ -67,6 +67,7 @@ print(
     json.dumps(
         {
             "state": state,
+            "log": os.path.exists(f"/var/log/cnvm/guests/{NAME}.log"),
             "job": output("virsh", "domjobinfo", NAME).split()[2:3] if state else [],
             "emulators": emulators(),
             "ports": ports("-l"),
