@@ -223,7 +223,8 @@ class Guest:
     def trap(self, source: Host, at: str) -> Trap:
         """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or
         ``committed``, when the owner record names the target."""
-        source.sh("rm -rf /var/log/cnvm/moves")
+        # What earlier moves have said, but not what the guest has.
+        source.sh("rm -f /var/log/cnvm/moves/*/status.json")
         file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
         if at in _STATES:
             file, text = f"{self.home}/move.json", f'"{at}"'
@@ -249,7 +250,7 @@ class Guest:
     def lazily(self) -> Move:
         """A move that has come to fetch the rest of the memory. The emulator that has it stands still since then."""
         source = self.source()
-        source.sh("rm -rf /var/log/cnvm/moves")
+        source.sh("rm -f /var/log/cnvm/moves/*/status.json")
         trap = Trap(
             source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "drain"', signal=signal.SIGSTOP,
             victim=f"guest={self.name},",
