@@ -170,8 +170,8 @@ def test_what_has_just_come_alive_is_left_alone_for_a_moment(
 ) -> None:
     """Tidying up is work for both hosts."""
     done: list[t.Any] = []
-    monkeypatch.setattr(mover.time, "monotonic", lambda: 100.0)
-    monkeypatch.setattr(mover.time, "sleep", lambda seconds: done.append(round(seconds, 3)))
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append(round(seconds, 3)))
     monkeypatch.setattr(Steps, "leave", lambda self: done.append("leave"))
     monkeypatch.setattr(Source, "let_go", lambda self, host, journal: done.append("let go"), raising=False)
     monkeypatch.setattr(Source, "runs", runs)
