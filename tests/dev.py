@@ -46,7 +46,7 @@ SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / 
 TREE = "ansible_collections/cnvm/platform"
 STEP_LIMIT_S = 75 * 60
 # What one step leaves of two cores while it waits for its hosts, others take.
-AT_A_TIME = 3
+AT_A_TIME = 4
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
 # What must be on the machine: program, Debian package, what for.
@@ -417,8 +417,8 @@ def unit_steps(args: t.Sequence[str] = ()) -> t.Iterator[Step]:
 
 
 def integration_steps() -> t.Iterator[Step]:
-    """The tests of containers and those of guests, each on hosts of their own."""
-    for kind in ("guests", "containers"):
+    """A step for each folder, each on hosts of its own."""
+    for kind in ("guest_faults", "containers", "guests"):
         report = LOGS / f"integration-{kind}.xml"
         pytest = ["env", f"CNVM_INTEGRATION_SET=dev-it-{kind}", "pytest", "-q", f"--junit-xml={report}"]
         yield Step(f"integration {kind}", [[*pytest, f"tests/integration/{kind}"]], report, alone=True)
@@ -433,8 +433,8 @@ def molecule_steps(shop: Workshop, only: str = "") -> t.Iterator[Step]:
 
 
 def demo_steps() -> t.Iterator[Step]:
-    """The main job, as a newcomer sees it first."""
-    yield Step("demo", [["python", "tests/demo/teleport.py"]], alone=True)
+    """The main jobs, as a newcomer sees them first."""
+    yield Step("demo", [["python", f"tests/demo/{name}.py"] for name in ("teleport", "guests")], alone=True)
 
 
 # ---------------------------------------------------------------- the commands
