@@ -37,6 +37,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
 
 # What CRIU calls itself once a runtime has told it what to do.
 DUMP, RESTORE = "criu: dump", "criu: restore"
+WORDS = {"dump": DUMP, "restore": RESTORE}
 LAYER = "/var/lib/cnvm/workloads/{}/upper/big"
 
 
@@ -73,6 +74,16 @@ def held(app: App) -> Move:
     prepared = f"/run/cnvm/moves/{move.id}/prepared"
     move.target.sh(f"for i in $(seq 3000); do [ -e {prepared} ] && exit 0; sleep 0.02; done; exit 1")
     return move
+
+
+def criu_stopped(app: App, phase: str) -> tuple[Move, Host]:
+    """A move whose CRIU stands still as it dumps, or restores; and the host on which it does."""
+    source = app.source()
+    host = source if phase == "dump" else app.fleet.other(source)
+    trap = Trap(host, program="criu", word=WORDS[phase], signal=STOP)
+    move = app.start(source=source)
+    trap.sprung()
+    return move, host
 
 
 def draining(app: App, source: Host) -> Move:
@@ -133,14 +144,10 @@ def test_criu_killed_while_restoring(app: App) -> None:
 @pytest.mark.parametrize("phase", ["dump", "restore"])
 def test_criu_hangs(app: App, phase: str) -> None:
     """On either side. Nobody waits for it for ever: what hangs is killed, and the container goes on."""
-    source = app.source()
-    host, word = (source, DUMP) if phase == "dump" else (app.fleet.other(source), RESTORE)
-    trap = Trap(host, program="criu", word=word, signal=STOP)
-    move = app.start(source=source)
-    trap.sprung()
+    move, _host = criu_stopped(app, phase)
     result = move.result()
     assert result["failed_phase"] == phase, result
-    stays_at(app, source, result)
+    stays_at(app, move.source, result)
 
 
 def test_criu_killed_while_held(app: App) -> None:
@@ -161,9 +168,7 @@ def test_mover_killed(app: App, phase: str) -> None:
         thicken(app, source, 16)
     with app.fleet.slow(app.fleet.other(source)):
         if phase == "dump":
-            trap = Trap(source, program="criu", word=DUMP, signal=STOP)
-            move = app.start(source=source)
-            trap.sprung()
+            move, _host = criu_stopped(app, phase)
         else:
             move = app.start("post_copy" if phase == "drain" else "stop_copy", source=source)
             move.wait_phase(phase)
@@ -260,18 +265,14 @@ def test_ssh_killed_while_much_is_sent(app: App, phase: str) -> None:
 @pytest.mark.parametrize("phase", ["dump", "restore"])
 def test_ssh_killed_while_criu_works(app: App, phase: str) -> None:
     """On either side."""
-    source = app.source()
-    host, word = (source, DUMP) if phase == "dump" else (app.fleet.other(source), RESTORE)
-    trap = Trap(host, program="criu", word=word, signal=STOP)
-    move = app.start(source=source)
-    trap.sprung()
-    kill(source, SSH)
+    move, host = criu_stopped(app, phase)
+    kill(move.source, SSH)
     # The target may have killed its own by then.
-    kill(host, word, CONT, check=phase == "dump")
+    kill(host, WORDS[phase], CONT, check=phase == "dump")
     result = move.result()
     # The source has no word for the target before its own CRIU has ended.
     assert result["failed_phase"] in (("layer_rest", "restore") if phase == "dump" else ("restore",)), result
-    stays_at(app, source, result)
+    stays_at(app, move.source, result)
 
 
 def test_ssh_killed_while_held(app: App) -> None:
@@ -287,11 +288,8 @@ def test_ssh_killed_while_held(app: App) -> None:
 @pytest.mark.parametrize("phase", ["commit", "activate"])
 def test_ssh_killed_at_the_handover(app: App, phase: str) -> None:
     """When the source's record names the target, whether it could say so or not, and when the target's own does."""
-    source = app.source()
-    target = app.fleet.other(source)
-    trap = Trap(target, program="criu", word=RESTORE, signal=STOP)
-    move = app.start(source=source)
-    trap.sprung()
+    move, target = criu_stopped(app, "restore")
+    source = move.source
     owner = {"file": f"/var/lib/cnvm/workloads/{app.name}/owner.json", "text": f'"{target.name}"'}
     if phase == "commit":
         trap = Trap(source, **owner, signal=KILL, victim=SSH)
