@@ -20,7 +20,7 @@ from .._core.names import check_name, is_digest
 from .._oci import bundle, layout
 from .._oci.members import Policy, check_member, keep_attribute
 from .._oci.users import find_account
-from . import archive, container_parts, containers, debian, files, images
+from . import archive, building, container_parts, containers, debian, files, images
 from .system import Host
 
 SOURCES = ("archive", "rootfs", "oci_layout", "mmdebstrap")
@@ -247,9 +247,7 @@ def _parents(path: str) -> list[str]:
 
 def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.Any]]:
     """Make the image and store it; (digest, what there is to say)."""
-    # Always the same place, of which a killed run's leftovers go; one at a time makes an image of that name.
-    place = images.building_dir(f"make-{wanted.name}")
-    try:
+    with building.directory(paths.IMAGES, f"make-{wanted.name}") as place:
         if wanted.kind == "archive":
             process, ignored, skipped = _from_archive(wanted, place)
         elif wanted.kind == "rootfs":
@@ -282,9 +280,6 @@ def make(host: Host, wanted: Wanted, known_by: str) -> tuple[str, dict[str, t.An
                     os.unlink(path)
         description = {"name": wanted.name, "process": final.as_dict(), "fingerprint": known_by, "source": wanted.kind}
         digest, _new = images.store(place, description, expected=wanted.digest)
-    except BaseException:
-        files.remove_tree(place)
-        raise
     return digest, {"ignored": ignored, "left_out": skipped}
 
 

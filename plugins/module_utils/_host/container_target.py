@@ -26,6 +26,7 @@ from .._oci.definition import check_normal
 from .._oci.members import Policy, layer_policy
 from . import (
     archive,
+    building,
     container_parts,
     container_units,
     criu,
@@ -128,17 +129,14 @@ def receive_image(
 
 
 def _store_image(description: t.Mapping[str, t.Any], stream: t.BinaryIO) -> None:
-    building = images.building_dir(f"move-{description['digest'][:16]}")
-    try:
+    with building.directory(paths.IMAGES, f"move-{description['digest'][:16]}") as place:
         # What it may hold was decided when it was made on the source; here its digest is what counts.
         policy = dataclasses.replace(_HOWEVER_MUCH, allow_setuid=True, allow_devices=True)
-        archive.extract(stream, building, policy, what="Receiving the image")
+        archive.extract(stream, place, policy, what="Receiving the image")
         kept = {
             key: value for key, value in description.items() if key not in ("schema", "digest", "entries", "size_bytes")
         }
-        images.store(building, kept, expected=description["digest"])
-    finally:
-        files.remove_tree(building)
+        images.store(place, kept, expected=description["digest"])
 
 
 def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str]) -> int:
@@ -352,6 +350,7 @@ def give_up(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     for directory in (paths.bundle_dir(name), paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)
     files.remove_file(paths.definition_file(name))
+    building.remove_unfinished(paths.IMAGES)
     movedir.end_journal(name)
     if owner is None and not os.listdir(paths.workload_dir(name)):
         os.rmdir(paths.workload_dir(name))

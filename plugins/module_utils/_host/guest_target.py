@@ -22,6 +22,7 @@ from .._image.commands import Making
 from .._libvirt import admission, errors, guest_plan, migration, xml
 from .._migrate import plan, records
 from . import (
+    building,
     disks,
     files,
     freezer,
@@ -295,6 +296,7 @@ def give_up(host: Host, name: str, journal: Record) -> None:
         files.remove_file(path)
     guest_source.remove_files(name)
     movedir.keep_console(name, journal["move_id"])
+    building.remove_unfinished(paths.TEMPLATES)
     movedir.end_journal(name)
     if owner is None and not os.listdir(paths.workload_dir(name)):
         os.rmdir(paths.workload_dir(name))

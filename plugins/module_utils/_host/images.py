@@ -19,7 +19,7 @@ from .._core import paths
 from .._core.errors import HostError, InputError
 from .._core.names import is_digest
 from .._oci.members import Policy
-from . import archive, files
+from . import archive, building, files
 
 SCHEMA = 1
 _CONTENT = Policy(allow_setuid=True)
@@ -119,22 +119,12 @@ def point(name: str, digest: str) -> bool:
     return True
 
 
-def building_dir(label: str) -> str:
-    """A fresh directory on the file system of the images, for an image in the making. It is root's alone: an image may
-    have files that are set-user-id."""
-    directory = f"{paths.IMAGES}/building/{label}"
-    os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
-    files.remove_tree(directory)
-    os.mkdir(directory, 0o700)
-    return directory
-
-
-def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = "") -> tuple[str, bool]:
-    """Put what ``building`` holds (rootfs, config.json) into its place; (digest, whether it is new here).
+def store(made_in: str, description: t.Mapping[str, t.Any], *, expected: str = "") -> tuple[str, bool]:
+    """Put what ``made_in`` holds (rootfs, config.json) into its place; (digest, whether it is new here).
 
     InputError when ``expected`` is another digest.
     """
-    digest, entries, size = tree_digest(f"{building}/rootfs", description.get("process") or {})
+    digest, entries, size = tree_digest(f"{made_in}/rootfs", description.get("process") or {})
     if expected and digest != expected:
         raise InputError(
             f"The image has the digest {digest}, not {expected}.", hint="The source is not what it should be."
@@ -147,15 +137,14 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
         known = {*fingerprints(before), *fingerprints(made)}
         kept = {"archives": before["archives"]} if "archives" in before else {}
         files.write_json(f"{place}/image.json", {**made, **kept, "fingerprints": sorted(known)})
-        files.remove_tree(building)
         return digest, False
-    files.write_json(f"{building}/image.json", made)
+    files.write_json(f"{made_in}/image.json", made)
     # An archive that holds its own top has made it somebody else's.
-    os.chown(building, os.geteuid(), os.getegid())
-    os.chmod(building, 0o700)
+    os.chown(made_in, os.geteuid(), os.getegid())
+    os.chmod(made_in, 0o700)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     os.sync()
-    os.rename(building, place)
+    os.rename(made_in, place)
     files.sync_dir(os.path.dirname(place))
     return digest, True
 
@@ -205,11 +194,7 @@ def remove(name: str, *, check_mode: bool = False) -> list[str]:
         if name in known:
             files.remove_file(paths.image_name_file(name), durable=True)
         if not used and not others and os.path.isdir(paths.image_dir(digest)):
-            doomed = f"{paths.IMAGES}/building/removed-{digest}"
-            os.makedirs(os.path.dirname(doomed), mode=0o700, exist_ok=True)
-            files.remove_tree(doomed)
-            os.rename(paths.image_dir(digest), doomed)
-            files.remove_tree(doomed)
+            building.discard(paths.IMAGES, paths.image_dir(digest))
     return removed
 
 

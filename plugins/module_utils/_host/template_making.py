@@ -28,7 +28,20 @@ from .._image.commands import Making
 from .._image.template import Wanted
 from .._libvirt import guest_plan
 from .._migrate import wire
-from . import archive, cli, disks, domains, files, guest_disks, identity, libvirt, peers, template_building, templates
+from . import (
+    archive,
+    building,
+    cli,
+    disks,
+    domains,
+    files,
+    guest_disks,
+    identity,
+    libvirt,
+    peers,
+    template_building,
+    templates,
+)
 from .system import Host
 
 _MAKING = Making(templates.FORMAT)
@@ -249,8 +262,7 @@ def fetch(
 
 def _receive(incoming: _Incoming, about: t.Mapping[str, t.Any]) -> str:
     size, digest = int(about["file_bytes"]), str(about["digest"])
-    place = templates.building_dir(f"fetch-{digest[:16]}")
-    try:
+    with building.directory(paths.TEMPLATES, f"fetch-{digest[:16]}") as place:
         free = os.statvfs(place)
         if size > free.f_bavail * free.f_frsize:
             raise HostError(f"There is no room for the template: it needs {human_bytes(size)}.", hint="Make room.")
@@ -266,8 +278,6 @@ def _receive(incoming: _Incoming, about: t.Mapping[str, t.Any]) -> str:
             raise PeerError(f"What {incoming.peer} sent is not the template {digest}.", hint="Try again.")
         known = {key: about.get(key) for key in ("made_of", "origin", "reset_identity", "reset") if key in about}
         return templates.store(place, known, expected=digest)[0]
-    finally:
-        files.remove_tree(place)
 
 
 def _from_peer(host: Host, wanted: Wanted) -> tuple[str, bool]:
@@ -308,8 +318,7 @@ def _make(host: Host, wanted: Wanted, known_by: str, uri: str) -> tuple[str, boo
     if wanted.peer:
         digest, new = _from_peer(host, wanted)
         return digest, new, []
-    place = templates.building_dir(wanted.name)
-    try:
+    with building.directory(paths.TEMPLATES, wanted.name) as place:
         if wanted.guest:
             about = _from_guest(host, wanted, place, uri)
         elif wanted.build:
@@ -318,8 +327,6 @@ def _make(host: Host, wanted: Wanted, known_by: str, uri: str) -> tuple[str, boo
             about = _from_file(host, wanted, place)
         description = {**about, "made_of": known_by, "origin": wanted.origin}
         digest, new = templates.store(place, description, expected=wanted.digest)
-    finally:
-        files.remove_tree(place)
     return digest, new, list(about.get("reset") or [])
 
 

@@ -19,7 +19,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import HostError, Missing, Refused
 from .._core.names import is_digest
-from . import disks, files
+from . import building, disks, files
 
 SCHEMA = 1
 FORMAT = "qcow2"
@@ -184,21 +184,12 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
 # --------------------------------------------------------------------------------------------------------------------
 # Coming and going
 # --------------------------------------------------------------------------------------------------------------------
-def building_dir(label: str) -> str:
-    """A fresh directory on the file system of the templates, for one in the making."""
-    directory = f"{paths.TEMPLATES}/building/{label}"
-    os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
-    files.remove_tree(directory)
-    os.mkdir(directory, 0o700)
-    return directory
-
-
-def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = "") -> tuple[str, bool]:
-    """Put ``building``/disk.qcow2 into its place; (digest, whether this host did not have it, or not whole).
+def store(made_in: str, description: t.Mapping[str, t.Any], *, expected: str = "") -> tuple[str, bool]:
+    """Put ``made_in``/disk.qcow2 into its place; (digest, whether this host did not have it, or not whole).
 
     Refused when ``expected`` is another digest, or when it is not an image that is complete in itself.
     """
-    made = f"{building}/disk.qcow2"
+    made = f"{made_in}/disk.qcow2"
     header = disks.inspect(made, FORMAT).header
     if header.external or header.encrypted:
         raise Refused(f"The image is not complete in itself: {', '.join(header.external) or 'it is encrypted'}.")
@@ -221,17 +212,16 @@ def store(building: str, description: t.Mapping[str, t.Any], *, expected: str = 
             # Guests that run on the damaged one keep it open until they stop.
             os.replace(made, paths.template_disk(digest))
         files.write_json(_record_file(digest), _whole(description, digest, paths.template_disk(digest)))
-        files.remove_tree(building)
         return digest, new
-    files.write_json(f"{building}/template.json", _whole(description, digest, made))
-    os.chmod(building, _DIRECTORY)
+    files.write_json(f"{made_in}/template.json", _whole(description, digest, made))
+    os.chmod(made_in, _DIRECTORY)
     for above in (paths.TEMPLATES, os.path.dirname(place)):
         os.makedirs(above, exist_ok=True)
         os.chmod(above, _DIRECTORY)
-    for leftover in os.listdir(building):
+    for leftover in os.listdir(made_in):
         if leftover not in ("disk.qcow2", "template.json"):
-            os.unlink(f"{building}/{leftover}")
-    os.rename(building, place)
+            os.unlink(f"{made_in}/{leftover}")
+    os.rename(made_in, place)
     files.sync_dir(os.path.dirname(place))
     return digest, True
 
@@ -303,11 +293,7 @@ def _remove(word: str, known: t.Mapping[str, str], digest: str, *, check_mode: b
         if word in known:
             files.remove_file(paths.template_name_file(word), durable=True)
         if there and not others:
-            doomed = f"{paths.TEMPLATES}/building/removed-{digest}"
-            os.makedirs(os.path.dirname(doomed), mode=0o700, exist_ok=True)
-            files.remove_tree(doomed)
-            os.rename(paths.template_dir(digest), doomed)
-            files.remove_tree(doomed)
+            building.discard(paths.TEMPLATES, paths.template_dir(digest))
     return removed
 
 

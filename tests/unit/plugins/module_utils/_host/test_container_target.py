@@ -173,7 +173,11 @@ def test_give_back_again(monkeypatch: pytest.MonkeyPatch, generation: int, ran: 
 
 def test_give_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    # Who received it was cut off.
+    part = Path(f"{paths.IMAGES}/building/move-x/rootfs/file")
+    files.write_text(str(part), "x")
     container_target.give_up(HOST, "web", JOURNAL)
+    assert os.listdir(f"{paths.IMAGES}/building") == []
     assert not os.path.exists(paths.workload_dir("web"))
 
 

@@ -13,7 +13,13 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_clones, guests, libvirt, templates
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    building,
+    guest_clones,
+    guests,
+    libvirt,
+    templates,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
@@ -46,9 +52,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[dict[str, t.Any]],
 
 
 def template(name: str = "debian", size: int = 4 * MIB) -> str:
-    building = templates.building_dir(name)
-    images.qcow2(size).write(Path(building) / "disk.qcow2")
-    digest, _new = templates.store(building, {"made_of": "x"})
+    with building.directory(paths.TEMPLATES, name) as place:
+        images.qcow2(size).write(Path(place) / "disk.qcow2")
+        digest, _new = templates.store(place, {"made_of": "x"})
     templates.point(name, digest)
     return digest
 

@@ -86,6 +86,7 @@ class Guest:
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[int, int], Guest]:
     """Have libvirt know this guest."""
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path / "workloads"))
+    monkeypatch.setattr(paths, "TEMPLATES", str(tmp_path / "templates"))
     monkeypatch.setattr(libvirt, "library", lambda: LIBRARY)
     monkeypatch.setattr(libvirt, "connect", contextlib.nullcontext)
     monkeypatch.setattr(guest_source, "patiently", lambda work, *limit: work(None))
@@ -230,6 +231,10 @@ def test_nothing_that_came_stays_when_it_is_given_up(
     brought = [*(disk["path"] for disk in disks), seed, str(nvram)]
     for path in (*brought, paths.guest_log("web")):
         Path(path).write_text("x")
+    # Who fetched it was killed.
+    part = Path(f"{paths.TEMPLATES}/building/fetch-x/disk.qcow2")
+    files.write_text(str(part), "x")
     guest_target.give_up(HOST, "web", files.read_json(paths.journal_file("web")) or {})
     assert not Path(paths.guest_log("web")).exists()
     assert [path for path in brought if Path(path).exists()] == [str(tmp_path / "nfs.raw")]
+    assert not part.parent.exists()

@@ -18,7 +18,7 @@ import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
-from ansible_collections.cnvm.platform.plugins.module_utils._host import archive, bundles, files, images
+from ansible_collections.cnvm.platform.plugins.module_utils._host import archive, building, bundles, files, images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
 
@@ -115,10 +115,11 @@ def test_the_process_counts(tmp_path: Path) -> None:
 
 
 def stored(name: str = "web", text: str = "x") -> str:
-    place = Path(images.building_dir(f"{name}-1"))
-    (place / "rootfs").mkdir()
-    (place / "rootfs/file").write_text(text)
-    made, _new = images.store(str(place), {"name": name, "process": PROCESS, "fingerprint": "f"})
+    with building.directory(paths.IMAGES, f"{name}-1") as made_in:
+        place = Path(made_in)
+        (place / "rootfs").mkdir()
+        (place / "rootfs/file").write_text(text)
+        made, _new = images.store(str(place), {"name": name, "process": PROCESS, "fingerprint": "f"})
     images.point(name, made)
     return made
 
@@ -150,10 +151,10 @@ def test_pointing_again_is_no_change(store: Path) -> None:
 
 
 def test_another_digest_than_expected_is_not_stored(store: Path) -> None:
-    place = Path(images.building_dir("web-1"))
-    (place / "rootfs").mkdir()
-    with pytest.raises(InputError, match="has the digest"):
-        images.store(str(place), {"process": PROCESS}, expected="a" * 64)
+    with building.directory(paths.IMAGES, "web-1") as place:
+        os.mkdir(f"{place}/rootfs")
+        with pytest.raises(InputError, match="has the digest"):
+            images.store(place, {"process": PROCESS}, expected="a" * 64)
     assert not (store / "images/sha256").exists()
 
 

@@ -1,0 +1,84 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Where templates and images are made: each in a directory beside its place, from where it is renamed into that.
+
+Who makes one holds its directory, and the kernel lets go of it when they die. So what nobody holds was cut off. It goes
+when the next one is made, and when a move is given up: whoever was killed in the middle could not remove it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import typing as t
+
+from .._core.errors import HostError, Refused
+from . import files
+
+
+def _home(above: str) -> str:
+    return f"{above}/building"
+
+
+@contextlib.contextmanager
+def directory(above: str, label: str) -> t.Iterator[str]:
+    """A fresh directory on the file system of ``above``, root's alone: an image may have files that are set-user-id.
+    What has not been renamed goes at the end."""
+    path = f"{_home(above)}/{label}"
+    with contextlib.ExitStack() as held:
+        with _alone(above):
+            _remove_unheld(above)
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                raise Refused(f"{path} is in use by another process.", hint="Try again when it has ended.") from None
+            held.enter_context(_held(path))
+        try:
+            yield path
+        finally:
+            files.remove_tree(path)
+
+
+def remove_unfinished(above: str) -> None:
+    """Remove what was cut off."""
+    if os.path.isdir(_home(above)):
+        with _alone(above):
+            _remove_unheld(above)
+
+
+def discard(above: str, path: str) -> None:
+    """Remove a directory so that nobody finds a part of it in its place."""
+    doomed = f"{_home(above)}/removed-{os.path.basename(path)}"
+    with _alone(above):
+        files.remove_tree(doomed)
+        os.rename(path, doomed)
+        files.remove_tree(doomed)
+
+
+@contextlib.contextmanager
+def _held(path: str, how: int = fcntl.LOCK_EX) -> t.Iterator[None]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone(above: str) -> t.Iterator[None]:
+    """While one is begun nobody else looks for those that are not held."""
+    os.makedirs(_home(above), mode=0o700, exist_ok=True)
+    with _held(_home(above)):
+        yield
+
+
+def _remove_unheld(above: str) -> None:
+    for name in os.listdir(_home(above)):
+        path = f"{_home(above)}/{name}"
+        # One that is held, or has something mounted in it, stays until somebody looks again.
+        with contextlib.suppress(OSError, HostError), _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            files.remove_tree(path)
