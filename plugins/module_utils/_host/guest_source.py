@@ -78,6 +78,7 @@ class Leaving(kinds.Leaving):
         self._thread: t.Optional[threading.Thread] = None
         self._error: t.Optional[CnvmError] = None
         self._stats: dict[str, t.Any] = {}
+        self._slowed: dict[str, t.Any] = {}
         # For ``let_go``: they go with it. And for ``roll_back``.
         move.journal["moved"] = [disk["path"] for disk in self._moved]
         move.journal["cut_first"] = move.request["connections"] == 1
@@ -243,6 +244,7 @@ class Leaving(kinds.Leaving):
         self.move.time.bytes.update(migration.sent_bytes(stats))
         self.move.tell()
         _to_target(domain, self.move.channel.peer, lambda pid, there: connections.keep_short(pid, there, _UNSENT_BYTES))
+        self._slowed = migration.slowed(stats) or self._slowed
         if pace.look(stats):
             domain.migrateSetMaxDowntime(pace.limit_ms)
 
@@ -318,7 +320,7 @@ class Leaving(kinds.Leaving):
         self._tunnel.release()
         self._thread.join(60)
         self._tunnel.close()
-        stats = migration.statistics(self._stats)
+        stats = migration.statistics({**self._slowed, **self._stats})
         if stats:
             self.move.time.bytes.update(migration.sent_bytes(self._stats))
             self.move.result["libvirt"] = stats

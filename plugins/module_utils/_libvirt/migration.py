@@ -242,6 +242,11 @@ _STATISTICS = {
 }
 
 
+def slowed(stats: t.Mapping[str, t.Any]) -> dict[str, int]:
+    """By how much QEMU slows the guest down, where it does. Of a job that has ended libvirt does not tell it."""
+    return {key: int(stats[key]) for key in ("auto_converge_throttle",) if stats.get(key)}
+
+
 def statistics(stats: t.Mapping[str, t.Any]) -> dict[str, int]:
     """libvirt's statistics of a job, with units in their names; only those that it gives."""
     return {ours: int(stats[theirs]) for theirs, ours in _STATISTICS.items() if theirs in stats}

@@ -295,6 +295,16 @@ def test_statistics_have_their_units_in_their_names() -> None:
     assert found == {"elapsed_ms": 12, "downtime_ms": 3, "memory_rounds": 2}
 
 
+@pytest.mark.parametrize(("percent", "found"), [({}, {}), ({"auto_converge_throttle": 0}, {})])
+def test_how_much_it_is_slowed_down(percent: dict[str, int], found: dict[str, int]) -> None:
+    assert migration.slowed({"memory_iteration": 2, **percent}) == found
+
+
+def test_how_much_it_is_slowed_down_is_in_the_statistics() -> None:
+    slowed = migration.slowed({"memory_iteration": 2, "auto_converge_throttle": 40})
+    assert migration.statistics({**slowed, "downtime": 3}) == {"throttle_percent": 40, "downtime_ms": 3}
+
+
 def test_disks_that_are_read_only_are_no_data() -> None:
     root = guest(disk="<disk type='file'><source file='/iso'/><target dev='vdb'/><readonly/></disk>")
     assert list(migration.disks_of(domain.parse(root))) == ["vda"]
