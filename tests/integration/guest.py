@@ -47,11 +47,12 @@ class Guest:
     """The guest, wherever it is.
 
     ``more``: what its description has besides, or instead. ``files``: what its host has for that in its directory.
+    ``disk``: its first disk, where that is not there.
     """
 
     def __init__(
         self, fleet: Fleet, name: str = "vm", address: str = ADDRESS, *,
-        more: t.Optional[t.Mapping[str, t.Any]] = None, files: t.Sequence[str] = (OWN_DISK,),
+        more: t.Optional[t.Mapping[str, t.Any]] = None, files: t.Sequence[str] = (OWN_DISK,), disk: str = "",
     ) -> None:  # fmt: skip
         self.fleet = fleet
         self.name = name
@@ -59,6 +60,7 @@ class Guest:
         self.home = f"/var/lib/cnvm/workloads/{name}"
         self.more = dict(more or {})
         self.files = {"definition.json", "owner.json", *files}
+        self.disk = disk or f"{self.home}/{OWN_DISK}"
         self.movers = (fleet["host1"], fleet["host2"])
         self.consoles: dict[str, Reader] = {}
         self.lines: dict[str, list[str]] = {}
@@ -175,12 +177,13 @@ class Guest:
         if client:
             assert self.client
             self.client.check()
-        if OWN_DISK in self.files:
-            # Standing still it has written all that it has. What was cut off may leave clusters that nobody uses (3).
-            host.sh(
-                f"virsh suspend {self.name}; rc=0; qemu-img check -q -U {self.home}/{OWN_DISK} || rc=$?;"
-                f" virsh resume {self.name}; [ $rc = 0 ] || [ $rc = 3 ]"
-            )
+        # Standing still it has written all that it has. A QEMU that died leaves clusters that nobody uses (3), which
+        # stay until the disk is copied: what came with this move, and has run since, has none.
+        copied = memory and len(stays) > 1 and OWN_DISK in self.files
+        host.sh(
+            f"virsh suspend {self.name}; rc=0; qemu-img check -q -U {self.disk} || rc=$?;"
+            f" virsh resume {self.name}; [ $rc = 0 ] || [ $rc = {0 if copied else 3} ]"
+        )
 
     def settle(self, host: Host, *, running: bool = True) -> None:
         """Wait until both hosts are as if there had never been a move, with the guest on ``host``."""
@@ -193,7 +196,8 @@ class Guest:
     def remains(self, host: Host, owner: Host, *, running: bool = True) -> dict[str, t.Any]:
         """What a move has left on ``host``, and what ``owner`` lacks."""
         seen = self.look(host)
-        left = {key: seen[key] for key in ("journal", "move_dirs", "locked", "units", "ports")}
+        everywhere = ("journal", "move_dirs", "templates", "locked", "units", "processes", "ports")
+        left = {key: seen[key] for key in everywhere}
         if host is owner:
             left["state"] = seen["state"] if seen["state"] != ("running" if running else "shut off") else ""
             left["emulators"] = seen["emulators"] != int(running)
@@ -216,20 +220,21 @@ class Guest:
 
     def content(self, host: Host) -> str:
         """The sha256 of what its disk holds. (It is looked at while nobody writes to it.)"""
-        disk, raw = f"{self.home}/{OWN_DISK}", f"/var/tmp/{self.name}.raw"
-        sound(host, disk)
-        return host.sh(f"qemu-img convert -O raw {disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
+        raw = f"/var/tmp/{self.name}.raw"
+        sound(host, self.disk)
+        return host.sh(f"qemu-img convert -O raw {self.disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
 
     def trap(self, source: Host, at: str) -> Trap:
         """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or
         ``committed``, when the owner record names the target."""
-        # What earlier moves have said, but not what the guest has.
-        source.sh("rm -f /var/log/cnvm/moves/*/status.json")
-        file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
         if at in _STATES:
             file, text = f"{self.home}/move.json", f'"{at}"'
         elif at == "committed":
             file, text = f"{self.home}/owner.json", f'"{self.fleet.other(source).name}"'
+        else:
+            # What earlier moves have said, but not what the guest has.
+            source.sh("rm -f /var/log/cnvm/moves/*/status.json")
+            file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
         return Trap(source, file=file, text=text, signal=signal.SIGSTOP, victim=MOVER)
 
     def stopped(self, at: str, **more: t.Any) -> Move:

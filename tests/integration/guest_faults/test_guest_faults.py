@@ -67,6 +67,23 @@ def held(guest: Guest) -> Move:
     return move
 
 
+def arrived(guest: Guest) -> Move:
+    """A move that is not committed, with the copy whole on the target, and the mover standing still."""
+    move = held(guest)
+    # libvirt's way goes on. Who leads the move waits for the answer to its last question.
+    move.target.sh(
+        """
+        for pid in $(pgrep -f "cnvm-[h]ost serve"); do
+          ! grep -qz "^SSH_ORIGINAL_COMMAND=libvirt " "/proc/$pid/environ" || kill -CONT "$pid"
+        done
+        """
+    )
+    definition = f"/etc/libvirt/qemu/{guest.name}.xml"
+    eventually("the copy is whole", lambda: move.target.run("test", "-e", definition, check=False).returncode == 0)
+    kill(move.source, MOVER, STOP)
+    return move
+
+
 def go_on(move: Move) -> None:
     """The mover, if it stands still (and has not ended meanwhile)."""
     kill(move.source, MOVER, CONT, check=False)
@@ -99,6 +116,21 @@ def test_link_cut_early(bare: Guest, phase: str) -> None:
         go_on(move)
         result = move.result()
     bare.stays_at(move.source, result)
+
+
+def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
+    """A part of it stays. It goes when the move is recovered, and so does the program that was fetching it."""
+    source = bare.source()
+    target = bare.fleet.other(source)
+    with bare.fleet.slow(target, "8mbit"):
+        move = bare.start(source)
+        eventually("a part of it is there", lambda: bare.look(target)["templates"])
+        kill(target, SERVE)
+        result = move.result()
+    assert (result["outcome"], result["failed_phase"]) == ("source", "template"), result
+    assert bare.look(target)["templates"]
+    playbook("cnvm.platform.recover", "-e", f"guest={bare.name}")
+    bare.stays_at(source, result)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -375,6 +407,29 @@ def test_target_fills_up(bare: Guest, phase: str, place: str, limit: str) -> Non
     bare.stays_at(source, result)
 
 
+def test_target_fills_up_at_the_handover(guest: Guest) -> None:
+    """It cannot write that the guest is its own, nor that it is not: nobody goes on until there is room."""
+    source = guest.source()
+    target = guest.fleet.other(source)
+    directory = "/var/lib/cnvm/workloads"
+    target.sh(f"mount -t tmpfs -o size=80m tmpfs {directory}")
+    try:
+        move = guest.stopped("committed")
+        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        go_on(move)
+        result = move.result()
+        assert (result["outcome"], result["failed_phase"]) == ("waiting", "activate"), result
+        assert "No space left" in result["error"], result
+        assert [guest.look(host)["state"] for host in (source, target)] == ["paused", "paused"]
+        assert guest.look(target)["owner"] == {}
+        target.run("rm", f"{directory}/full")
+        playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+        guest.check(target, [source, target])
+        guest.check(guest.move(), [source, target, source])
+    finally:
+        target.run("umount", "-l", directory)
+
+
 # --- one that does not run ---
 
 
@@ -456,10 +511,10 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
     guest.begins_anew(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("at", ["prepare", "memory", "committed", "leaving"])
+@pytest.mark.parametrize("at", ["prepare", "memory", "arrived", "committed", "leaving"])
 def test_source_loses_power(guest: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
-    move = under_way(guest, at)
+    move = arrived(guest) if at == "arrived" else under_way(guest, at)
     decided = at in ("committed", "leaving")
     guest.fleet.power_cut(move.source)
     if not decided:
@@ -471,6 +526,24 @@ def test_source_loses_power(guest: Guest, at: str) -> None:
         guest.check(move.target, [move.source, move.target])
     else:
         guest.begins_anew(move.source, [move.source])
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_host_loses_power_while_disks_are_copied(off: Guest, side: str) -> None:
+    """It stays where it is, and does not run there; what has come of its disks does not stay."""
+    move = off.stopped("disks")
+    assert off.look(move.target)["files"] != ["owner.json"]
+    if side == "source":
+        off.fleet.power_cut(move.source)
+        gone = move.source
+    else:
+        lose_power(off, move)
+        gone = move.target
+        result = move.result()
+        assert result["outcome"] == "source", result
+    off.fleet.change(**{gone.name: {"state": "present"}})
+    off.listen(gone)
+    off.settle(move.source, running=False)
 
 
 def test_it_starts_with_its_host(guest: Guest) -> None:
@@ -502,9 +575,11 @@ def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
     lazy.begins_anew(move.target, [move.source, move.target])
 
 
-def test_source_is_dead_for_good(guest: Guest) -> None:
-    """By the user's word: the copy that stands still goes on, with its memory. The dead may come back."""
-    move = guest.stopped("committed")
+@pytest.mark.parametrize("at", ["arrived", "committed"])
+def test_source_is_dead_for_good(guest: Guest, at: str) -> None:
+    """By the user's word: the copy that stands still goes on, with its memory, whatever the source had decided. The
+    dead may come back, and asks before it starts anything."""
+    move = arrived(guest) if at == "arrived" else guest.stopped(at)
     guest.fleet.power_cut(move.source)
     (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
     assert result["outcome"] == "target", result
@@ -512,6 +587,18 @@ def test_source_is_dead_for_good(guest: Guest) -> None:
     guest.fleet.change(**{move.source.name: {"state": "present"}})
     guest.listen(move.source)
     guest.check(move.target, [move.source, move.target])
+
+
+def test_source_is_dead_for_good_before_all_has_come(guest: Guest) -> None:
+    """What is not whole never runs. There is only what lies on the dead, which may come back."""
+    move = guest.stopped("frozen")
+    guest.fleet.power_cut(move.source)
+    (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
+    assert result["outcome"] == "none", result
+    assert guest.look(move.target)["state"] == ""
+    guest.fleet.change(**{move.source.name: {"state": "present"}})
+    guest.listen(move.source)
+    guest.begins_anew(move.source, [move.source])
 
 
 def test_target_is_dead_for_good(guest: Guest) -> None:

@@ -10,8 +10,8 @@ import typing as t
 
 import pytest
 
-from ansible_collections.cnvm.platform.tests.integration.guest import ADDRESS, LAZY, Guest, userfaultfd
-from ansible_collections.cnvm.platform.tests.integration.hosts import call, playbook
+from ansible_collections.cnvm.platform.tests.integration.guest import ADDRESS, LAZY, SLOW, Guest, userfaultfd
+from ansible_collections.cnvm.platform.tests.integration.hosts import CONT, MOVER, Fleet, call, kill, playbook
 
 NAMES = ["a/b", "..", "", "a b", "-rf", "x" * 300, "é", "$(reboot)"]
 WRONG: list[tuple[dict[str, t.Any], str]] = [
@@ -69,6 +69,43 @@ def test_one_that_does_not_converge_without_post_copy(guest: Guest) -> None:
         result = guest.start(**{**LAZY, "allow_post_copy": False, "timeout_s": 40}).result()
     assert (result["outcome"], result["mode"], result["failed_phase"]) == ("source", "live", "memory"), result
     guest.check(home, [home])
+
+
+def test_one_that_converges_only_when_it_is_slowed_down(guest: Guest) -> None:
+    """It writes more than the link carries, until QEMU has taken enough of its time."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    result = guest.start(**{**SLOW, "bandwidth_mib_s": 8, "auto_converge": True, "max_downtime_ms": 250}).result()
+    assert (result["outcome"], result["mode"]) == ("target", "live"), result
+    assert result["libvirt"]["throttle_percent"] > 0, result
+    guest.check(away, [home, away])
+
+
+@pytest.fixture
+def another(fleet: Fleet) -> t.Iterator[Guest]:
+    """One more guest, on the first host."""
+    found = Guest(fleet, "another", "10.100.101.122")
+    found.deploy()
+    found.watch()
+    yield found
+    found.dismiss()
+    found.remove()
+
+
+def test_two_that_change_places(guest: Guest, another: Guest) -> None:
+    """Both stand still at the same time. Each arrives as what it is."""
+    both = (guest, another)
+    if guest.source() is another.source():
+        guest.move()
+        guest.watch()
+    moves = [one.stopped("frozen") for one in both]
+    for move in moves:
+        kill(move.source, MOVER, CONT)
+    for move in moves:
+        result = move.result()
+        assert result["outcome"] == "target", result
+    for one, move in zip(both, moves):
+        one.check(move.target, [move.source, move.target])
 
 
 def test_post_copy_is_not_done_without_need(guest: Guest) -> None:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A guest with a disk on storage that both hosts have, and one that is its host's own.
 
-The storage is GlusterFS: one brick on the first host, mounted by both.
+The storage is GlusterFS: one brick on the third host, mounted by both.
 """
 
 from __future__ import annotations
@@ -14,14 +14,30 @@ import typing as t
 import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import Guest, sound
-from ansible_collections.cnvm.platform.tests.integration.hosts import MOVER, Fleet, Host, call, kill
+from ansible_collections.cnvm.platform.tests.integration.hosts import (
+    CONT,
+    MOVER,
+    SERVE,
+    STOP,
+    Fleet,
+    Host,
+    Move,
+    call,
+    eventually,
+    kill,
+)
 
 NAME = "shared"
+# What its QEMU has in its command line.
+EMULATOR = f"guest={NAME},"
 PLACE = "/srv/shared"
 DISK = f"{PLACE}/{NAME}-vda.qcow2"
 # A brick needs the attributes of a plain file system, which this is.
 BRICK = "/var/lib/libvirt/images/brick"
 MORE = {"disks": [{"pool": "shared", "template": "base", "size_mib": 32}, {"size_mib": 8, "format": "raw"}]}
+FORGET = ("tcp-user-timeout", "keepalive-time", "keepalive-interval", "keepalive-count")
+# A host that is a container has no device of its own for it.
+FUSE = "[ -e /dev/fuse ] || mknod /dev/fuse c 10 229"
 UNMOUNT = f"! mountpoint -q {PLACE} || umount -l {PLACE}"
 
 
@@ -40,14 +56,15 @@ def gluster(server: Host, hosts: t.Sequence[Host]) -> t.Iterator[None]:
 
     server.run("systemctl", "start", "glusterd")
     clear()
+    # A host that has lost power holds no lock for longer than this.
+    options = "".join(f" gluster volume set shared server.{name} 2;" for name in FORGET)
     server.sh(
-        f"mkdir {BRICK}; gluster --mode=script volume create shared {server.address}:{BRICK} force;"
+        f"mkdir {BRICK}; gluster --mode=script volume create shared {server.address}:{BRICK} force;{options}"
         " gluster volume start shared"
     )
     pool = {"name": "shared", "type": "netfs", "format": "glusterfs", "host": server.address, "export": "/shared"}
     for host in hosts:
-        # A host that is a container has no device of its own for FUSE.
-        host.sh("[ -e /dev/fuse ] || mknod /dev/fuse c 10 229")
+        host.sh(FUSE)
         made, again = [call(host, "pool", pools=[{**pool, "path": PLACE}]) for dummy in range(2)]
         assert made["pools"][0]["actions"] == ["define", "start", "enable"]
         assert not again["changed"]
@@ -59,8 +76,8 @@ def gluster(server: Host, hosts: t.Sequence[Host]) -> t.Iterator[None]:
 @pytest.fixture(scope="module")
 def deployed_shared(fleet: Fleet) -> t.Iterator[Guest]:
     """The guest, on hosts that both have the storage."""
-    guest = Guest(fleet, NAME, "10.100.101.123", more=MORE, files=("disks/vdb.raw",))
-    with gluster(fleet["host1"], guest.movers):
+    guest = Guest(fleet, NAME, "10.100.101.123", more=MORE, files=("disks/vdb.raw",), disk=DISK)
+    with gluster(fleet["host3"], guest.movers):
         guest.deploy()
         yield guest
         guest.remove()
@@ -145,7 +162,70 @@ def test_a_host_without_it(shared: Guest) -> None:
     try:
         result = shared.start().result()
     finally:
-        away.sh(f"rm {DISK}; mount -t glusterfs {shared.fleet['host1'].address}:/shared {PLACE}")
+        away.sh(f"rm {DISK}; mount -t glusterfs {shared.fleet['host3'].address}:/shared {PLACE}")
     assert (result["outcome"], result["failed_phase"]) == ("source", "preflight"), result
     assert f"does not have {DISK}, which is on shared storage" in result["error"], result
     shared.check(home, [home])
+
+
+# --- when the target may have written to it ---
+
+
+def comes_back(shared: Guest, host: Host) -> None:
+    """A host that was off, with the storage."""
+    shared.fleet.change(**{host.name: {"state": "present"}})
+    mount(host, shared.fleet["host3"])
+    shared.listen(host)
+
+
+def both_had_it(shared: Guest) -> Move:
+    """A move whose guest counts on the target, which has not said so, and stands still at the source."""
+    move = shared.stopped("committed")
+    # Told to let it run, libvirt waits for its QEMU until nobody can say that it runs.
+    kill(move.target, EMULATOR, STOP)
+    kill(move.source, MOVER, CONT)
+    record = f"cat {shared.home}/owner.json 2>/dev/null || true"
+    eventually("it is the target's", lambda: f'"{move.target.name}"' in move.target.sh(record))
+    kill(move.target, SERVE, STOP)
+    kill(move.target, EMULATOR, CONT)
+    move.target.run("virsh", "resume", NAME, check=False)
+    shared.counts_on(move.target)
+    assert shared.look(move.source)["state"] == "paused"
+    return move
+
+
+def test_copy_killed_when_it_has_run(shared: Guest) -> None:
+    """What stands still at the source is older than the disk: it never goes on there, but is started anew."""
+    move = both_had_it(shared)
+    kill(move.target, EMULATOR)
+    eventually("libvirt knows that it has died", lambda: shared.look(move.target)["state"] == "shut off")
+    kill(move.target, SERVE, CONT)
+    result = move.result()
+    assert result["outcome"] == "source", result
+    assert "started anew" in result["lost"], result
+    shared.begins_anew(move.source, [move.source, move.target, move.source])
+
+
+def test_target_is_dead_for_good_when_it_has_run(shared: Guest) -> None:
+    """The same by the user's word. The dead may come back, and starts nothing."""
+    move = both_had_it(shared)
+    shared.fleet.power_cut(move.target)
+    result = move.result()
+    assert result["outcome"] == "waiting", result
+    assert shared.look(move.source)["state"] == "paused"
+    (result,) = move.source.helper("recover", "--fenced", move.target.name, NAME)["results"]
+    assert (result["outcome"], "started anew" in result["message"]) == ("source", True), result
+    comes_back(shared, move.target)
+    shared.begins_anew(move.source, [move.source, move.target, move.source])
+
+
+def test_source_loses_power_when_it_is_committed(shared: Guest) -> None:
+    """The guest goes on at the target with its memory, and what comes back leaves the disk alone."""
+    move = shared.stopped("committed")
+    shared.fleet.power_cut(move.source)
+    (result,) = move.target.helper("recover", "--fenced", move.source.name, NAME)["results"]
+    assert result["outcome"] == "target", result
+    had = disk(move.target)
+    comes_back(shared, move.source)
+    shared.check(move.target, [move.source, move.target])
+    assert disk(move.target) == disk(move.source) == had
