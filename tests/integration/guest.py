@@ -18,6 +18,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     HERE,
     MOVER,
     PATIENCE_S,
+    SERVE,
     Client,
     Fleet,
     Host,
@@ -25,6 +26,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     Reader,
     Trap,
     eventually,
+    kill,
     playbook,
 )
 from ansible_collections.cnvm.platform.tests.support import tiny_guest
@@ -243,6 +245,32 @@ class Guest:
         trap = self.trap(source, at)
         move = self.start(source, **more)
         trap.sprung()
+        return move
+
+    def held(self) -> Move:
+        """A move whose target has just noted that it holds the copy, and has not said so to the source yet."""
+        source = self.source()
+        noted = {"file": f"{self.home}/move.json", "text": '"prepared"'}
+        trap = Trap(self.fleet.other(source), **noted, signal=signal.SIGSTOP, victim=SERVE)
+        move = self.start(source)
+        trap.sprung()
+        return move
+
+    def arrived(self) -> Move:
+        """A move that is not committed, with the copy whole on the target. Mover and target stand still."""
+        move = self.held()
+        # libvirt's way goes on. Who leads the move waits for the answer to its last question.
+        move.target.sh(
+            """
+            for pid in $(pgrep -f "cnvm-[h]ost serve"); do
+              ! grep -qz "^SSH_ORIGINAL_COMMAND=libvirt " "/proc/$pid/environ" || kill -CONT "$pid"
+            done
+            """
+        )
+        # While it is arriving libvirt tells nothing of its job.
+        asked = ("virsh", "domjobinfo", self.name)
+        eventually("the copy is whole", lambda: move.target.run(*asked, check=False).returncode == 0)
+        kill(move.source, MOVER, signal.SIGSTOP)
         return move
 
     def slowly(self, source: t.Optional[Host] = None) -> Move:

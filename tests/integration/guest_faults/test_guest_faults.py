@@ -30,9 +30,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     PATIENCE_S,
     SERVE,
     SSH,
-    STOP,
     Move,
-    Trap,
     environment,
     eventually,
     kill,
@@ -55,33 +53,6 @@ def kill_libvirt(move: Move, side: str) -> None:
 def under_way(guest: Guest, at: str) -> Move:
     """A move that copies memory, and does not come to its end; or one whose mover stands still."""
     return guest.slowly() if at == "memory" else guest.stopped(at)
-
-
-def held(guest: Guest) -> Move:
-    """A move whose target has just noted that it holds the copy, and has not said so to the source yet."""
-    source = guest.source()
-    file = f"/var/lib/cnvm/workloads/{guest.name}/move.json"
-    trap = Trap(guest.fleet.other(source), file=file, text='"prepared"', signal=STOP, victim=SERVE)
-    move = guest.start(source)
-    trap.sprung()
-    return move
-
-
-def arrived(guest: Guest) -> Move:
-    """A move that is not committed, with the copy whole on the target, and the mover standing still."""
-    move = held(guest)
-    # libvirt's way goes on. Who leads the move waits for the answer to its last question.
-    move.target.sh(
-        """
-        for pid in $(pgrep -f "cnvm-[h]ost serve"); do
-          ! grep -qz "^SSH_ORIGINAL_COMMAND=libvirt " "/proc/$pid/environ" || kill -CONT "$pid"
-        done
-        """
-    )
-    definition = f"/etc/libvirt/qemu/{guest.name}.xml"
-    eventually("the copy is whole", lambda: move.target.run("test", "-e", definition, check=False).returncode == 0)
-    kill(move.source, MOVER, STOP)
-    return move
 
 
 def go_on(move: Move) -> None:
@@ -232,7 +203,7 @@ def test_libvirt_killed_at_the_handover(guest: Guest, side: str, state: str) -> 
 @pytest.mark.parametrize("state", ["prepared", "committed"])
 def test_copy_killed_at_the_handover(guest: Guest, state: str) -> None:
     """It never ran, so the guest goes on where it stands still, with its memory."""
-    move = held(guest) if state == "prepared" else guest.stopped(state)
+    move = guest.held() if state == "prepared" else guest.stopped(state)
     kill(move.target, emulator(guest))
     kill(move.target, SERVE, CONT)
     go_on(move)
@@ -514,7 +485,7 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
 @pytest.mark.parametrize("at", ["prepare", "memory", "arrived", "committed", "leaving"])
 def test_source_loses_power(guest: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
-    move = arrived(guest) if at == "arrived" else under_way(guest, at)
+    move = guest.arrived() if at == "arrived" else under_way(guest, at)
     decided = at in ("committed", "leaving")
     guest.fleet.power_cut(move.source)
     if not decided:
@@ -579,7 +550,7 @@ def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
 def test_source_is_dead_for_good(guest: Guest, at: str) -> None:
     """By the user's word: the copy that stands still goes on, with its memory, whatever the source had decided. The
     dead may come back, and asks before it starts anything."""
-    move = arrived(guest) if at == "arrived" else guest.stopped(at)
+    move = guest.arrived() if at == "arrived" else guest.stopped(at)
     guest.fleet.power_cut(move.source)
     (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
     assert result["outcome"] == "target", result

@@ -180,10 +180,11 @@ def comes_back(shared: Guest, host: Host) -> None:
 
 def both_had_it(shared: Guest) -> Move:
     """A move whose guest counts on the target, which has not said so, and stands still at the source."""
-    move = shared.stopped("committed")
+    move = shared.arrived()
     # Told to let it run, libvirt waits for its QEMU until nobody can say that it runs.
     kill(move.target, EMULATOR, STOP)
     kill(move.source, MOVER, CONT)
+    kill(move.target, SERVE, CONT)
     record = f"cat {shared.home}/owner.json 2>/dev/null || true"
     eventually("it is the target's", lambda: f'"{move.target.name}"' in move.target.sh(record))
     kill(move.target, SERVE, STOP)
