@@ -382,7 +382,7 @@ def test_a_tunnel_that_is_lost_lets_nothing_go_on_once_the_target_has_it(
     each = Stopped(PAUSED, 2)
     monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
     leaving = object.__new__(guest_source.Leaving)
-    leaving.name, leaving._stats = "web", {}
+    leaving.name, leaving._stats, leaving._slowed = "web", {}, {}
 
     def end(what: str) -> t.Callable[[], None]:
         return lambda: each.calls.append(what)
