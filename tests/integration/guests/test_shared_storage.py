@@ -174,7 +174,7 @@ def test_a_host_without_it(shared: Guest) -> None:
 def comes_back(shared: Guest, host: Host) -> None:
     """A host that was off, with the storage."""
     shared.fleet.change(**{host.name: {"state": "present"}})
-    mount(host, shared.fleet["host3"])
+    host.sh(f"{FUSE}; mountpoint -q {PLACE} || virsh pool-start shared")
     shared.listen(host)
 
 
