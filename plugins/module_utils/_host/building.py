@@ -35,11 +35,13 @@ def directory(above: str, label: str) -> t.Iterator[str]:
                 os.mkdir(path, 0o700)
             except FileExistsError:
                 raise Refused(f"{path} is in use by another process.", hint="Try again when it has ended.") from None
-            held.enter_context(_held(path))
+            made = os.fstat(held.enter_context(_held(path)))
         try:
             yield path
         finally:
-            files.remove_tree(path)
+            # Once it is renamed, what is there is another one's.
+            if os.path.isdir(path) and os.path.samestat(os.stat(path), made):
+                files.remove_tree(path)
 
 
 def remove_unfinished(above: str) -> None:
@@ -59,11 +61,11 @@ def discard(above: str, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _held(path: str, how: int = fcntl.LOCK_EX) -> t.Iterator[None]:
+def _held(path: str, how: int = fcntl.LOCK_EX) -> t.Iterator[int]:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, how)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

@@ -43,6 +43,13 @@ def test_what_was_renamed_stays(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["building", "made"]
 
 
+def test_what_another_one_makes_in_its_place_stays(tmp_path: Path) -> None:
+    with building.directory(str(tmp_path), "web") as place:
+        os.rename(place, tmp_path / "made")
+        os.mkdir(place)
+    assert os.path.isdir(place)
+
+
 @pytest.mark.parametrize("label", ["web", "other"])
 def test_what_the_dead_have_left_goes_with_the_next_one(tmp_path: Path, label: str) -> None:
     """Whatever that is called."""
