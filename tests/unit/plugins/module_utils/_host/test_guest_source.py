@@ -166,7 +166,7 @@ def test_what_waits_to_be_sent_is_kept_short_while_it_is_copied(
     timeline = types.SimpleNamespace(bytes={})
     move = types.SimpleNamespace(channel=types.SimpleNamespace(peer="host2"), tell=lambda: None, time=timeline)
     leaving = guest_source.Leaving.__new__(guest_source.Leaving)
-    vars(leaving).update(move=move)
+    vars(leaving).update(move=move, _slowed={})
     each = types.SimpleNamespace(name=lambda: "web", migrateSetMaxDowntime=lambda limit_ms: None)
     leaving._help(t.cast("t.Any", each), {}, migration.Pace(300))
     assert done == [(77, "10.100.100.2", 131_072)]
