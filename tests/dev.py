@@ -420,7 +420,8 @@ def integration_steps() -> t.Iterator[Step]:
     """A step for each folder, each on hosts of its own."""
     for kind in ("guest_faults", "containers", "guests"):
         report = LOGS / f"integration-{kind}.xml"
-        pytest = ["env", f"CNVM_INTEGRATION_SET=dev-it-{kind}", "pytest", "-q", f"--junit-xml={report}"]
+        hosts = f"CNVM_INTEGRATION_SET=dev-it-{kind.replace('_', '-')}"
+        pytest = ["env", hosts, "pytest", "-q", f"--junit-xml={report}"]
         yield Step(f"integration {kind}", [[*pytest, f"tests/integration/{kind}"]], report, alone=True)
 
 

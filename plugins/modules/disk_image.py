@@ -81,7 +81,8 @@ options:
             (another checksum; without one another path, size or time), or when it was made with other options. B(What
             was written to it is lost.)
           - Refused when nothing of that is another one, and yet it is not the file that was made here, such as a backup
-            that was brought back.
+            that was brought back. And, as with O(images[].state=absent), where it is a disk of a guest that has
+            snapshots (M(cnvm.platform.guest_snapshot)).
         type: bool
         default: false
       backing:
@@ -98,7 +99,8 @@ options:
           - How another O(images[].backing) is taken. V(safe) keeps the content and copies what differs between the two.
             V(unsafe) writes the other name only, for a base that was moved; with another content below, the image is
             lost. V(refuse) fails.
-          - With internal snapshots in it, V(safe) is refused. They would be lost.
+          - With internal snapshots in it, V(safe) is refused. They would be lost. A disk of a guest that has snapshots
+            (M(cnvm.platform.guest_snapshot)) is not rebased at all.
         type: str
         choices: [safe, unsafe, refuse]
         default: safe

@@ -265,7 +265,7 @@ options:
         description:
           - The serial console. V(console) is for C(virsh console); V(log) writes it to
             C(/var/log/cnvm/guests/NAME.log), too. What a guest said before it moved away is kept with the logs of the
-            move, as C(console.log). Default is V(console).
+            move. Default is V(console).
         type: str
         choices: [console, log, none]
       shared_folders:

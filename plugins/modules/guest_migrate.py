@@ -202,7 +202,10 @@ generation:
   type: int
   sample: 2
 libvirt:
-  description: libvirt's own statistics of the job. The unit of each number is in its name.
+  description:
+    - libvirt's own statistics of the job. The unit of each number is in its name.
+    - C(throttle_percent) is there when QEMU slowed the guest down, and by how much at last. C(post_copy_requests) says
+      how often the guest had to wait for some of its memory.
   returned: when it was moved while it ran
   type: dict
   sample:

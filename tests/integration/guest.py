@@ -63,6 +63,8 @@ class Guest:
         self.more = dict(more or {})
         self.files = {"definition.json", "owner.json", *files}
         self.disk = disk or f"{self.home}/{OWN_DISK}"
+        # What its QEMU has in its command line.
+        self.emulator = f"guest={name},"
         self.movers = (fleet["host1"], fleet["host2"])
         self.consoles: dict[str, Reader] = {}
         self.lines: dict[str, list[str]] = {}
@@ -286,7 +288,7 @@ class Guest:
         source.sh("rm -f /var/log/cnvm/moves/*/status.json")
         trap = Trap(
             source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "drain"', signal=signal.SIGSTOP,
-            victim=f"guest={self.name},",
+            victim=self.emulator,
         )  # fmt: skip
         move = self.start(source, **LAZY)
         trap.sprung()
@@ -319,7 +321,7 @@ class Guest:
 
     def said(self, host: Host, word: str) -> list[str]:
         """The lines of its console on a host that begin with a word, also of what it said before it went away."""
-        logs = f"/var/log/cnvm/moves/*/console.log /var/log/cnvm/guests/{self.name}.log"
+        logs = f"/var/log/cnvm/moves/*/{self.name}.log /var/log/cnvm/guests/{self.name}.log"
         return host.sh(f"grep -ahs '^{word} ' {logs} || true").splitlines()
 
     def stays_at(self, source: Host, result: t.Mapping[str, t.Any], *, client: bool = True) -> None:

@@ -87,7 +87,7 @@ def keep_console(name: str, move_id: str) -> None:
     with contextlib.suppress(OSError):
         os.makedirs(kept, mode=0o700, exist_ok=True)
         for path in console_logs(name):
-            os.replace(path, f"{kept}/console.log{path[len(paths.guest_log(name)) :]}")
+            os.replace(path, f"{kept}/{os.path.basename(path)}")
 
 
 def remove(host: Host, move_id: str) -> None:

@@ -93,12 +93,15 @@ def another(fleet: Fleet) -> t.Iterator[Guest]:
 
 
 def test_two_that_change_places(guest: Guest, another: Guest) -> None:
-    """Both stand still at the same time. Each arrives as what it is."""
+    """Both are on their way at the same time. Each arrives as what it is."""
     both = (guest, another)
     if guest.source() is another.source():
         guest.move()
         guest.watch()
-    moves = [one.stopped("frozen") for one in both]
+    traps = [one.trap(one.source(), "memory") for one in both]
+    moves = [one.start() for one in both]
+    for trap in traps:
+        trap.sprung()
     for move in moves:
         kill(move.source, MOVER, CONT)
     for move in moves:

@@ -28,8 +28,6 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
 )
 
 NAME = "shared"
-# What its QEMU has in its command line.
-EMULATOR = f"guest={NAME},"
 PLACE = "/srv/shared"
 DISK = f"{PLACE}/{NAME}-vda.qcow2"
 # A brick needs the attributes of a plain file system, which this is.
@@ -47,12 +45,10 @@ def gluster(server: Host, hosts: t.Sequence[Host]) -> t.Iterator[None]:
 
     def clear() -> None:
         for host in hosts:
-            host.sh(f"virsh pool-destroy shared; virsh pool-undefine shared; {UNMOUNT}", check=False)
-        server.sh(
-            "gluster --mode=script volume stop shared force; gluster --mode=script volume delete shared;"
-            f" rm -rf {BRICK}",
-            check=False,
-        )
+            # Of what an earlier run has left some may be gone.
+            host.sh(f"set +e; virsh pool-destroy shared; virsh pool-undefine shared; {UNMOUNT}")
+        gone = "set +e; for word in 'stop shared force' 'delete shared'; do gluster --mode=script volume $word; done"
+        server.sh(f"{gone}; rm -rf {BRICK}")
 
     server.run("systemctl", "start", "glusterd")
     clear()
@@ -68,9 +64,11 @@ def gluster(server: Host, hosts: t.Sequence[Host]) -> t.Iterator[None]:
         made, again = [call(host, "pool", pools=[{**pool, "path": PLACE}]) for dummy in range(2)]
         assert made["pools"][0]["actions"] == ["define", "start", "enable"]
         assert not again["changed"]
-    yield
-    clear()
-    server.run("systemctl", "stop", "glusterd")
+    try:
+        yield
+    finally:
+        clear()
+        server.run("systemctl", "stop", "glusterd")
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +180,13 @@ def both_had_it(shared: Guest) -> Move:
     """A move whose guest counts on the target, which has not said so, and stands still at the source."""
     move = shared.arrived()
     # Told to let it run, libvirt waits for its QEMU until nobody can say that it runs.
-    kill(move.target, EMULATOR, STOP)
+    kill(move.target, shared.emulator, STOP)
     kill(move.source, MOVER, CONT)
     kill(move.target, SERVE, CONT)
     record = f"cat {shared.home}/owner.json 2>/dev/null || true"
     eventually("it is the target's", lambda: f'"{move.target.name}"' in move.target.sh(record))
     kill(move.target, SERVE, STOP)
-    kill(move.target, EMULATOR, CONT)
+    kill(move.target, shared.emulator, CONT)
     move.target.run("virsh", "resume", NAME, check=False)
     shared.counts_on(move.target)
     assert shared.look(move.source)["state"] == "paused"
@@ -198,7 +196,7 @@ def both_had_it(shared: Guest) -> Move:
 def test_copy_killed_when_it_has_run(shared: Guest) -> None:
     """What stands still at the source is older than the disk: it never goes on there, but is started anew."""
     move = both_had_it(shared)
-    kill(move.target, EMULATOR)
+    kill(move.target, shared.emulator)
     eventually("libvirt knows that it has died", lambda: shared.look(move.target)["state"] == "shut off")
     kill(move.target, SERVE, CONT)
     result = move.result()

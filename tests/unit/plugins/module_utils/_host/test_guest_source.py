@@ -479,7 +479,7 @@ def test_it_lets_go_of_all_but_the_owner_record_and_logs(tmp_path: Path, monkeyp
     host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
     guest_source.let_go(host, {**JOURNAL, "moved": [str(disk)]})
     left = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert left == sorted([owner, Path(paths.move_log_dir("m1"), "console.log")])
+    assert left == sorted([owner, Path(paths.move_log_dir("m1"), "web.log")])
 
 
 def test_a_disk_that_the_other_host_has_too_is_not_taken_from_it(
