@@ -79,10 +79,11 @@ class _Seen:
         return self.managed or bool(self.item.get("moving"))
 
     @property
-    def rank(self) -> tuple[int, bool]:
-        """Which of two that say they have the same one is right: records are compared by generation, never by time."""
+    def rank(self) -> tuple[int, bool, bool]:
+        """Which of two that say they have the same one is right: records are compared by generation, never by time. Of
+        two with the same record the one whose it is."""
         generation = self.item.get("generation")
-        return (generation if isinstance(generation, int) else -1, not self.place.stale)
+        return (generation if isinstance(generation, int) else -1, self.managed, not self.place.stale)
 
 
 def check_answer(answer: object) -> str:

@@ -18,6 +18,8 @@ import typing as t
 from .._core.errors import HostError, Refused
 from . import files
 
+_DOOMED = "removed-"
+
 
 def _home(above: str) -> str:
     return f"{above}/building"
@@ -30,12 +32,13 @@ def directory(above: str, label: str) -> t.Iterator[str]:
     path = f"{_home(above)}/{label}"
     with contextlib.ExitStack() as held:
         with _alone(above):
-            _remove_unheld(above)
+            doomed = _put_aside(above, held)
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:
                 raise Refused(f"{path} is in use by another process.", hint="Try again when it has ended.") from None
             made = os.fstat(held.enter_context(_held(path)))
+        _remove(doomed)
         try:
             yield path
         finally:
@@ -46,18 +49,23 @@ def directory(above: str, label: str) -> t.Iterator[str]:
 
 def remove_unfinished(above: str) -> None:
     """Remove what was cut off."""
-    if os.path.isdir(_home(above)):
+    if not os.path.isdir(_home(above)):
+        return
+    with contextlib.ExitStack() as held:
         with _alone(above):
-            _remove_unheld(above)
+            doomed = _put_aside(above, held)
+        _remove(doomed)
 
 
 def discard(above: str, path: str) -> None:
     """Remove a directory so that nobody finds a part of it in its place."""
-    doomed = f"{_home(above)}/removed-{os.path.basename(path)}"
-    with _alone(above):
-        files.remove_tree(doomed)
-        os.rename(path, doomed)
-        files.remove_tree(doomed)
+    with contextlib.ExitStack() as held:
+        with _alone(above):
+            doomed = _put_aside(above, held)
+            held.enter_context(_held(path))
+            gone = _rename(above, path)
+        files.remove_tree(gone)
+        _remove(doomed)
 
 
 @contextlib.contextmanager
@@ -72,15 +80,31 @@ def _held(path: str, how: int = fcntl.LOCK_EX) -> t.Iterator[int]:
 
 @contextlib.contextmanager
 def _alone(above: str) -> t.Iterator[None]:
-    """While one is begun nobody else looks for those that are not held."""
+    """While one is begun nobody else looks for those that are not held. Not for long: others wait."""
     os.makedirs(_home(above), mode=0o700, exist_ok=True)
     with _held(_home(above)):
         yield
 
 
-def _remove_unheld(above: str) -> None:
+def _rename(above: str, path: str) -> str:
+    doomed = f"{_home(above)}/{_DOOMED}{os.urandom(8).hex()}"
+    os.rename(path, doomed)
+    return doomed
+
+
+def _put_aside(above: str, held: contextlib.ExitStack) -> list[str]:
+    """Rename those that nobody holds, so that their places are free, and hold them until they are removed."""
+    found = []
     for name in os.listdir(_home(above)):
         path = f"{_home(above)}/{name}"
-        # One that is held, or has something mounted in it, stays until somebody looks again.
-        with contextlib.suppress(OSError, HostError), _held(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with contextlib.suppress(OSError):
+            held.enter_context(_held(path, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            found.append(path if name.startswith(_DOOMED) else _rename(above, path))
+    return found
+
+
+def _remove(doomed: t.Sequence[str]) -> None:
+    for path in doomed:
+        # One that has something mounted in it stays until somebody looks again.
+        with contextlib.suppress(OSError, HostError):
             files.remove_tree(path)

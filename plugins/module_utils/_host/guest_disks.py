@@ -176,8 +176,9 @@ def below_now(
 
 
 def check_top(path: str, known: t.Sequence[t.Mapping[str, t.Any]], where: str) -> None:
-    """HostError when the overlay above snapshots of a guest that is off rests on another file than is ``known``."""
-    if disks.backing_path(_inspect(path, "qcow2", where)) != known[0]["path"]:
+    """HostError when the overlay above snapshots of a guest that is off rests on another file than those that are
+    ``known`` below it. (A merge that was cut off has left out some of them.)"""
+    if disks.backing_path(_inspect(path, "qcow2", where)) not in [each["path"] for each in known]:
         below, kind = known[0]["path"], known[0]["format"]
         raise HostError(
             f"{where}: {path} was flattened or rebased, and the guest has snapshots.",
@@ -254,6 +255,19 @@ def making(name: str) -> list[str]:
     """The files that were being made for a guest when that was cut off: nothing was there."""
     note = files.read_json(paths.guest_making_file(name)) or {}
     return [*ownership.making(name, ownership.GUEST), *note.get("paths", ())]
+
+
+def left(name: str, needed: t.Collection[str]) -> list[str]:
+    """Those of them that are there still, but for ``needed``."""
+    return [path for path in making(name) if path not in needed and os.path.lexists(path)]
+
+
+def note_making(name: str, made: t.Sequence[str]) -> None:
+    """Write down which files are being made for a guest as it is changed."""
+    if made:
+        files.write_json(paths.guest_making_file(name), {"paths": sorted(made)})
+    else:
+        files.remove_file(paths.guest_making_file(name))
 
 
 def do(host: Host, work: Work) -> None:

@@ -239,7 +239,7 @@ class Planner:
             Changes() if stored is None else changes.compare(model, stored, job.known.live_model if job.known else None)
         )
         written = [work.words for work in works]
-        if making and not again and not works and not found.stored:
+        if used.intersection(making) and not again and not works and not found.stored:
             # A change that was cut off before it could write the definition down.
             written.append("define")
         there = os.path.lexists(paths.guest_seed(job.name))

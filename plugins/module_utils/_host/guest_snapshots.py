@@ -148,8 +148,7 @@ class Work:
         is afterwards what it was: as the snapshot's memory says, or freshly booted."""
         self._finish_pending()
         kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
-        # A run that was cut off may have turned it off already.
-        was = self.known.state if self.live else self.record.get("was", self.known.state)
+        was = self._was()
         made = snapshots.overlays(self.record, self.home, kept["disks"])
         after, gone = snapshots.reverted(self.record, snapshot, made)
         after["was"] = was
@@ -180,6 +179,12 @@ class Work:
             with libvirt.doing(f"start the guest {self.name!r}"):
                 t.cast(libvirt.Domain, libvirt.domain(self.connection, self.name)).createWithFlags(flags)
         self._keep({key: value for key, value in after.items() if key != "was"})
+
+    def _was(self) -> str:
+        """What it is, or was before a run that was cut off has turned it off."""
+        _state, reason = libvirt.state_of(self.known.domain) or (0, 0)
+        ours = not self.live and reason == libvirt.library().VIR_DOMAIN_SHUTOFF_DESTROYED
+        return str(self.record.get("was", self.known.state)) if ours else self.known.state
 
     def _restore(self, kept: t.Mapping[str, t.Any]) -> None:
         library = libvirt.library()

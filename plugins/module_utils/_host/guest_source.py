@@ -321,8 +321,9 @@ class Leaving(kinds.Leaving):
         self._thread.join(60)
         self._tunnel.close()
         stats = migration.statistics({**self._slowed, **self._stats})
-        if stats:
+        if self._stats:
             self.move.time.bytes.update(migration.sent_bytes(self._stats))
+        if stats:
             self.move.result["libvirt"] = stats
 
     def _end_before(self, connection: libvirt.Connection) -> None:

@@ -171,8 +171,10 @@ class Batch:
         guest_disks.make_home(job.name)
         running = job.seen.active and not job.plan.stop
         made = sorted(guest_jobs.made(job.works))
+        # What a run has left that was cut off stays on record until a disk has it, or the guest is removed.
+        left = guest_disks.left(job.name, {*made, *guest_jobs.given(wanted.model)})
         if made:
-            files.write_json(paths.guest_making_file(job.name), {"paths": made})
+            guest_disks.note_making(job.name, [*made, *left])
         try:
             for work in job.works:
                 if work.kind == "grow" and running:
@@ -184,12 +186,13 @@ class Batch:
                 self._define(job, domain.patch(known.xml, wanted.model))
         except BaseException:
             # No guest has them, and the next run would take them for somebody's.
-            for path in (*made, paths.guest_making_file(job.name)):
+            for path in made:
                 files.remove_file(path)
+            guest_disks.note_making(job.name, left)
             raise
         self._drop_seed(job)
         files.write_json(paths.definition_file(job.name), wanted.definition)
-        files.remove_file(paths.guest_making_file(job.name))
+        guest_disks.note_making(job.name, left)
         if running:
             for step in wanted.changes.steps:
                 guest_live.change(job, known, step)

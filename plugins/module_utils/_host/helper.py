@@ -67,7 +67,7 @@ def install(library: str, files: t.Mapping[str, str], version: str, digest: str)
         with open(target, "w", encoding="utf-8") as file:
             file.write(text)
         os.chmod(target, 0o644)
-    write_json(os.path.join(top, VERSION_FILE), {"version": version, "digest": digest})
+    write_json(os.path.join(top, VERSION_FILE), {"version": version, "digest": digest}, mode=0o644)
     link = _link(library)
     before = os.path.realpath(link)
     if os.path.isdir(link) and not os.path.islink(link):

@@ -238,7 +238,7 @@ class Registry:
         for name in {**gone_away, **wanted}:
             holder = next((peer for peer, answer in answers.items() if _holds(answer, name, self.kind)), "")
             if not holder and name in gone_away:
-                if everybody or self.ignore_unreachable:
+                if everybody or (self.ignore_unreachable and name in wanted):
                     # It was given away, and has been removed there since, or its host is gone: the record is history.
                     known = files.read_json(paths.owner_file(name)) or {}
                     self._generations[name] = int(known.get("generation") or 0)

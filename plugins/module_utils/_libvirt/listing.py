@@ -29,9 +29,9 @@ def rows_of(found: object) -> list[dict[str, t.Any]]:
     way, is told where it is; where that is not known, where it went."""
     answers = _answers(found)
     rows = []
-    newest: dict[str, tuple[bool, int]] = {}
+    newest: dict[str, tuple[int, bool]] = {}
     for guest in (guest for one in answers.values() for guest in one.get("guests") or ()):
-        newest[guest["name"]] = max(newest.get(guest["name"], (False, 0)), _rank(guest))
+        newest[guest["name"]] = max(newest.get(guest["name"], (-1, False)), _rank(guest))
     for host, one in answers.items():
         for guest in one.get("guests") or ():
             away = guest.get("state") == "moved" and not guest.get("managed")
@@ -50,9 +50,9 @@ def rows_of(found: object) -> list[dict[str, t.Any]]:
     return [unique[key] for key in sorted(unique, key=lambda key: (key[0], key[1], str(key[2])))]
 
 
-def _rank(guest: t.Mapping[str, t.Any]) -> tuple[bool, int]:
-    """Which of two hosts knows more of a guest: the one that has it, then the one with the newer record."""
-    return bool(guest.get("managed")), int(guest.get("generation") or 0)
+def _rank(guest: t.Mapping[str, t.Any]) -> tuple[int, bool]:
+    """Which of two hosts knows more of a guest: the one with the newer record, then the one that has it."""
+    return int(guest.get("generation") or -1), bool(guest.get("managed"))
 
 
 def names_in(value: object, option: str) -> list[str]:

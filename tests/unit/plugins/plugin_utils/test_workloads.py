@@ -149,11 +149,19 @@ def test_what_moved_is_where_it_went() -> None:
     assert listed(place(containers=[gone]), place("host2", containers=[there]))["web"].variables["cnvm_host"] == "host2"
 
 
-@pytest.mark.parametrize("decided", [False, True])
-def test_what_is_on_its_way_is_there_once(decided: bool) -> None:
-    """The copy that arrives, or waits for the word of the other host, is no other guest."""
-    here = {**GUEST, "managed": not decided, "moving": True, "generation": 4 if decided else 3, "state": "paused"}
-    arriving = {**GUEST, "managed": False, "moving": True, "generation": None, "state": "paused"}
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ({"managed": True, "generation": 3}, {"managed": False, "generation": None}),
+        # It is decided; the target does not know yet.
+        ({"managed": False, "generation": 4}, {"managed": False, "generation": None}),
+        # It runs there, and fetches its memory.
+        ({"managed": True, "generation": 4}, {"managed": False, "generation": 4}),
+    ],
+)
+def test_what_is_on_its_way_is_there_once(here: dict[str, t.Any], there: dict[str, t.Any]) -> None:
+    """The copy that arrives, waits, or is left behind, is no other guest."""
+    here, arriving = ({**GUEST, "moving": True, "state": "paused", **one} for one in (here, there))
     for order in (("host1", "host2"), ("host2", "host1")):
         found = listed(*(place(name, guests=[one]) for name, one in zip(order, (here, arriving), strict=True)))
         assert {name: entry.variables["cnvm_host"] for name, entry in found.items()} == {GUEST["name"]: order[0]}

@@ -22,6 +22,7 @@ CONSTANTS = {
     "VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE": 1,
     "VIR_CPU_COMPARE_IDENTICAL": 1,
     "VIR_CPU_COMPARE_SUPERSET": 2,
+    "VIR_DOMAIN_SHUTOFF_DESTROYED": 2,
     "VIR_CONNECT_LIST_DOMAINS_TRANSIENT": 8,
     "VIR_CONNECT_LIST_DOMAINS_AUTOSTART": 1024,
     "VIR_DOMAIN_STATS_STATE": 1,
@@ -114,15 +115,15 @@ class FakeDomain:
         self.live = xml.parse(xml.document(t.cast(xml.Element, self.stored)))
         self.number, self.reason = (PAUSED, 1) if flags & 1 else (RUNNING, 1)
 
-    def _end(self) -> None:
-        self.live, self.number = None, SHUTOFF
+    def _end(self, reason: int = 2) -> None:
+        self.live, self.number, self.reason = None, SHUTOFF, reason
         if self.stored is None:
             del self.connection.domains[self.name()]
 
     def shutdown(self) -> None:
         self._did("shutdown")
         if self.obeys:
-            self._end()
+            self._end(reason=1)
 
     def shutdownFlags(self, flags: int) -> None:
         self.shutdown()

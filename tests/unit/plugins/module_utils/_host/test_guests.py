@@ -1427,6 +1427,23 @@ def test_adding_a_disk_that_was_cut_off_is_done_again(
     assert not made.exists(), "it is the guest's own"
 
 
+def test_a_disk_that_was_being_added_stays_on_record_when_it_is_not_wanted_any_more(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.pools["images"] = str(place / "pool")
+    (place / "pool").mkdir()
+    first, disk = {**WEB, "state": "stopped"}, {"pool": "images", "size_mib": 1}
+    bring(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_file", lambda path, durable=False: None)
+        cut_off({**first, "disks": [{"size_mib": 1}, disk]}, monkeypatch, "_seed")
+    assert bring({**first, "memory_mib": 128})["changed"]
+    assert not bring({**first, "memory_mib": 128})["changed"]
+    assert bring({**first, "memory_mib": 128, "disks": [{"size_mib": 1}, disk]})["changed"]
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert not (place / "pool/web-vdb.qcow2").exists(), "it is the guest's own"
+
+
 @pytest.mark.parametrize("delete", [False, True])
 def test_a_disk_that_was_being_added_goes_with_the_guest(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, delete: bool
@@ -1944,6 +1961,22 @@ def test_one_that_was_not_started_again_is_stopped_from_the_next_snapshot_on(
     snap("two")
     snap("one", "reverted")
     assert connection.domains["web"].isActive() == 0
+
+
+def test_one_that_somebody_has_started_and_shut_down_since_is_stopped(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    snap("one")
+    each = connection.domains["web"]
+    with monkeypatch.context() as patch:
+        patch.setattr(each, "createWithFlags", cut)
+        with pytest.raises(Killed):
+            snap("one", "reverted")
+    each.createWithFlags(0)
+    each.shutdown()
+    snap("one", "reverted")
+    assert each.isActive() == 0
 
 
 @pytest.mark.parametrize("state", ["reverted", "absent"])

@@ -206,6 +206,8 @@ def test_what_was_given_away_to_a_host_that_is_gone_for_good_is_made_anew(
     """Also of two hosts, and when the other one was taken out of the overlay."""
     record(state, "web", "host2")
     registry = Asked(answers, ignore=True)
+    # Its record stays as long as it is not made anew.
+    assert registry.locate({"web": "host2"}, {}) == {"web": "host2"}
     assert registry.locate({"web": "host2"}, {"web": NEW}) == {"web": ""}
     assert "moved to host2 and is on no host that answers" in registry.warnings[0]
     registry.claim({"web": Newcomer("u2")})

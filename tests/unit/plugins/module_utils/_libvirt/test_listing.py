@@ -66,11 +66,17 @@ def test_one_that_went_to_a_host_that_was_not_asked() -> None:
     assert [(row["name"], row["host"], row["state"]) for row in rows] == [("a", "h9", "moved")]
 
 
-@pytest.mark.parametrize("decided", [False, True])
-def test_one_that_is_on_its_way_is_there_once(decided: bool) -> None:
-    """The copy that arrives, or waits for the word of the other host, is not another guest."""
-    here = guest("web", managed=not decided, moving=True, generation=4 if decided else 3, state="paused")
-    arriving = guest("web", managed=False, moving=True, generation=None, state="paused")
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ({"managed": True, "generation": 3}, {"managed": False, "generation": None}),
+        ({"managed": False, "generation": 4}, {"managed": False, "generation": None}),
+        ({"managed": True, "generation": 4}, {"managed": False, "generation": 4}),
+    ],
+)
+def test_one_that_is_on_its_way_is_there_once(here: dict[str, t.Any], there: dict[str, t.Any]) -> None:
+    """The copy that arrives, waits, or is left behind, is not another guest."""
+    here, arriving = (guest("web", moving=True, state="paused", **one) for one in (here, there))
     rows = rows_of({"h1": answer(here), "h2": answer(arriving), "h3": answer(guest("web", managed=False))})
     assert [(row["host"], row["state"]) for row in rows] == [("h1", "paused"), ("h3", "running")]
 
