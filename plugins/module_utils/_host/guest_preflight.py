@@ -244,7 +244,7 @@ def _kept_by_libvirt(name: str, seen: domains.Known) -> list[str]:
 def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
     """What this host has of what a guest needs (see ``migration.problems``); ``lacks``: templates to bring;
     ``post_copy``: why it could do none."""
-    seen: dict[str, t.Any] = {"reachable": False, "reason": "", "lacks": [], "post_copy": ""}
+    seen: dict[str, t.Any] = {"reachable": False, "reason": "", "lacks": [], "space": [], "post_copy": ""}
     try:
         with libvirt.connect() as connection:
             seen.update(_ask(connection, str(definition["name"]), needs), reachable=True)

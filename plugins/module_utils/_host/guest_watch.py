@@ -75,11 +75,14 @@ def _leases(connection: libvirt.Connection, models: t.Iterable[Model]) -> list[t
     return found
 
 
-def forget(host: Host, connection: libvirt.Connection, models: t.Sequence[Model]) -> addresses.Leases:
-    """What is known of the addresses of guests that are about to be started is of an earlier run, or of a guest of that
-    name that is gone. The kernel forgets what it has learnt by ARP; the leases are returned, to be looked over."""
+def forget(
+    host: Host, connection: libvirt.Connection, models: t.Sequence[Model], given: t.Collection[str]
+) -> addresses.Leases:
+    """What is known of the addresses of guests that are about to be started is of an earlier run, or of a guest that is
+    gone. The kernel forgets what it has learnt by ARP, also of the addresses that they are ``given``; the leases are
+    returned, to be looked over."""
     macs = {mac for model in models for mac in model["networks"]}
-    lines = [f"neigh del {address} dev {device}" for address, device in addresses.learnt(_arp_table(), macs)]
+    lines = [f"neigh del {address} dev {device}" for address, device in addresses.learnt(_arp_table(), macs, given)]
     if lines:
         # One that is gone by itself meanwhile is none the worse.
         host.run(["ip", "-force", "-batch", "-"], stdin="\n".join(lines) + "\n", check=False)
@@ -117,11 +120,12 @@ def observe(
     cards = {name: list(model["networks"]) for name, model in models.items()}
     leases = addresses.from_leases(_leases(connection, models.values()), time.time(), old)
     arp = _arp()
-    known = {address for found in arp.values() for address in found}
-    macs = {mac for each in cards.values() for mac in each}
     # Who goes on with an old lease (one without an end, or with the memory of an earlier run) answers there.
-    hoped = [one.address for one in subjects] + [address for mac, address, _ends in old if mac in macs]
-    silent = sorted({address for address in hoped if address} - known)
+    hoped = [(mac, one.address) for one in subjects for mac in cards[one.name] if one.address]
+    hoped += [(mac, address) for mac, address, _ends in old if any(mac in each for each in cards.values())]
+    # The kernel may think of a guest that had the address before.
+    answered = {address for mac, address in hoped if address in arp.get(mac, ())}
+    silent = sorted({address for _mac, address in hoped} - answered)
     if silent:
         poke(silent)
         time.sleep(0.03)

@@ -95,7 +95,8 @@ class Batch:
             todo = [job for job in todo if job.name not in failed]
             starting = [job for job in todo if job.plan.start]
             waited = [job for job in starting if job.item["wait_for"]]
-            self.old_leases = guest_watch.forget(self.host, self.connection, [_model(job) for job in waited])
+            models, given = [_model(job) for job in waited], {_address(job) for job in waited} - {""}
+            self.old_leases = guest_watch.forget(self.host, self.connection, models, given)
             failed.update(guest_power.start(self.connection, starting))
             for job in todo:
                 if job.plan.resume or (job.plan.pause and not job.plan.start):
@@ -271,6 +272,12 @@ class Batch:
     def _undefine(self, each: libvirt.Domain, name: str) -> None:
         with guest_power.gone_is_good(), libvirt.doing(f"remove the guest {name!r}"):
             libvirt.undefine(each)
+
+
+def _address(job: Job) -> str:
+    """The address on the overlay that it is given; '' for none."""
+    definition = job.seen.definition if job.plan.wanted is None else job.plan.wanted.definition
+    return str((definition or {}).get("address") or "")
 
 
 def _model(job: Job) -> Model:

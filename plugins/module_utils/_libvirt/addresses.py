@@ -38,9 +38,14 @@ def from_arp(text: str) -> Seen:
     return found
 
 
-def learnt(text: str, macs: t.Collection[str]) -> list[tuple[str, str]]:
-    """(address, device) of what /proc/net/arp has of ``macs`` and nobody has put there for good."""
-    return [(ip, device) for mac, ip, device, flags in _answered(text) if mac in macs and not flags & _PERMANENT]
+def learnt(text: str, macs: t.Collection[str], given: t.Collection[str]) -> list[tuple[str, str]]:
+    """(address, device) of what /proc/net/arp has of ``macs``, or of the addresses that they are ``given``, and nobody
+    has put there for good."""
+    return [
+        (ip, device)
+        for mac, ip, device, flags in _answered(text)
+        if (mac in macs or ip in given) and not flags & _PERMANENT
+    ]
 
 
 def _identified(lease: t.Mapping[str, t.Any]) -> tuple[str, str, int]:

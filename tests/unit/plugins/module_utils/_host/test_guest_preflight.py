@@ -310,3 +310,5 @@ def test_a_target_without_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt, "connect", connect)
     seen = look(needs("/boot/vmlinuz"))
     assert (seen["reachable"], seen["reason"]) == (False, "This host's Python has no libvirt.")
+    # The target's answer has them in any case.
+    assert [seen[key] for key in ("lacks", "space", "post_copy")] == [[], [], ""]

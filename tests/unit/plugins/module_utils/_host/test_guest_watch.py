@@ -80,6 +80,18 @@ def test_agents_are_asked_side_by_side(seen: types.SimpleNamespace) -> None:
     assert hangs.domain.limits == [(guest_watch._AGENT_TIMEOUT_S, 0)]
 
 
+@pytest.mark.parametrize(("had", "asked"), [("52:54:00:00:00:02", []), ("52:54:00:00:00:09", ["10.0.0.2"])])
+def test_an_address_that_another_guest_had_is_asked_for(
+    seen: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch, had: str, asked: list[str]
+) -> None:
+    """The kernel remembers for hours who had it."""
+    poked: list[str] = []
+    monkeypatch.setattr(guest_watch, "poke", poked.extend)
+    seen.arp[had] = ["10.0.0.2"]
+    observe(subject(2, None, "disconnected")._replace(address="10.0.0.2"))
+    assert poked == asked
+
+
 def test_who_has_seen_it_is_said_and_a_lease_is_enough(seen: types.SimpleNamespace) -> None:
     seen.leases.append({"mac": "52:54:00:00:00:01", "ipaddr": "192.0.2.7", "expirytime": time.time() + 60})
     seen.arp["52:54:00:00:00:02"] = ["192.0.2.8"]

@@ -46,8 +46,10 @@ def test_leases_of_an_earlier_run_are_no_address_until_they_are_renewed() -> Non
 
 
 def test_what_was_learnt_by_arp_and_by_nobody_said() -> None:
-    assert addresses.learnt(ARP, {A, B}) == [("192.168.122.50", "virbr0")]
-    assert addresses.learnt(ARP, {B}) == []
+    assert addresses.learnt(ARP, {A, B}, {"10.0.0.1"}) == [("192.168.122.50", "virbr0")]
+    assert addresses.learnt(ARP, {B}, ()) == []
+    # A guest that is gone had the address that one is to have now.
+    assert addresses.learnt(ARP, {B}, {"192.168.122.50"}) == [("192.168.122.50", "virbr0")]
 
 
 def test_the_agent_tells_of_all_interfaces() -> None:
