@@ -113,6 +113,11 @@ class Guest:
         self.client = Client(self.fleet["host3"], self.address, 7, program="echo")
         self.client.check()
 
+    def boots(self, host: Host) -> None:
+        """A host that was off is on again, and its console is read."""
+        self.fleet.change(**{host.name: {"state": "present"}})
+        self.listen(host)
+
     def listen(self, host: Host) -> None:
         """Read the console on a host (again, when it was off)."""
         old = self.consoles.pop(host.name, None)
@@ -228,9 +233,9 @@ class Guest:
         sound(host, self.disk)
         return host.sh(f"qemu-img convert -O raw {self.disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
 
-    def trap(self, source: Host, at: str) -> Trap:
+    def trap(self, source: Host, at: str, victim: str = MOVER) -> Trap:
         """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or
-        ``committed``, when the owner record names the target."""
+        ``committed``, when the owner record names the target. ``victim``: another program there, instead."""
         if at in _STATES:
             file, text = f"{self.home}/move.json", f'"{at}"'
         elif at == "committed":
@@ -239,7 +244,7 @@ class Guest:
             # What earlier moves have said, but not what the guest has.
             source.sh("rm -f /var/log/cnvm/moves/*/status.json")
             file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
-        return Trap(source, file=file, text=text, signal=signal.SIGSTOP, victim=MOVER)
+        return Trap(source, file=file, text=text, signal=signal.SIGSTOP, victim=victim)
 
     def stopped(self, at: str, **more: t.Any) -> Move:
         """A move whose mover stands still since it was so far (see ``trap``)."""
@@ -285,11 +290,7 @@ class Guest:
     def lazily(self) -> Move:
         """A move that has come to fetch the rest of the memory. The emulator that has it stands still since then."""
         source = self.source()
-        source.sh("rm -f /var/log/cnvm/moves/*/status.json")
-        trap = Trap(
-            source, file="/var/log/cnvm/moves/*/status.json", text='"phase": "drain"', signal=signal.SIGSTOP,
-            victim=self.emulator,
-        )  # fmt: skip
+        trap = self.trap(source, "drain", self.emulator)
         move = self.start(source, **LAZY)
         trap.sprung()
         return move

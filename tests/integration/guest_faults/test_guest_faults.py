@@ -458,8 +458,7 @@ def test_target_loses_power(guest: Guest, at: str) -> None:
     else:
         assert result["outcome"] == "source", result
         guest.counts_on(move.source)
-    guest.fleet.change(**{move.target.name: {"state": "present"}})
-    guest.listen(move.target)
+    guest.boots(move.target)
     if at == "committed":
         playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
     # The copy never ran, so nothing is lost: it goes on where it stood.
@@ -472,8 +471,7 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
     lose_power(guest, move)
     result = move.result()
     assert result["outcome"] == "target", result
-    guest.fleet.change(**{move.target.name: {"state": "present"}})
-    guest.listen(move.target)
+    guest.boots(move.target)
     guest.begins_anew(move.target, [move.source, move.target])
 
 
@@ -485,8 +483,7 @@ def test_source_loses_power(guest: Guest, at: str) -> None:
     guest.fleet.power_cut(move.source)
     if not decided:
         assert guest.stays() == [move.source.name]
-    guest.fleet.change(**{move.source.name: {"state": "present"}})
-    guest.listen(move.source)
+    guest.boots(move.source)
     playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
     if decided:
         guest.check(move.target, [move.source, move.target])
@@ -507,8 +504,7 @@ def test_host_loses_power_while_disks_are_copied(off: Guest, side: str) -> None:
         gone = move.target
         result = move.result()
         assert result["outcome"] == "source", result
-    off.fleet.change(**{gone.name: {"state": "present"}})
-    off.listen(gone)
+    off.boots(gone)
     off.settle(move.source, running=False)
 
 
@@ -535,8 +531,7 @@ def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
     if side == "target":
         result = move.result()
         assert result["outcome"] == "waiting", result
-    lazy.fleet.change(**{gone.name: {"state": "present"}})
-    lazy.listen(gone)
+    lazy.boots(gone)
     playbook("cnvm.platform.recover", "-e", f"guest={lazy.name}")
     lazy.begins_anew(move.target, [move.source, move.target])
 
@@ -550,8 +545,7 @@ def test_source_is_dead_for_good(guest: Guest, at: str) -> None:
     (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
     assert result["outcome"] == "target", result
     guest.counts_on(move.target)
-    guest.fleet.change(**{move.source.name: {"state": "present"}})
-    guest.listen(move.source)
+    guest.boots(move.source)
     guest.check(move.target, [move.source, move.target])
 
 
@@ -562,8 +556,7 @@ def test_source_is_dead_for_good_before_all_has_come(guest: Guest) -> None:
     (result,) = move.target.helper("recover", "--fenced", move.source.name, guest.name)["results"]
     assert result["outcome"] == "none", result
     assert guest.look(move.target)["state"] == ""
-    guest.fleet.change(**{move.source.name: {"state": "present"}})
-    guest.listen(move.source)
+    guest.boots(move.source)
     guest.begins_anew(move.source, [move.source])
 
 
@@ -576,8 +569,7 @@ def test_target_is_dead_for_good(guest: Guest) -> None:
     (result,) = move.source.helper("recover", "--fenced", move.target.name, guest.name)["results"]
     assert result["outcome"] == "source", result
     guest.counts_on(move.source)
-    guest.fleet.change(**{move.target.name: {"state": "present"}})
-    guest.listen(move.target)
+    guest.boots(move.target)
     guest.check(move.source, [move.source])
 
 
