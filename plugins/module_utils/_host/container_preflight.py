@@ -107,7 +107,9 @@ def survey(
     if answer["image"]:
         work = work._replace(image=0)
     here = plan.memory_problems(me["name"], movedir.available_memory(), written)
-    clear = plan.in_the_clear(name, made.mode, encrypted=encrypted(peers.overlay()))
+    # All but the pages of post-copy goes through SSH in any case.
+    hidden = made.mode != plan.POST_COPY or encrypted(peers.overlay())
+    clear = plan.in_the_clear(f"the memory of {name}", encrypted=hidden)
     made = made._replace(
         blockers=(*made.blockers, *here, *answer["problems"]), warnings=(*made.warnings, *clear),
         space=tuple(answer["space"]),

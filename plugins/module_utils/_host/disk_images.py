@@ -21,7 +21,7 @@ from .._image.commands import Condition, Making
 from .._image.definition import Source, Wanted, normalise_all, path_of
 from .._image.formats import FORMATS
 from .._image.plan import Plan, Seen, in_place, plan
-from . import disks, files, snapshot_records
+from . import disks, files, snapshot_records, templates
 from .disks import Attributes
 from .system import Host
 
@@ -190,7 +190,9 @@ class _Work:
                     self.would_rest[wanted.path] = os.path.realpath(after["backing"]) if after.get("backing") else ""
             else:
                 if made.changed:
-                    condition = self._do(wanted, seen, made) or condition
+                    below = templates.at(wanted.backing) if wanted.backing else []
+                    with templates.used(below, f"making {wanted.path}"):
+                        condition = self._do(wanted, seen, made) or condition
                 after = self._shown(wanted, self._seen_again(wanted)) if made.changed else before
         status = os.lstat(wanted.path) if after and os.path.lexists(wanted.path) else None
         return {

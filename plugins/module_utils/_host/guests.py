@@ -310,6 +310,8 @@ def bring_to(
 ) -> dict[str, t.Any]:
     """Bring the guests of ``items`` (as users write them) to what is wanted; the module's result."""
     wanted = definitions.normalise_all(items)
+    if check_mode and not guest_report.has_libvirt():
+        return libvirt.not_yet("guests", wanted)
     registry = Registry(host, ownership.GUEST, ignore_unreachable=ignore_unreachable, ask_timeout_s=ask_timeout_s)
     with libvirt.connect(uri) as connection:
         options = {"adopt": adopt, "restart_on_change": restart_on_change, "check_mode": check_mode}

@@ -83,6 +83,19 @@ def available() -> bool:
     return True
 
 
+def not_yet(key: str, items: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """What a module returns in check mode where a task before would have installed libvirt: all that is wanted is new,
+    and nothing more can be said. ``key``: where its result has the list."""
+    names = ", ".join(str(item["name"]) for item in items)
+    warning = "This host has no libvirt. Unless a task before installs it, this fails; what would change is not known"
+    return {
+        "changed": any(item["state"] != "absent" for item in items),
+        key: [],
+        "diff": {"before": {}, "after": {}},
+        "warnings": [f"{warning}: {names}."],
+    }
+
+
 @functools.cache
 def _code_names() -> dict[int, str]:
     found = library()

@@ -52,6 +52,8 @@ def bring_to(
 ) -> dict[str, t.Any]:
     """Bring the networks of ``items`` (as users write them) to what is wanted; the module's result."""
     wanted = description.normalise_all(items)
+    if check_mode and not libvirt.available():
+        return libvirt.not_yet("networks", wanted)
     document = overlay.load() if any(item["type"] == "overlay" for item in wanted) else None
     wanted = [description.with_overlay(item, document) for item in wanted]
     with lock(LOCK_FILE, "the module network"), libvirt.connect() as connection:

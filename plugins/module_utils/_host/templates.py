@@ -261,6 +261,13 @@ def used(digests_used: t.Iterable[str], what: str) -> t.Iterator[None]:
         yield
 
 
+def at(path: str) -> list[str]:
+    """The digest of the template whose image this is, whatever leads there; none where it is no template's."""
+    digest = os.path.basename(os.path.dirname(os.path.realpath(path)))
+    known = is_digest(digest) and os.path.realpath(path) == os.path.realpath(paths.template_disk(digest))
+    return [digest] if known else []
+
+
 def remove(word: str, *, check_mode: bool = False) -> list[str]:
     """Remove a name, and the template when it has no other one; what was (or would be) removed.
 

@@ -139,10 +139,7 @@ def warnings(name: str, *, live: bool, encrypted: bool, private: t.Iterable[str]
         " address, and connections into it end. The overlay's addresses go along."
         for each in private
     ]
-    if live and not encrypted:
-        found.append(
-            f"The memory and the disks of {name} cross the network in the clear: the overlay's encryption is none."
-        )
+    found += plan.in_the_clear(f"the memory and the disks of {name}", encrypted=encrypted or not live)
     return tuple(found)
 
 

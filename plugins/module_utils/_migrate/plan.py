@@ -237,11 +237,11 @@ def make(source: Side, target: Side, work: Workload, wishes: Wishes, rate: float
     return Plan(mode, tuple(reasons), tuple(found + general), tuple(warnings), frozen)
 
 
-def in_the_clear(name: str, mode: str, *, encrypted: bool) -> tuple[str, ...]:
-    """What its owner should know. All but the pages of post-copy goes through SSH in any case."""
-    if encrypted or mode != POST_COPY:
+def in_the_clear(what: str, *, encrypted: bool) -> tuple[str, ...]:
+    """What its owner should know. ``encrypted``: by the overlay, or by the SSH that it goes through."""
+    if encrypted:
         return ()
-    return (f"The memory of {name} crosses the network in the clear: the overlay's encryption is none.",)
+    return (f"This crosses the network in the clear, since the overlay's encryption is none: {what}.",)
 
 
 def space_problems(host: str, space: t.Iterable[t.Mapping[str, t.Any]]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ promised, nothing is left behind on either host, and the same migration succeeds
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import typing as t
@@ -30,6 +31,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     PATIENCE_S,
     SERVE,
     SSH,
+    Host,
     Move,
     environment,
     eventually,
@@ -43,6 +45,16 @@ def kill_libvirt(move: Move, side: str) -> None:
     """libvirt's daemon on one side; its socket starts it again when somebody asks."""
     host = move.source if side == "source" else move.target
     host.run("systemctl", "kill", "--kill-whom=main", "-s", "KILL", "libvirtd.service")
+
+
+@contextlib.contextmanager
+def libvirt_hanging(host: Host) -> t.Iterator[None]:
+    """libvirt's daemon on a host says nothing, for a while; then it is started anew."""
+    host.run("systemctl", "kill", "--kill-whom=main", "-s", "STOP", "libvirtd.service")
+    try:
+        yield
+    finally:
+        host.run("systemctl", "restart", "libvirtd.service", seconds=PATIENCE_S)
 
 
 def under_way(guest: Guest, at: str) -> Move:
@@ -124,18 +136,25 @@ def test_libvirt_killed(guest: Guest, side: str, at: str) -> None:
 def test_libvirt_hangs(guest: Guest) -> None:
     """The daemon on the source: nobody waits for it for ever, and when it is started anew the guest goes on there."""
     move = guest.slowly()
-    move.source.run("systemctl", "kill", "--kill-whom=main", "-s", "STOP", "libvirtd.service")
-    try:
+    with libvirt_hanging(move.source):
         eventually(
             "the mover is killed",
             lambda: move.source.run("pgrep", "-f", f"[{MOVER[0]}]{MOVER[1:]}", check=False).returncode == 1,
             2 * PATIENCE_S,
         )
-    finally:
-        move.source.run("systemctl", "restart", "libvirtd.service", seconds=PATIENCE_S)
     guest.check(move.source, [move.source])
     assert move.status().get("died")
     guest.check(guest.move(), [move.source, move.target])
+
+
+def test_libvirt_hangs_on_the_target(guest: Guest) -> None:
+    """The daemon that is to take the guest: it goes on at the source before that one is started anew."""
+    move = guest.stopped("frozen")
+    with libvirt_hanging(move.target):
+        go_on(move)
+        result = move.result()
+        guest.counts_on(move.source)
+    guest.stays_at(move.source, result)
 
 
 @pytest.mark.parametrize("at", ["memory", "frozen"])
@@ -350,19 +369,25 @@ def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
         ("template", "templates", "nr_inodes=3"),
         ("prepare", "workloads", "nr_inodes=5"),
         ("memory", "workloads", "size=40m"),
+        ("switch", "workloads", "size=40m"),
     ],
 )
 def test_target_fills_up(bare: Guest, phase: str, place: str, limit: str) -> None:
-    """Where the template goes, and the disk, when it is made and while it is copied."""
+    """Where the template goes, and the disk, when it is made, while it is copied, and when the guest stands still."""
     source = bare.source()
     target = bare.fleet.other(source)
     directory = f"/var/lib/cnvm/{place}"
     target.sh(f"mkdir -p {directory}; mount -t tmpfs -o {limit} tmpfs {directory}")
     try:
-        move = bare.start(source, **{**SLOW, "bandwidth_mib_s": 1})
+        if phase == "switch":
+            move = bare.stopped("frozen")
+        else:
+            move = bare.start(source, **{**SLOW, "bandwidth_mib_s": 1})
         if phase == "memory":
             move.wait_phase(phase)
+        if phase in ("memory", "switch"):
             target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        go_on(move)
         result = move.result()
         assert result["outcome"] == "source", result
         assert result["failed_phase"] == phase, result
@@ -446,10 +471,10 @@ def lose_power(guest: Guest, move: Move) -> None:
     guest.fleet.power_cut(move.target)
 
 
-@pytest.mark.parametrize("at", ["prepare", "memory", "committed"])
-def test_target_loses_power(guest: Guest, at: str) -> None:
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed"])
+def test_target_loses_power(bare: Guest, at: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
-    move = under_way(guest, at)
+    guest, move = bare, under_way(bare, at)
     lose_power(guest, move)
     result = move.result()
     if at == "committed":
@@ -475,9 +500,10 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
     guest.begins_anew(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("at", ["prepare", "memory", "arrived", "committed", "leaving"])
-def test_source_loses_power(guest: Guest, at: str) -> None:
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "arrived", "committed", "leaving"])
+def test_source_loses_power(bare: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
+    guest = bare
     move = guest.arrived() if at == "arrived" else under_way(guest, at)
     decided = at in ("committed", "leaving")
     guest.fleet.power_cut(move.source)
@@ -576,7 +602,7 @@ def test_target_is_dead_for_good(guest: Guest) -> None:
 # --- the controller, and moves that meet ---
 
 
-@pytest.mark.parametrize("at", ["template", "memory", "committed"])
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed", "leaving"])
 def test_controller_killed(bare: Guest, at: str) -> None:
     """Nothing is decided by it: the move goes on. The same task again says that it is there."""
     source = bare.source()

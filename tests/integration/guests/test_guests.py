@@ -100,23 +100,31 @@ def another(fleet: Fleet) -> t.Iterator[Guest]:
     found.remove()
 
 
-def test_two_that_change_places(guest: Guest, another: Guest) -> None:
-    """Both are on their way at the same time. Each arrives as what it is."""
-    both = (guest, another)
-    if guest.source() is another.source():
-        guest.move()
-        guest.watch()
-    traps = [one.trap(one.source(), "memory") for one in both]
-    moves = [one.start() for one in both]
+def together(*guests: Guest) -> None:
+    """All are on their way at the same time. Each arrives as what it is."""
+    traps = [one.trap(one.source(), "memory") for one in guests]
+    moves = [one.start() for one in guests]
     for trap in traps:
         trap.sprung()
     for move in moves:
         kill(move.source, MOVER, CONT)
-    for move in moves:
+    for one, move in zip(guests, moves):
         result = move.result()
-        assert result["outcome"] == "target", result
-    for one, move in zip(both, moves):
+        assert result["outcome"] == "target", (one.name, result)
+    for one, move in zip(guests, moves):
         one.check(move.target, [move.source, move.target])
+        one.watch()
+
+
+def test_two_at_once(guest: Guest, another: Guest) -> None:
+    """They leave a host together, and, with one of them back, change places."""
+    if guest.source() is not another.source():
+        guest.move()
+        guest.watch()
+    together(guest, another)
+    guest.move()
+    guest.watch()
+    together(guest, another)
 
 
 def test_post_copy_is_not_done_without_need(guest: Guest) -> None:

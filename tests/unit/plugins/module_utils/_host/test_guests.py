@@ -2226,6 +2226,19 @@ def test_who_we_are() -> None:
     assert ownership.host_identity()["name"] == "host1"
 
 
+def test_check_mode_where_libvirt_is_still_to_be_installed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of what would change. Where there are records of guests it has to answer."""
+    monkeypatch.setattr(libvirt, "available", lambda: False)
+    found = bring(WEB, check_mode=True)
+    assert (found["changed"], found["guests"]) == (True, [])
+    assert "This host has no libvirt. Unless a task before installs it, this fails" in found["warnings"][0]
+    assert not bring({"name": "web", "state": "absent"}, check_mode=True)["changed"]
+    with pytest.raises(InputError, match="memory_mib"):
+        bring({**WEB, "memory_mib": 0}, check_mode=True)
+    bring(WEB)
+    assert [one["name"] for one in bring(WEB, check_mode=True)["guests"]] == ["web"]
+
+
 def test_a_host_for_containers_only_has_no_guests(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not so when there are records of guests: they may run, and were not seen."""
 

@@ -127,6 +127,17 @@ def test_check_mode_touches_nothing(world: World) -> None:
     assert world.net().calls == []
 
 
+def test_check_mode_where_libvirt_and_the_overlay_are_still_to_come(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libvirt, "available", lambda: False)
+    monkeypatch.setattr(overlay, "load", lambda: None)
+    found = world.call(LAN, {"name": "far", "type": "overlay"}, check_mode=True)
+    assert (found["changed"], found["networks"]) == (True, [])
+    assert found["warnings"][0].endswith("what would change is not known: lan, far.")
+    assert not world.call({**LAN, "state": "absent"}, check_mode=True)["changed"]
+
+
 def test_running_network_is_updated_and_the_stored_one_is_defined(world: World) -> None:
     world.call(LAN)
     world.net().calls.clear()

@@ -87,6 +87,13 @@ def test_check_mode_touches_nothing(world: World) -> None:
     assert os.stat(item["path"]).st_mode & 0o777 == 0o755
 
 
+def test_check_mode_where_libvirt_is_still_to_be_installed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt, "available", lambda: False)
+    found = world.call({"name": "images", "path": world.dir()}, check_mode=True)
+    assert (found["changed"], found["pools"]) == (True, [])
+    assert "This host has no libvirt." in found["warnings"][0]
+
+
 def test_permissions_are_those_of_the_directory(world: World) -> None:
     item: dict[str, t.Any] = {"name": "images", "path": world.dir(), "mode": "0711", "owner": os.getuid()}
     world.call(item)

@@ -28,6 +28,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     archive,
+    disk_images,
     disks,
     domains,
     files,
@@ -342,6 +343,27 @@ def test_one_that_is_in_use_stays(qemu: Qemu, place: Path) -> None:
     assert bring(qemu, name="debian", state="absent")["actions"] == would["actions"]
     assert (templates.names(), templates.digests()) == ({}, [])
     assert not bring(qemu, name="debian", state="absent")["changed"]
+
+
+def test_a_template_is_not_removed_while_an_image_is_made_on_it(
+    qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever leads there: what is being made is not seen by who looks for what rests on it."""
+    monkeypatch.setattr(disk_images, "RECORDS", str(place / "records"))
+    link = place / "base.qcow2"
+    link.symlink_to(register(qemu, place)["path"])
+    make = disks.create_overlay
+    refused = []
+
+    def meanwhile(*args: t.Any, **more: t.Any) -> None:
+        with pytest.raises(Refused) as caught:
+            templates.remove("debian")
+        refused.append(caught.value.message)
+        make(*args, **more)
+
+    monkeypatch.setattr(disks, "create_overlay", meanwhile)
+    disk_images.bring_to(Host(run=qemu), [{"path": str(place / "o"), "backing": str(link)}])
+    assert f"making {place / 'o'}" in refused[0]
 
 
 def test_one_that_a_disk_in_a_pool_or_of_a_foreign_domain_rests_on_stays(
