@@ -189,10 +189,20 @@ class Guest:
         # Standing still it has written all that it has. A QEMU that died leaves clusters that nobody uses (3), which
         # stay until the disk is copied: what came with this move, and has run since, has none.
         copied = memory and len(stays) > 1 and OWN_DISK in self.files
-        host.sh(
-            f"virsh suspend {self.name}; rc=0; qemu-img check -q -U {self.disk} || rc=$?;"
-            f" virsh resume {self.name}; [ $rc = 0 ] || [ $rc = {0 if copied else 3} ]"
+        raw = f"/var/tmp/{self.name}.raw"
+        found = host.sh(
+            f"""
+            virsh suspend {self.name} >&2
+            rc=0; qemu-img check -q -U {self.disk} >&2 || rc=$?
+            qemu-img convert -U -O raw {self.disk} {raw} >&2 || rc=1
+            virsh resume {self.name} >&2
+            tail -c +1048577 {raw} | head -c 6M | sha256sum; rm {raw}
+            [ $rc = 0 ] || [ $rc = {0 if copied else 3} ]
+            """,
+            seconds=PATIENCE_S,
         )
+        # It was filled once, and never written to again.
+        assert found.split()[0] in self.sums()
 
     def settle(self, host: Host, *, running: bool = True) -> None:
         """Wait until both hosts are as if there had never been a move, with the guest on ``host``."""
@@ -254,10 +264,11 @@ class Guest:
         trap.sprung()
         return move
 
-    def held(self) -> Move:
-        """A move whose target has just noted that it holds the copy, and has not said so to the source yet."""
+    def held(self, at: str = "prepared") -> Move:
+        """A move whose target has just noted that it holds the copy, or (``active``) that this runs. The source has not
+        heard of it yet."""
         source = self.source()
-        noted = {"file": f"{self.home}/move.json", "text": '"prepared"'}
+        noted = {"file": f"{self.home}/move.json", "text": f'"{at}"'}
         trap = Trap(self.fleet.other(source), **noted, signal=signal.SIGSTOP, victim=SERVE)
         move = self.start(source)
         trap.sprung()
@@ -316,9 +327,13 @@ class Guest:
         self.connect()
         self.check(host, stays, memory=False)
         # It has read its disk when it started; on its first host it said what it had written there.
-        sums = [line for one in self.movers for line in self.said(one, "sum") if line]
+        sums = self.sums()
         assert len(sums) > 1, sums
         assert len(set(sums)) == 1, sums
+
+    def sums(self) -> list[str]:
+        """What it has said of what its disk is filled with, each time that it started."""
+        return [line.split()[1] for one in self.movers for line in self.said(one, "sum")]
 
     def said(self, host: Host, word: str) -> list[str]:
         """The lines of its console on a host that begin with a word, also of what it said before it went away."""

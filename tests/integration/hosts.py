@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.local_hosts import bridge_name, link_name
 from ansible_collections.cnvm.platform.plugins.module_utils._net.endpoint import forward_table
-from ansible_collections.cnvm.platform.tests.dev import SUDO
+from ansible_collections.cnvm.platform.tests.dev import CACHE, SUDO
 
 HERE = Path(__file__).resolve().parent
 # Containers and guests have hosts of their own: their tests run side by side.
@@ -256,8 +256,7 @@ class Fleet:
             "set": SET,
             "hosts": [{"name": name, "address": self[name].address, **hosts[name]} for name in hosts],
             "ssh_key": f"{ACCESS}/id_ed25519",
-            # Where a base is made of which hosts are made: of these there are none.
-            "cache_dir": str(ACCESS),
+            "cache_dir": str(CACHE / "local-hosts"),
         }
         module = "ansible_collections.cnvm.platform.plugins.modules.local_hosts"
         path = f"PYTHONPATH={os.environ['PYTHONPATH']}"
@@ -282,6 +281,18 @@ class Fleet:
             yield
         finally:
             self.mend(host)
+
+    @contextlib.contextmanager
+    def apart(self, one: Host, other: Host) -> t.Iterator[None]:
+        """Packets between two hosts vanish for a while. From here both can be reached."""
+        ways = [(one, other.address), (other, one.address)]
+        for host, address in ways:
+            host.run("ip", "route", "add", "blackhole", address)
+        try:
+            yield
+        finally:
+            for host, address in ways:
+                host.run("ip", "route", "del", "blackhole", address, check=False)
 
     def unplug(self, host: Host) -> None:
         """Packets from and to the host vanish."""

@@ -473,5 +473,5 @@ def serves(journal: t.Mapping[str, t.Any]) -> bool:
 
 
 def keeps(journal: t.Mapping[str, t.Any]) -> bool:
-    """It can, with all that it was when it was frozen."""
-    return True
+    """Only where its memory had not all left: to risk what it did since then was allowed by the task, then."""
+    return bool(journal["mode"] == plan.POST_COPY)

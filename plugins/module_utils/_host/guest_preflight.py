@@ -86,12 +86,13 @@ def needs_of(
         "arch": model["arch"],
         "machine": model["machine"],
         "qemu": version,
-        "cpu": _cpu(root) if found.live is not None else "",
+        "cpu": _cpu(root),
         "memory": model["max_memory_mib"] * 2**20 + _OVERHEAD if found.live is not None else 0,
         "disks": [_disk(target, disk, pools) for target, disk in migration.disks_of(model).items()],
         "fixed": [_disk(target, disk, pools) for target, disk in fixed.items()],
         "files": {path: _stamp(path) for path in kept if path and path not in brought},
         "brought": brought,
+        "firmware": _firmware(root),
         "networks": sorted({(card["type"], card["source"]) for card in model["networks"].values()}),
         "macs": sorted(model["networks"]),
         "address": definition.get("address") or "",
@@ -112,8 +113,16 @@ def _screen(model: Record, *, live: bool) -> list[t.Any]:
 
 
 def _cpu(root: Element) -> str:
+    """The CPU that it has, or will have; '' where that is the one of its host, whatever that is."""
     found = root.find("cpu")
-    return "" if found is None else xml.document(found)
+    return "" if found is None or found.get("mode", "custom") != "custom" else xml.document(found)
+
+
+def _firmware(root: Element) -> dict[str, int]:
+    """The distribution's files that its firmware is made of, with their sizes; empty for a BIOS, which is QEMU's."""
+    loader, nvram = xml.text_of(root, "os/loader"), root.find("os/nvram")
+    found = [loader, "" if nvram is None else nvram.get("template", "")]
+    return {path: os.path.getsize(path) for path in found if path and os.path.exists(path)}
 
 
 def _disk(target: str, disk: Record, pools: t.Mapping[str, str]) -> dict[str, t.Any]:
@@ -273,6 +282,8 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
     for kind, source in needs["networks"]:
         if kind == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
             missing.append(f"bridge {source}")
+        if kind == "direct" and not os.path.exists(f"/sys/class/net/{source}"):
+            missing.append(f"interface {source}")
         if kind == "network":
             each = libvirt.network(connection, source)
             with libvirt.doing(f"look at the network {source!r}"):
@@ -289,7 +300,13 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
         "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
         "networks_missing": missing,
         "pools": libvirt.pool_directories(connection),
+        "firmware": [path for path, size in needs["firmware"].items() if not _has_firmware(path, size, needs)],
     }
+
+
+def _has_firmware(path: str, size: int, needs: Record) -> bool:
+    """Of a guest that runs the code comes with its memory, and has to fit; another one starts with what there is."""
+    return os.path.isfile(path) and (not needs["live"] or os.path.getsize(path) == size)
 
 
 def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:

@@ -287,8 +287,8 @@ class Leaving(kinds.Leaving):
                 stats = guest_preflight.known(connection, self.name).domain.jobStats()
                 move.time.bytes.update(migration.sent_bytes(stats))
             move.tell()
-        if not answer["drained"]:
-            move.result.update(move.channel.call("anew", timeout_s=90))
+        if not answer["drained"] and move.channel.call("anew", timeout_s=90)["anew"]:
+            move.result["lost"] = kinds.memory_lost(self.name)
 
     def _ask_drained(self, limit_s: float) -> dict[str, t.Any]:
         return self.move.channel.call("drained", timeout_s=limit_s + _PATIENCE_S + 20, limit_s=limit_s)
@@ -397,10 +397,9 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
             _end_stale(connection, journal)
         with libvirt.doing(f"let the guest {name!r} go on"):
             # First: before that libvirt may answer nothing of what follows.
-            each = libvirt.domain(connection, name)
-            if each is not None and each.isActive():
+            each = _domain(connection, name)
+            if each.isActive():
                 end_job(each, journal["peer"], cut_first=journal.get("cut_first", True))
-            each = guest_preflight.known(connection, name).domain
             if each.isActive() and fetched_from(each):
                 _end(each, journal)
         noted = files.read_json(paths.journal_file(name)) or dict(journal)
@@ -423,6 +422,14 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
     return bool(anew) if runs else None
 
 
+def _domain(connection: libvirt.Connection, name: str) -> libvirt.Domain:
+    """The guest as libvirt has it here, be it that somebody has undefined it while it stands still."""
+    each = libvirt.domain(connection, name)
+    if each is None:
+        raise HostError(f"libvirt does not know the guest {name!r} any more.", hint="See cnvm.platform.guest_info.")
+    return each
+
+
 def _unmark(journal: t.Mapping[str, t.Any]) -> None:
     for path in journal.get("marks", ()):
         # Storage that fails must not keep the guest standing still.
@@ -431,13 +438,14 @@ def _unmark(journal: t.Mapping[str, t.Any]) -> None:
 
 
 def _is_stale(journal: t.Mapping[str, t.Any]) -> bool:
-    """Whether what stands still here is older than its disks: the target's copy may have written to them."""
-    return bool(journal.get("ran")) and not keeps(journal)
+    """Whether what stands still here cannot go on, since the target's copy may have run. With post-copy QEMU lets
+    nothing go on that has stopped for it; and what it knows of disks that both hosts have is old."""
+    return bool(journal.get("ran")) and bool(journal["mode"] == plan.POST_COPY or journal.get("shared"))
 
 
 def _end_stale(connection: libvirt.Connection, journal: t.Mapping[str, t.Any]) -> None:
     """End what stands still here, before anybody lets it go on: libvirt does as soon as its job ends."""
-    each = guest_preflight.known(connection, journal["name"]).domain
+    each = _domain(connection, journal["name"])
     state, _reason = libvirt.state_of(each) or (0, 0)
     if guest_plan.state_of(state) == guest_plan.PAUSED:
         with libvirt.doing(f"end the guest {journal['name']!r}"):
@@ -566,6 +574,5 @@ def serves(journal: t.Mapping[str, t.Any]) -> bool:
 
 
 def keeps(journal: t.Mapping[str, t.Any]) -> bool:
-    """Not with post-copy: QEMU lets nothing go on that has stopped for it, and its disks are the target's now. Nor with
-    disks that both hosts have: what it knows of them is old."""
-    return bool(journal["mode"] != plan.POST_COPY and not journal.get("shared"))
+    """Never: what it has written to its disks since then is on the target alone."""
+    return False

@@ -234,34 +234,24 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
             # One that somebody has undefined while it runs is gone when it ends.
             if each.isPersistent():
                 each.setAutostart(int(bool(journal.get("enabled"))))
-        if noted.get("anew") and not each.isActive():
+        if not each.isActive() and (noted.get("anew") or _has_died(each, journal)):
+            # It is not started here while a move has it (see ``guest_start``), but for this.
+            files.write_json(paths.journal_file(name), {**noted, "anew": True})
             with libvirt.doing(f"start the guest {name!r}"):
                 each.create()
             started.append(name)
 
     guest_source.patiently(work)
     movedir.end_journal(name)
-    if not known:
-        return None
-    return bool(started) or (bool(journal.get("running")) and start(host, name))
+    return bool(started) if known else None
 
 
-def start(host: Host, name: str) -> bool:
-    """Start it if it was running when its host lost power; one that was turned off stays off. Whether that was done."""
-    started = []
-
-    def work(connection: libvirt.Connection) -> None:
-        each = libvirt.domain(connection, name)
-        if each is None or each.isActive():
-            return
-        _number, reason = libvirt.state_of(each) or (0, 0)
-        if not guest_source.ended_by_itself(reason) and each.autostart():
-            with libvirt.doing(f"start the guest {name!r}"):
-                each.create()
-            started.append(name)
-
-    guest_source.patiently(work)
-    return bool(started)
+def _has_died(each: libvirt.Domain, journal: Record) -> bool:
+    """Whether it would run if nothing had gone wrong. One that was turned off stays off; one that its host's boot has
+    ended starts with the host, or does not, as without a move."""
+    _number, reason = libvirt.state_of(each) or (0, 0)
+    ended = not journal.get("running") or guest_source.ended_by_itself(reason)
+    return not ended and bool(journal["boot_id"] == movedir.boot_id() or each.autostart())
 
 
 def end_copy(host: Host, name: str, journal: Record) -> None:
@@ -292,7 +282,9 @@ def give_up(host: Host, name: str, journal: Record) -> None:
             guest_source.remove_domain(each)
 
     guest_source.patiently(work)
-    for path in journal.get("own", ()):
+    # libvirt makes the variables of its firmware as it begins to receive it, and leaves them when it does not come.
+    made = paths.guest_nvram(name) if journal.get("needs", {}).get("firmware") else ()
+    for path in (*journal.get("own", ()), *made):
         files.remove_file(path)
     guest_source.remove_files(name)
     movedir.keep_console(name, journal["move_id"])
@@ -356,19 +348,10 @@ def _op_own(call: Call) -> dict[str, t.Any]:
     return {}
 
 
-def _op_anew(call: Call) -> dict[str, t.Any]:
-    """The rest of its memory can never come."""
-    end_copy(call.host, call.name, call.journal)
-    if not (files.read_json(paths.journal_file(call.name)) or {}).get("anew"):
-        return {}
-    return {"lost": f"The rest of the memory of {call.name} was lost on its way; it was started anew with its disks."}
-
-
 OPERATIONS: t.Mapping[str, t.Callable[[Call], dict[str, t.Any]]] = {
     "template": _op_template,
     "prepare": _op_prepare,
     "file": _op_file,
     "hold": _op_hold,
     "own": _op_own,
-    "anew": _op_anew,
 }

@@ -115,7 +115,8 @@ class Source(t.Protocol):
         """Whether this host still sends what the target fetches (post-copy)."""
 
     def keeps(self, journal: Record) -> bool:
-        """Whether what stands still here could go on here, after the copy on the target has run."""
+        """Whether what stands still here goes on here when a copy has run on the target, and has ended there: what that
+        did is lost then. Else it is started anew there, where its disks are the newest."""
 
 
 def going_on(name: str, anew: t.Optional[bool], how: str = "") -> str:
@@ -128,6 +129,11 @@ def going_on(name: str, anew: t.Optional[bool], how: str = "") -> str:
 def was_anew(journal: Record, started: t.Optional[bool]) -> bool:
     """Whether what ``finish`` says (``started``) means that a copy that had run was started anew: it had ended."""
     return bool(started) and journal["mode"] != plan.COLD
+
+
+def memory_lost(name: str) -> str:
+    """Words for what came of one of which the target could not fetch all (post-copy)."""
+    return f"The rest of the memory of {name} was lost on its way; it was started anew with its disks."
 
 
 def is_gone(name: str, where: str) -> str:

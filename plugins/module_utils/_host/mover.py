@@ -32,6 +32,7 @@ _WATCHDOG_S = 60
 _SETTLE_S = 0.15
 # How long the unit of a move may take to go once the move has ended: it looks whether anything is to be recovered.
 _ENDING_S = 10.0
+_ENDS_IT = "The playbook cnvm.platform.recover ends it."
 
 
 class Move:
@@ -189,17 +190,20 @@ class Move:
         with contextlib.suppress(CnvmError):
             if self.journal["running"]:
                 self.channel.call("announce", timeout_s=10)
-        with contextlib.suppress(CnvmError):
+        try:
             answer = self.channel.call("finish", timeout_s=60)
-            if answer.pop("anew", False):
-                said = (
-                    f"{self.name} had ended on {self.channel.peer} by then; it was started anew there with its files."
-                )
-                self.result.setdefault("lost", said)
-            if answer.pop("gone", False):
-                self.result["lost"] = kinds.is_gone(self.name, self.channel.peer)
-            for key, value in answer.items():
-                self.result[key] = {**self.result.get(key, {}), **value}
+        except PeerError:
+            return  # who is not heard any more has it ended by itself
+        except CnvmError as error:
+            self.result["left_behind"] = f"On {self.channel.peer}: {error.message} {_ENDS_IT}"
+            return
+        if answer.pop("anew", False):
+            said = f"{self.name} had ended on {self.channel.peer} by then; it was started anew there with its files."
+            self.result.setdefault("lost", said)
+        if answer.pop("gone", False):
+            self.result["lost"] = kinds.is_gone(self.name, self.channel.peer)
+        for key, value in answer.items():
+            self.result[key] = {**self.result.get(key, {}), **value}
 
     # --- when something fails ---
 
@@ -216,9 +220,7 @@ class Move:
         owner = files.read_json(paths.owner_file(self.name)) or {}
         committed = owner.get("generation") != self.owner["generation"]
         if self.journal["state"] == records.SOURCE_LEAVING:
-            self.result.update(
-                outcome="target", left_behind=f"{error.message} The playbook cnvm.platform.recover ends it."
-            )
+            self.result.update(outcome="target", left_behind=f"{error.message} {_ENDS_IT}")
             return
         if committed:
             outcome = self._fail_committed(error, undone)

@@ -19,13 +19,14 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, CommandError, HostError, InputError, PeerError, Refused
 from .._core.names import check_name
-from .._migrate import records
+from .._migrate import plan, records
 from . import cli, files, handover, kinds, movedir, ownership, peers
 from .system import Host
 
 RECOVERING = "recovering"
 _RESOLVE_FOR_S = 600
 _OTHERS_S = 60
+_AS_FROZEN = " as it was when it was frozen; what it may have done on {} since then is lost"
 # How a copy that does not come alive says so: by itself, or by a command that failed (of the network, of systemd).
 _NOT_ALIVE = (HostError, CommandError)
 
@@ -123,7 +124,7 @@ def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     if following == "let_go":
         return _leave(host, journal)
     if fenced == peer:
-        here = _take_back(host, journal, journal["generation"] + 2, " as it was when it was frozen")
+        here = _take_back(host, journal, journal["generation"] + 2, _AS_FROZEN.format(peer))
         return _outcome(name, "source", f"{peer} was declared dead; {here}.")
     try:
         with peers.connected(host, peer) as channel:
@@ -232,12 +233,13 @@ def _settle(
         except _NOT_ALIVE as error:
             # What is held there stands still.
             alive, problem = False, error.message
-    if alive and journal["mode"] == "post_copy" and not _drain(channel, journal):
+    if alive and journal["mode"] == plan.POST_COPY and not _drain(channel, journal):
         alive, problem = False, "its memory has not all arrived"
     lost = ""
     if not alive and ran and not given_back and not kinds.source_of(journal).keeps(journal):
         # What is there is newer than what is here, though its memory is lost.
-        lost, alive = str(channel.call("anew", timeout_s=90).get("lost", "")), True
+        anew, alive = channel.call("anew", timeout_s=90)["anew"], True
+        lost = kinds.memory_lost(name) if anew and journal["mode"] == plan.POST_COPY else ""
     if not alive:
         back = channel.call("give_back", timeout_s=90)
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
@@ -355,7 +357,9 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     if journal["state"] == records.TARGET_RECEIVING or (prepared and not target.has_arrived(name, journal)):
         target.give_up(host, name, journal)
         return _outcome(name, "none", f"{name} had not arrived when {peer} died; nothing of it is left here.")
-    whole = target.is_alive(name, journal) and (journal["mode"] != "post_copy" or target.drained(journal, 0)["drained"])
+    whole = target.is_alive(name, journal) and (
+        journal["mode"] != plan.POST_COPY or target.drained(journal, 0)["drained"]
+    )
     if whole and prepared:
         try:
             target.activate(host, name, journal, 30)

@@ -226,6 +226,15 @@ class Conversation:
         said = {"anew": kinds.was_anew(self.journal, started), "gone": started is None}
         return {**statistics, **{key: True for key, so in said.items() if so}}
 
+    def anew(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
+        """What ran here is not whole, or has ended, and is newer than what the source has: ``finish`` starts it anew.
+
+        ``anew``: whether it will; what was turned off stays off.
+        """
+        self._target().end_copy(self.host, self.name, self.journal)
+        self.journal = files.read_json(paths.journal_file(self.name)) or {}
+        return {"anew": bool(self.journal.get("anew"))}
+
     def give_up(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """The source has decided against the move."""
         self._target().give_up(self.host, self.name, self.journal)
@@ -323,7 +332,7 @@ _Operation = t.Callable[[Conversation, "dict[str, t.Any]", t.Optional[wire.Chunk
 _OPERATIONS: dict[str, _Operation] = {
     name: getattr(Conversation, name)
     for name in (
-        "facts", "probe", "check", "begin", "activate", "announce", "drained", "finish", "give_up", "give_back",
+        "facts", "probe", "check", "begin", "activate", "announce", "drained", "finish", "anew", "give_up", "give_back",
         "resume", "wake", "decision",
     )
 }  # fmt: skip

@@ -108,6 +108,10 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
         found.append(f"KVM: {host} cannot use it, and {name} runs with it.")
     if seen["cpu"]:
         found.append(f"cpu: {host} cannot give {name} its CPU: {seen['cpu']}")
+    found += [
+        f"firmware: {host} has no {path} of that size. Install the package there that it is of here."
+        for path in seen["firmware"]
+    ]
     if seen["name_taken"]:
         found.append(f"name: {host} has another domain called {name}.")
     if seen["uuid_taken"]:

@@ -18,10 +18,8 @@ import pytest
 
 from ansible_collections.cnvm.platform.tests.integration.guest import (
     LAZY,
-    OWN_DISK,
     SLOW,
     Guest,
-    sound,
     userfaultfd,
 )
 from ansible_collections.cnvm.platform.tests.integration.hosts import (
@@ -58,13 +56,18 @@ def libvirt_hanging(host: Host) -> t.Iterator[None]:
 
 
 def under_way(guest: Guest, at: str) -> Move:
-    """A move that copies memory, and does not come to its end; or one whose mover stands still."""
-    return guest.slowly() if at == "memory" else guest.stopped(at)
+    """A move that copies memory, and does not come to its end; or one whose mover stands still, or (``active``) what
+    answers that on the target."""
+    if at == "memory":
+        return guest.slowly()
+    return guest.held(at) if at == "active" else guest.stopped(at)
 
 
-def go_on(move: Move) -> None:
-    """The mover, if it stands still (and has not ended meanwhile)."""
+def go_on(move: Move, at: str = "") -> None:
+    """What stands still since then (and has not ended meanwhile); see ``under_way``."""
     kill(move.source, MOVER, CONT, check=False)
+    if at == "active":
+        kill(move.target, SERVE, CONT, check=False)
 
 
 # --- before anything of the guest is copied ---
@@ -186,11 +189,12 @@ def test_mover_killed(guest: Guest) -> None:
     assert move.status().get("died")
 
 
-@pytest.mark.parametrize("state", ["frozen", "committed", "leaving"])
+@pytest.mark.parametrize("state", ["frozen", "committed", "active", "leaving"])
 def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
     """The decision is on the disk: before it the guest goes on at the source, after it at the target."""
-    move = guest.stopped(state)
+    move = under_way(guest, state)
     kill(move.source, MOVER)
+    go_on(move, state)
     if state == "frozen":
         guest.check(move.source, [move.source])
     else:
@@ -205,12 +209,12 @@ def test_mover_hangs_at_the_handover(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("state", ["committed", "leaving"])
+@pytest.mark.parametrize("state", ["committed", "active", "leaving"])
 def test_libvirt_killed_at_the_handover(guest: Guest, side: str, state: str) -> None:
     """With the guest paused on both sides, or on the source: libvirt lets none go on by itself."""
-    move = guest.stopped(state)
+    move = under_way(guest, state)
     kill_libvirt(move, side)
-    go_on(move)
+    go_on(move, state)
     guest.arrives(move)
 
 
@@ -224,23 +228,24 @@ def test_copy_killed_at_the_handover(guest: Guest, state: str) -> None:
     guest.stays_at(move.source, move.result())
 
 
-def test_copy_killed_when_it_has_run(guest: Guest) -> None:
+@pytest.mark.parametrize("state", ["active", "leaving"])
+def test_copy_killed_when_it_has_run(guest: Guest, state: str) -> None:
     """The guest has died where it is now. It is started anew there, with its disk, and that is said."""
-    move = guest.stopped("leaving")
+    move = under_way(guest, state)
     kill(move.target, guest.emulator)
-    go_on(move)
+    go_on(move, state)
     result = move.result()
     assert result["outcome"] == "target", result
     assert f"{guest.name} had ended on {move.target.name}" in result["lost"], result
     guest.begins_anew(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("state", ["committed", "leaving"])
+@pytest.mark.parametrize("state", ["committed", "active", "leaving"])
 def test_guest_killed_at_the_handover(guest: Guest, state: str) -> None:
     """What stands still on the source is nobody's any more."""
-    move = guest.stopped(state)
+    move = under_way(guest, state)
     kill(move.source, guest.emulator)
-    go_on(move)
+    go_on(move, state)
     guest.arrives(move)
 
 
@@ -350,6 +355,38 @@ def test_link_cut_at_the_handover(guest: Guest) -> None:
         assert guest.look(move.source)["state"] == "paused"
     playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
     guest.check(move.target, [move.source, move.target])
+
+
+def test_link_cut_before_its_source_hears_of_it(guest: Guest) -> None:
+    """It runs at the target, and on the source nobody knows. When the hosts can speak again it is the target's."""
+    move = guest.held("active")
+    with guest.fleet.apart(move.source, move.target):
+        go_on(move, "active")
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+        assert [guest.look(host)["state"] for host in (move.source, move.target)] == ["paused", "running"]
+    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.check(move.target, [move.source, move.target])
+
+
+@pytest.mark.parametrize("ended", ["died", "turned off"])
+def test_it_ends_before_its_source_hears_of_it(guest: Guest, ended: str) -> None:
+    """What stands still on the source is older than what it has done on the target: it never goes on there."""
+    move = guest.held("active")
+    with guest.fleet.apart(move.source, move.target):
+        go_on(move, "active")
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+        if ended == "died":
+            kill(move.target, guest.emulator)
+        else:
+            move.target.run("virsh", "destroy", guest.name)
+        eventually("it has ended", lambda: guest.look(move.target)["state"] == "shut off")
+    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    if ended == "turned off":
+        guest.settle(move.target, running=False)
+        move.target.run("virsh", "start", guest.name)
+    guest.begins_anew(move.target, [move.source, move.target])
 
 
 def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
@@ -471,23 +508,26 @@ def lose_power(guest: Guest, move: Move) -> None:
     guest.fleet.power_cut(move.target)
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed"])
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed", "active"])
 def test_target_loses_power(bare: Guest, at: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
     guest, move = bare, under_way(bare, at)
+    decided = at in ("committed", "active")
     lose_power(guest, move)
     result = move.result()
-    if at == "committed":
-        assert result["outcome"] == "waiting", result
+    assert result["outcome"] == ("waiting" if decided else "source"), result
+    if decided:
         assert guest.look(move.source)["state"] == "paused"
     else:
-        assert result["outcome"] == "source", result
         guest.counts_on(move.source)
     guest.boots(move.target)
-    if at == "committed":
+    if decided:
         playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
-    # The copy never ran, so nothing is lost: it goes on where it stood.
-    guest.check(move.source, [move.source])
+    if at == "active":
+        guest.begins_anew(move.target, [move.source, move.target])
+    else:
+        # The copy never ran, so nothing is lost: it goes on where it stood.
+        guest.check(move.source, [move.source])
 
 
 def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
@@ -500,13 +540,15 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
     guest.begins_anew(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "arrived", "committed", "leaving"])
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "arrived", "committed", "active", "leaving"])
 def test_source_loses_power(bare: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
     guest = bare
     move = guest.arrived() if at == "arrived" else under_way(guest, at)
-    decided = at in ("committed", "leaving")
+    decided = at in ("committed", "active", "leaving")
     guest.fleet.power_cut(move.source)
+    if at == "active":
+        kill(move.target, SERVE, CONT)
     if not decided:
         assert guest.stays() == [move.source.name]
     guest.boots(move.source)
@@ -620,28 +662,29 @@ def test_controller_killed(bare: Guest, at: str) -> None:
     assert "changed=1" not in playbook(*command).stdout
 
 
-def test_started_twice(guest: Guest) -> None:
+@pytest.mark.parametrize("at", ["prepare", "memory", "frozen", "committed", "active", "leaving"])
+def test_started_twice(guest: Guest, at: str) -> None:
     """The second is refused at once, and so is one in the opposite direction; the first does not notice."""
-    move = guest.slowly()
+    move = under_way(guest, at)
     for host in (move.source, move.target):
         request = f'{{"guest": "{guest.name}", "target": "{guest.fleet.other(host).name}"}}'
         assert "failed" in host.helper("move", "start", request, check=False)
-    assert move.status()["phase"] == "memory"
+    if at == "memory":
+        assert move.status()["phase"] == "memory"
+        kill(move.source, MOVER)
+        guest.check(move.source, [move.source])
+    else:
+        go_on(move, at)
+        guest.arrives(move)
+
+
+def test_recover_killed(guest: Guest) -> None:
+    """In the middle of it: the next one ends what it has left."""
+    move = guest.stopped("committed")
+    trap = guest.trap(move.source, "leaving", "cnvm-host recover")
     kill(move.source, MOVER)
-    guest.check(move.source, [move.source])
-
-
-def test_disk_is_sound_after_all_that(guest: Guest) -> None:
-    """Its image has no errors, and its content is what the guest has said it is."""
-    host = guest.source()
-    disk = f"{guest.home}/{OWN_DISK}"
-    host.run("virsh", "destroy", guest.name)
-    sound(host, disk)
-    said = [line.split()[1] for one in guest.movers for line in guest.said(one, "sum")]
-    content = host.sh(
-        f"qemu-img convert -O raw {disk} /var/tmp/vda.raw; "
-        "tail -c +1048577 /var/tmp/vda.raw | head -c 6M | sha256sum; rm /var/tmp/vda.raw"
-    )
-    assert content.split()[0] in said, said
-    host.run("virsh", "start", guest.name)
-    guest.connect()
+    trap.sprung()
+    kill(move.source, "cnvm-host recover")
+    assert guest.look(move.source)["journal"]
+    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.check(move.target, [move.source, move.target])

@@ -206,7 +206,7 @@ def needs(kernel: str, **more: t.Any) -> dict[str, t.Any]:
         "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": False, "post_copy": False, "type": "qemu",
         "arch": "x86_64", "machine": "pc-q35-10.0", "cpu": "", "disks": [], "fixed": [], "screen": [], "address": "",
         "files": {kernel: {"size": 1, "sha256": "x"}}, "networks": [["network", "default"]],
-        "macs": ["52:54:00:00:00:01"], **more,
+        "macs": ["52:54:00:00:00:01"], "firmware": {}, **more,
     }  # fmt: skip
 
 
@@ -262,13 +262,13 @@ def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> No
     wrong = needs(
         str(kernel),
         files={str(kernel): {"size": 1, "sha256": "x"}, "/does/not/exist": {}},
-        networks=[["network", "lan"], ["bridge", "does-not-exist"], ["network", "default"]],
+        networks=[["network", "lan"], ["bridge", "no-bridge"], ["direct", "no-card"], ["network", "default"]],
         disks=[disk("vdb", taken), disk("vdc", "/does/not/exist/c", template="ab" * 32, template_bytes=7)],
     )
     seen = look(wrong)
     assert (seen["name_taken"], seen["uuid_taken"]) == (True, "old")
     assert seen["macs_taken"] == {"52:54:00:00:00:01": "old"}
-    assert seen["networks_missing"] == ["network lan", "bridge does-not-exist"]
+    assert seen["networks_missing"] == ["network lan", "bridge no-bridge", "interface no-card"]
     assert [words.split(" ")[:2] for words in seen["files"]] == [["gives", str(kernel)], ["has", "no"]]
     assert seen["disks"] == [
         f"has a file {taken} already; it is not overwritten", "has no directory /does/not/exist for vdc",
@@ -276,6 +276,36 @@ def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> No
     assert (seen["lacks"], wanted_space(seen)) == (["ab" * 32], {paths.TEMPLATES: 7})
     kernel.chmod(0o644)
     assert look(wrong)["files"][0] == f"has another {kernel}"
+
+
+@pytest.mark.parametrize(("live", "size", "lacks"), [(True, 3, False), (True, 4, True), (False, 4, False)])
+def test_the_firmware_of_a_target(target: FakeConnection, tmp_path: Path, live: bool, size: int, lacks: bool) -> None:
+    """What runs brings the code of its firmware in its memory; what is off takes up any version."""
+    (tmp_path / "CODE.fd").write_bytes(b"x" * size)
+    firmware = {str(tmp_path / "CODE.fd"): 3, str(tmp_path / "VARS.fd"): 1}
+    connection = t.cast("t.Any", target)
+    said = guest_preflight._ask(connection, "web", needs("", live=live, firmware=firmware, networks=[]))["firmware"]
+    assert said == [path for path in firmware if lacks or path.endswith("VARS.fd")]
+
+
+def test_what_its_firmware_is_made_of(tmp_path: Path) -> None:
+    """A BIOS is QEMU's own."""
+    code, variables = tmp_path / "CODE.fd", tmp_path / "VARS.fd"
+    code.write_bytes(b"code")
+    variables.write_bytes(b"variables")
+    parts = f"<loader type='pflash'>{code}</loader><nvram template='{variables}'>/x_VARS.fd</nvram>"
+    root = xml.parse(f"<domain><os>{parts}</os></domain>")
+    assert guest_preflight._firmware(root) == {str(code): 4, str(variables): 9}
+    assert guest_preflight._firmware(xml.parse("<domain><os/></domain>")) == {}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "kept"),
+    [("<cpu>\n  <model>EPYC</model>\n</cpu>\n", True), ("<cpu mode='host-model'/>", False), ("<features/>", False)],
+)
+def test_the_cpu_that_it_needs(cpu: str, kept: bool) -> None:
+    """One that is off gets that of its host, if nothing else is said."""
+    assert guest_preflight._cpu(xml.parse(f"<domain>{cpu}</domain>")) == (cpu if kept else "")
 
 
 @pytest.mark.parametrize(

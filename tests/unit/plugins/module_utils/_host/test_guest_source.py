@@ -287,8 +287,6 @@ def roll_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[...
     files.write_json(paths.journal_file("web"), JOURNAL)
 
     def back(each: Stopped, **more: t.Any) -> t.Optional[bool]:
-        known = types.SimpleNamespace(domain=each)
-        monkeypatch.setattr(guest_preflight, "known", lambda connection, name: known)
         monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
         host = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
         return guest_source.roll_back(host, {**(files.read_json(paths.journal_file("web")) or {}), **more})
@@ -301,6 +299,14 @@ def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[S
     assert roll_back(each)
     assert each.calls == ["destroy frozen anew", "create begun anew"]
     assert files.read_json(paths.journal_file("web")) is None
+
+
+def test_what_libvirt_has_lost_meanwhile_is_told(
+    roll_back: t.Callable[..., t.Optional[bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so one that somebody has undefined while it stands still: it goes on."""
+    with pytest.raises(HostError, match="does not know the guest 'web' any more"):
+        roll_back(t.cast("t.Any", None))
 
 
 def test_it_is_started_anew_by_the_next_that_tries(roll_back: t.Callable[[Stopped], t.Optional[bool]]) -> None:
@@ -365,7 +371,7 @@ def test_nor_does_libvirt_let_it_go_on(
     leaving.move = t.cast("t.Any", types.SimpleNamespace(journal=journal))
     leaving._tunnel = t.cast("t.Any", types.SimpleNamespace(close=lambda: each.calls.append("close")))
     leaving._thread = None
-    monkeypatch.setattr(guest_preflight, "known", lambda connection, name: types.SimpleNamespace(domain=each))
+    monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
     leaving.abandon()
     assert each.calls == ["destroy frozen anew", "close"]
 
@@ -523,9 +529,6 @@ def test_who_still_sends(monkeypatch: pytest.MonkeyPatch, state: int, reason: in
     monkeypatch.setattr(libvirt, "domain", lambda connection, name: Stopped(state, reason))
     monkeypatch.setattr(guest_source, "_ask_qemu", lambda each, word, arguments: answer)
     assert guest_source.serves(JOURNAL) is serves
-    assert guest_source.keeps({"mode": "live"})
-    assert not guest_source.keeps({"mode": "post_copy"})
-    assert not guest_source.keeps({"mode": "live", "shared": True})
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ RUNNING, PAUSED, SHUTOFF, CRASHED = 1, 3, 5, 6
 LIBRARY = types.SimpleNamespace(
     libvirtError=fake_libvirt.FakeError, VIR_DOMAIN_SHUTOFF_SHUTDOWN=1, VIR_DOMAIN_SHUTOFF_DESTROYED=2,
 )  # fmt: skip
-JOURNAL = {"name": "web", "role": "target", "state": "active", "mode": "post_copy", "running": True}
+JOURNAL = {"name": "web", "role": "target", "state": "active", "mode": "post_copy", "running": True, "boot_id": "b"}
 HOST = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
 
 
@@ -44,6 +44,7 @@ class Guest:
         self.now = (state, reason)
         self.arriving = False
         self.persistent = True
+        self.starts = 0
         self.calls: list[str] = []
 
     def jobInfo(self) -> list[int]:
@@ -71,7 +72,7 @@ class Guest:
             raise fake_libvirt.FakeError(errors.OPERATION_INVALID, "cannot set autostart for transient domain")
 
     def autostart(self) -> int:
-        return 0
+        return self.starts
 
     def destroy(self) -> None:
         self.calls.append("destroy")
@@ -181,6 +182,31 @@ def test_what_can_never_be_whole_is_started_anew(
     assert not each.isActive()
     guest_target.finish(HOST, "web", journal)
     assert each.calls == calls
+    assert files.read_json(paths.journal_file("web")) is None
+
+
+@pytest.mark.parametrize(
+    ("booted", "starts", "reason", "started"),
+    [
+        # Its QEMU has died: whether it starts with the host says nothing of that.
+        (False, 0, 5, True),
+        (True, 1, 0, True),
+        (True, 0, 0, False),
+        (False, 1, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, False),
+    ],
+)
+def test_what_died_before_the_move_was_over_is_started_anew(
+    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch, booted: bool, starts: int, reason: int,
+    started: bool,
+) -> None:  # fmt: skip
+    """The journal, by which it may be, is there until it runs; so the next that tries may start it, too."""
+    monkeypatch.setattr(movedir, "boot_id", lambda: "later" if booted else "b")
+    each = there(SHUTOFF, reason)
+    each.starts = starts
+    noted = []
+    monkeypatch.setattr(each, "create", lambda: noted.append(files.read_json(paths.journal_file("web"))))
+    assert guest_target.finish(HOST, "web", {**JOURNAL, "running": True, "boot_id": "b"}) is started
+    assert [(one or {}).get("anew") for one in noted] == [True] * started
     assert files.read_json(paths.journal_file("web")) is None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     files,
@@ -32,6 +32,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host.system import 
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import plan, records
 
 MOVE = "0123456789ab"
+REQUEST = {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60}
 
 
 def status(phase: str, **more: t.Any) -> dict[str, t.Any]:
@@ -51,8 +52,7 @@ def test_a_copy_that_had_ended_when_the_move_did_is_said(
 ) -> None:
     """What it had in its memory is lost, although the move has succeeded."""
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
-    request = {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60}
-    move = mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
+    move = mover.Move(Host(run=t.cast("t.Any", None)), REQUEST, MOVE, lambda status: None)
     move.journal = {"running": False}
     move.result["libvirt"] = {"downtime_ms": 48}
     numbers = {"libvirt": {"memory_bytes": 4096}}
@@ -71,11 +71,36 @@ def test_a_copy_that_had_ended_when_the_move_did_is_said(
     assert not {"anew", "gone"} & set(move.result)
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [(HostError("web cannot be started: no space."), True), (PeerError("Lost."), False)]
+)
+def test_a_target_that_cannot_end_the_move_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: CnvmError, told: bool
+) -> None:
+    """Who is not heard any more ends it by itself."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    move = mover.Move(Host(run=t.cast("t.Any", None)), REQUEST, MOVE, lambda status: None)
+    move.journal = {"running": False}
+
+    def call(word: str, **args: t.Any) -> dict[str, t.Any]:
+        raise error
+
+    said: dict[str, t.Any] = {
+        "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
+        "channel": types.SimpleNamespace(peer="host2", call=call),
+        "_source": types.SimpleNamespace(let_go=lambda host, journal: None),
+    }
+    for key, value in said.items():
+        setattr(move, key, value)
+    move._end_well()
+    assert move.result["outcome"] == "target"
+    assert ("web cannot be started" in move.result.get("left_behind", "")) is told
+
+
 @pytest.mark.parametrize("runs", [True, False])
 def test_only_what_runs_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
-    request = {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60}
-    move = mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
+    move = mover.Move(Host(run=t.cast("t.Any", None)), REQUEST, MOVE, lambda status: None)
     move._runs = runs
     move.freeze("disks")
     move._stood_still()

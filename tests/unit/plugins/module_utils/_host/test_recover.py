@@ -536,13 +536,33 @@ def test_what_was_not_fetched(
             if op == "drained":
                 value = next(given)
                 return {"ended": value is not None, "drained": bool(value)}
-            return {"generation": 5, "ran": True} if op == "give_back" else {"lost": "started anew"}
+            return {"generation": 5, "ran": True} if op == "give_back" else {"anew": "anew" in calls}
 
     committed(monkeypatch, kind, Peer(), "post_copy")
     result = recover.recover_one(host, "web")
     assert (calls, kind.did) == (asked, [did])
     assert result["outcome"] == ("target" if did == "let go" else "source")
     assert ("started anew" in result["message"]) is ("anew" in asked)
+
+
+@pytest.mark.parametrize("kind", ["container", "guest"])
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_ended_after_it_had_run_there_is_never_brought_back_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, anew: bool
+) -> None:
+    """All of it had come, so what stands still here is old: it is the target's, be it that it was turned off there."""
+    lazy, calls = Lazy(False, []), []
+    monkeypatch.setattr(lazy, "keeps", kinds.source(kind).keeps)
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            calls.append(op)
+            return active(alive=False) if op == "resume" else {"anew": anew}
+
+    committed(monkeypatch, lazy, Peer(), "live" if kind == "guest" else "stop_copy")
+    result = recover.recover_one(host, "web")
+    assert (calls, lazy.did) == (["resume", "anew", "finish"], ["let go"])
+    assert ("It had ended there, and was started anew" in result["message"]) is anew
 
 
 def test_the_source_says_that_what_it_gave_away_was_undefined_by_hand(
@@ -554,7 +574,7 @@ def test_the_source_says_that_what_it_gave_away_was_undefined_by_hand(
         def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
             if op == "resume":
                 return active(alive=False)
-            return {"gone": True} if op == "finish" else {}
+            return {"gone": True} if op == "finish" else {"anew": False}
 
     committed(monkeypatch, kind, Peer(), "live")
     result = recover.recover_one(host, "web")

@@ -179,7 +179,8 @@ def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     files.write_json(paths.journal_file("web"), journal)
 
     class Copy:
-        OPERATIONS: t.ClassVar[dict[str, t.Any]] = {"anew": lambda call: {"state": call.journal["state"]}}
+        def end_copy(self, host: Host, name: str, journal: dict[str, t.Any]) -> None:
+            files.write_json(paths.journal_file(name), {**journal, "anew": journal["state"] == records.TARGET_ACTIVE})
 
         def is_alive(self, name: str, journal: dict[str, t.Any]) -> bool:
             return True
@@ -191,7 +192,8 @@ def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(kinds, "target_of", lambda journal: Copy())
     monkeypatch.setattr(recover, "resolve_in_background", lambda host, name: None)
     answers = ask(request("resume", name="web", move_id="m1"), request("activate", limit_s=1), request("anew"))
-    assert answers[2] == {"result": {"state": records.TARGET_ACTIVE}}
+    assert answers[2] == {"result": {"anew": True}}
+    assert (files.read_json(paths.journal_file("web")) or {})["state"] == records.TARGET_ACTIVE
 
 
 def test_what_did_not_end_goes_to_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:

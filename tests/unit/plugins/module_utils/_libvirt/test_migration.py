@@ -19,7 +19,7 @@ NEEDS: dict[str, t.Any] = {
     "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": True, "type": "qemu", "arch": "x86_64",
     "machine": "pc-q35-10.0", "qemu": 10_000_013, "cpu": "<cpu/>", "memory": 2**30, "address": "10.1.1.5",
     "disks": [{"name": "vda", "path": DISK, "below": BASE, "template": "a" * 64, "shared": False, "pool": ""}],
-    "fixed": [], "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}},
+    "fixed": [], "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {},
     "brought": ["/var/lib/cnvm/workloads/web/seed.iso"],
     "networks": [["bridge", "cnvm0"]], "macs": ["52:54:00:00:00:01"], "log": "/var/log/cnvm/guests/web.log",
 }  # fmt: skip
@@ -27,6 +27,7 @@ SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
     "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
+    "firmware": [],
     "space": [{"path": "/var/lib/cnvm", "free_bytes": 2**30, "needed_bytes": 2**20}],
     "memory": 2**31,
 }  # fmt: skip
@@ -35,6 +36,7 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "machines": (["pc-q35-9.0"], "machine: the QEMU of host2 has no machine pc-q35-10.0"),
     "qemu": (9_002_000, "QEMU: host2 has 9.2.0, older than 10.0.13"),
     "cpu": ("it lacks avx2", "it lacks avx2"),
+    "firmware": (["/usr/share/OVMF/OVMF_CODE_4M.fd"], "firmware: host2 has no /usr/share/OVMF/OVMF_CODE_4M.fd of that"),
     "name_taken": (True, "name: host2 has another domain called web"),
     "uuid_taken": ("other", "uuid: the UUID of web is that of other"),
     "macs_taken": ({"52:54:00:00:00:01": "other"}, "MAC 52:54:00:00:00:01 is that of other"),
