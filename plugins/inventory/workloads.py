@@ -31,7 +31,9 @@ notes:
   - A workload without an address, such as a guest that is off, has no C(ansible_host), and C(cnvm_unreachable_reason)
     says why. Connecting to it fails at once with that reason. Take C(GROUP:&cnvm_reachable) as the hosts of a play, or
     set O(only_reachable).
-  - Two workloads of the same name are called C(NAME.HOST), and so is one with the name of a host.
+  - Two workloads of the same name are called C(NAME.HOST), and so is one with the name of a host that stands in the
+    files of O(inventory) or in a source that Ansible has read before this one. What comes after is not known here, so
+    let this be the last source (C(-i hosts.yml -i workloads.yml)).
   - The key of a workload is looked for under its address on the overlay. An address of a libvirt network can be that of
     other guests on other hosts; such a guest's key is looked for under C(NAME.HOST).
 options:
@@ -131,6 +133,7 @@ from ansible.vars.manager import VariableManager
 
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh, _workloads
 
+_Variables = dict[str, dict[str, t.Any]]
 # Files that are being read: one that names itself would be read for ever.
 _reading: set[str] = set()
 
@@ -166,8 +169,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         except ValueError as error:
             raise AnsibleParserError(f"direct_networks: {error}.") from error
         settings = _workloads.Settings(self.get_option("prefix"), direct, self.get_option("accept_new_host_keys"))
-        places = self._answers(path, self._places(path), fresh=not cache)
-        entries, warnings = _workloads.entries(places, settings)
+        asked, others = self._host_variables(path)
+        places = self._answers(path, self._places(asked), fresh=not cache)
+        # What this file gave an inventory before is not there when it is read again: Ansible begins with an empty one.
+        there = {str(name): host.get_vars() for name, host in inventory.hosts.items()}
+        entries, warnings = _workloads.entries(places, settings, (there, others))
         for text in warnings:
             self.display.warning(text)
         for entry in entries:
@@ -176,10 +182,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     # --- the hosts to ask ---
 
-    def _places(self, path: str) -> list[_workloads.Place]:
+    def _places(self, asked: t.Mapping[str, dict[str, t.Any]]) -> list[_workloads.Place]:
         """The hosts, with the way to each, or with why there is none."""
         found = []
-        for name, everything in sorted(self._host_variables(path).items()):
+        for name, everything in sorted(asked.items()):
             try:
                 found.append(self._place(name, everything))
             except AnsibleError as error:
@@ -195,17 +201,18 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))
         return _workloads.Place(name, destination, argv, open=_ssh.open_connection(name, variables))
 
-    def _host_variables(self, path: str) -> dict[str, dict[str, t.Any]]:
-        """Of each host its variables, and those of the others, as a play has them."""
+    def _host_variables(self, path: str) -> tuple[_Variables, _Variables]:
+        """Of each host to ask its variables, and those of the others, as a play has them; and its own ones of each host
+        that stands in the same files."""
         given, files = self.get_option("hosts"), self.get_option("inventory")
         if bool(given) == bool(files):
             raise AnsibleParserError("Either 'inventory' or 'hosts' must say which hosts to ask.")
         if given:
             hosts = {str(name): dict(variables or {}) for name, variables in given.items()}
-            return {name: {"inventory_hostname": name, "hostvars": hosts, **own} for name, own in hosts.items()}
+            return {name: {"inventory_hostname": name, "hostvars": hosts, **own} for name, own in hosts.items()}, {}
         return self._from_files(path, [os.path.join(os.path.dirname(path), str(file)) for file in files])
 
-    def _from_files(self, path: str, files: t.Sequence[str]) -> dict[str, dict[str, t.Any]]:
+    def _from_files(self, path: str, files: t.Sequence[str]) -> tuple[_Variables, _Variables]:
         if path in _reading:
             raise AnsibleParserError(f"{path} names itself as the inventory with its hosts.")
         for file in files:
@@ -222,7 +229,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         hosts = manager.list_hosts(pattern)
         if not hosts:
             raise AnsibleParserError(f"pattern: no host of {', '.join(files)} is in {pattern!r}.")
-        return {host.name: variables.get_vars(host=host) for host in hosts}
+        others = {str(name): host.get_vars() for name, host in manager.hosts.items()}
+        return {host.name: variables.get_vars(host=host) for host in hosts}, others
 
     # --- what they say ---
 

@@ -78,6 +78,13 @@ class _Seen:
         """Also while it is on its way between two hosts."""
         return self.managed or bool(self.item.get("moving"))
 
+    def is_there(self, variables: Item) -> bool:
+        """Whether a host of these variables is this workload, which was read from another file, or twice."""
+        workload = variables.get("cnvm_workload")
+        name = workload.get("name") if isinstance(workload, dict) else None
+        said = variables.get("cnvm_host"), variables.get("cnvm_kind"), name
+        return said == (self.place.name, self.kind, self.item["name"])
+
     @property
     def rank(self) -> tuple[int, bool, bool]:
         """Which of two that say they have the same one is right: records are compared by generation, never by time. Of
@@ -104,21 +111,27 @@ def networks(texts: t.Iterable[object]) -> tuple[t.Union[ipaddress.IPv4Network, 
     return tuple(ipaddress.ip_network(str(text)) for text in texts)
 
 
-def entries(places: t.Sequence[Place], settings: Settings) -> tuple[list[Entry], list[str]]:
-    """(the inventory's hosts sorted by name, warnings)."""
+def entries(
+    places: t.Sequence[Place], settings: Settings, there: t.Sequence[t.Mapping[str, Item]] = ()
+) -> tuple[list[Entry], list[str]]:
+    """(the inventory's hosts sorted by name, warnings). ``there``: the variables of hosts that are known already."""
     seen, warnings = _once(_all(places))
     count: dict[str, int] = {}
     for one in seen:
         count[one.name] = count.get(one.name, 0) + 1
     ours = {one.name for one in seen if one.managed and sum(x.managed for x in seen if x.name == one.name) == 1}
     # A workload must not become another host by its name.
-    taken = {place.name for place in places} | {"localhost"}
-    found = {}
+    hosts = {place.name for place in places} | {"localhost"}
+
+    def taken(name: str, one: _Seen) -> bool:
+        return name in hosts or any(name in known and not one.is_there(known[name]) for known in there)
+
+    found: dict[str, Entry] = {}
     for one in seen:
         name = one.name
-        if name in taken or (count[name] > 1 and not (one.managed and name in ours)):
+        if taken(name, one) or (count[name] > 1 and not (one.managed and name in ours)):
             name = f"{name}.{one.place.name}"
-            if name in found or name in count or name in taken:
+            while name in found or name in count or taken(name, one):
                 name = f"{name}.{one.kind}"
             warnings.append(
                 f"There is more than one {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here."

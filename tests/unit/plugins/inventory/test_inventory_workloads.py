@@ -36,6 +36,7 @@ class Bench:
         self.folder = folder
         self.kept: dict[str, t.Any] = {}
         self.warnings: list[str] = []
+        self.inventory = InventoryData()
         self.options: dict[str, t.Any] = {
             "hosts": HOSTS, "inventory": [], "pattern": "cnvm_hosts", "timeout_s": 30, "direct_networks": [],
             "accept_new_host_keys": False, "only_reachable": False, "prefix": "cnvm_", "strict": True, "compose": {},
@@ -59,15 +60,16 @@ class Bench:
         file = self.folder / "asked"
         return len(file.read_text().splitlines()) if file.exists() else 0
 
-    def read(self, *, cache: bool = True) -> dict[str, dict[str, t.Any]]:
-        """The variables of all hosts of the inventory."""
+    def read(self, *, cache: bool = True, again: bool = False) -> dict[str, dict[str, t.Any]]:
+        """The variables of all hosts of the inventory: a new one, or what the last reading gave (``again``)."""
         plugin: t.Any = InventoryModule()
         plugin._options = dict(self.options)
         plugin.display = self
         plugin._read_config_data = lambda path: {}
         plugin._recall = lambda path: self.kept  # Ansible's cache plugins are not what is tested
         plugin._keep = lambda path, value: self.kept.update(json.loads(json.dumps(value)))
-        inventory = InventoryData()
+        inventory = self.inventory if again else InventoryData()
+        self.inventory = inventory
         self.warnings = []
         plugin.parse(inventory, DataLoader(), str(self.folder / "workloads.yml"), cache=cache)
         return {name: host.get_vars() for name, host in inventory.hosts.items()}
@@ -187,6 +189,23 @@ def test_hosts_of_an_inventory_file(bench: Bench) -> None:
     file.write_text(json.dumps({"cnvm_hosts": {"hosts": HOSTS, "vars": {"ansible_port": "{{ 2200 + 22 }}"}}}))
     bench.options.update(hosts={}, inventory=["hosts.json"])
     assert "-p 2222 " in bench.read()["web"]["ansible_ssh_common_args"]
+
+
+def test_no_other_host_of_the_inventory_is_replaced(bench: Bench) -> None:
+    """Neither one that was read before, nor one of the same files that is not asked."""
+    bench.inventory.add_host("web")
+    bench.inventory.set_variable("web", "ansible_host", "192.0.2.80")
+    for _time in range(2):  # the second one finds its own workloads there, and says what it said before
+        found = bench.read(again=True)
+        assert set(found) == {"web", "web.host1", "db"}
+        assert found["web"] == {**found["web"], "ansible_host": "192.0.2.80"}
+        assert "cnvm_host" not in found["web"]
+        assert len(bench.warnings) == 1
+        assert "There is more than one 'web'" in bench.warnings[0]
+    hosts = {"cnvm_hosts": {"hosts": HOSTS}, "bastions": {"hosts": {"db": {"ansible_host": "192.0.2.81"}}}}
+    (bench.folder / "hosts.json").write_text(json.dumps(hosts))
+    bench.options.update(hosts={}, inventory=["hosts.json"])
+    assert set(bench.read()) == {"web", "db.host2"}
 
 
 @pytest.mark.parametrize("given", ["hosts", "inventory"])

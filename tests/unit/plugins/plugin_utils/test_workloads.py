@@ -224,6 +224,22 @@ def test_no_workload_becomes_a_host(name: str) -> None:
     assert [entry.name for entry in found] == [f"{name}.host1"]
 
 
+def test_no_workload_becomes_another_host_of_the_inventory() -> None:
+    known = {"db": {"ansible_host": "192.0.2.7"}, "db.host1": {}, "db.host1.guest": {}}
+    found, (warning,) = _workloads.entries([place(guests=[GUEST])], Settings(), ({}, known))
+    assert [entry.name for entry in found] == ["db.host1.guest.guest"]
+    assert "There is more than one 'db'" in warning
+
+
+def test_a_workload_that_was_read_before_is_itself() -> None:
+    known = {"db": listed(place(guests=[GUEST]))["db"].variables}
+    assert _workloads.entries([place(guests=[GUEST])], Settings(), (known,))[0][0].name == "db"
+    found, _warnings = _workloads.entries([place("host2", guests=[GUEST])], Settings(), (known,))
+    assert [entry.name for entry in found] == ["db.host2"]
+    found, _warnings = _workloads.entries([place(guests=[GUEST])], Settings(), (known, {"db": {}}))
+    assert [entry.name for entry in found] == ["db.host1"]
+
+
 @pytest.mark.parametrize(
     "answer", [None, [], {}, {"schema": 2, "guests": [], "containers": []}, {"schema": 1, "guests": [{}]}]
 )
