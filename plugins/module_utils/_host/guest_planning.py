@@ -124,6 +124,7 @@ class Planner:
                 self._checks.check_networks(job, model)
             guest_checks.check_disks(job.name, model, snapshot_records.tops(job.name, model))
             self._check_kind(job, model)
+            self._warn_screen(job, model)
         if job.plan.start:
             for digest in sorted(templates.below(seen.definition or {})):
                 templates.check(digest)
@@ -336,6 +337,9 @@ class Planner:
         kept = changes.kept_memory(model, live) if live is not None and "memory_mib" not in asked else ""
         if kept:
             self.warnings.append(f"Guest {job.name} {kept}")
+        self._warn_screen(job, model)
+
+    def _warn_screen(self, job: Job, model: Model) -> None:
         listen = model["graphics"].get("listen")
         if listen in ("0.0.0.0", "::"):
             self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")

@@ -1628,6 +1628,14 @@ def test_vnc_for_everybody_is_said(connection: FakeConnection) -> None:
     assert not any("screen" in warning for warning in bring({**WEB, "name": "db", "graphics": "vnc"})["warnings"])
 
 
+def test_it_is_said_of_a_guest_that_is_started_by_its_name() -> None:
+    start = {"name": "web", "state": "running"}
+    bring({**WEB, "state": "stopped", "graphics": {"type": "vnc", "listen": "0.0.0.0", "password": "secret"}})
+    (warning,) = [one for one in bring(start)["warnings"] if "screen" in one]
+    assert "0.0.0.0" in warning
+    assert bring(start)["warnings"] == [], "it runs already"
+
+
 def test_kvm_is_used_where_it_works(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="no /dev/kvm"):
         bring({**WEB, "accelerator": "kvm"})
