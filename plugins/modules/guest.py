@@ -387,6 +387,8 @@ options:
       - What has no option (limits of disks, pinned CPUs, other devices) stays as it is, unless it contradicts what is
         described. So the topology of the CPU goes with another number of them, and with a SPICE screen goes what only
         that serves (its channels, USB redirection, 3D acceleration).
+      - Arguments that go past libvirt (C(qemu:commandline)) stay, too, and are not looked at; a warning names them. A
+        guest with such cannot be moved.
     type: bool
     default: false
   restart_on_change:

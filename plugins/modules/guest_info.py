@@ -239,7 +239,9 @@ guests:
       elements: dict
       sample: []
     other_devices:
-      description: Kinds of devices for which this collection has no options, such as C(hostdev) or C(tpm).
+      description:
+        - Kinds of devices for which this collection has no options, such as C(hostdev) or C(tpm), and parts of the
+          domain that go past libvirt, such as C(qemu:commandline).
       type: list
       elements: str
       sample: []

@@ -337,6 +337,11 @@ class Planner:
         kept = changes.kept_memory(model, live) if live is not None and "memory_mib" not in asked else ""
         if kept:
             self.warnings.append(f"Guest {job.name} {kept}")
+        if job.plan.adopt and job.known is not None:
+            self.warnings.extend(
+                f"Guest {job.name} has {part}, which goes past libvirt: it is kept as it is, and nobody looks at it."
+                for part in domain.passed_through(job.known.xml)
+            )
         self._warn_screen(job, model)
 
     def _warn_screen(self, job: Job, model: Model) -> None:

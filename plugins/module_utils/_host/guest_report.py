@@ -166,7 +166,7 @@ def _report_one(
         "log": shown["serial"]["log"] or None,
         "console_command": f"virsh console {name}" if shown["serial"]["type"] == "pty" else None,
         "shared_folders": [{"tag": tag, **folder} for tag, folder in shown["shared_folders"].items()],
-        "other_devices": domain.other_devices(known.xml),
+        "other_devices": [*domain.other_devices(known.xml), *domain.passed_through(known.xml)],
         "snapshots": snapshots,
         "restart_required": bool(reasons),
         "restart_reasons": listed_reasons(reasons),

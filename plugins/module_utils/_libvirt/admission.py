@@ -128,5 +128,5 @@ def strangers(name: str, root: Element, needs: Needs) -> list[str]:
     found += folders(model)
     kinds = {card["type"] for card in model["networks"].values()}
     found += [f"a network of the type {kind!r}" for kind in sorted(kinds - set(_INTERFACES))]
-    found += [each.tag for each in root if "}" in each.tag]
+    found += domain.passed_through(root)
     return found

@@ -18,7 +18,7 @@ import copy
 import math
 import typing as t
 
-from .xml import GUEST_NAMESPACE, Element, Node, all_at, attribute, number, text_of
+from .xml import GUEST_NAMESPACE, Element, Node, all_at, attribute, number, readable, text_of
 from .xml import build as node
 
 Model = dict[str, t.Any]
@@ -285,6 +285,11 @@ def other_devices(root: Element) -> list[str]:
     found |= {f"disk {target}" for target, each in _disks(devices, "disk").items() if each.get("device") == "lun"}
     found |= {"floppy" for _target in _disks(devices, "floppy")}
     return sorted(found)
+
+
+def passed_through(root: Element) -> list[str]:
+    """Parts of a domain that go past libvirt, such as QEMU's own arguments (``qemu:commandline``)."""
+    return sorted({readable(each.tag) for each in root if "}" in each.tag})
 
 
 # --------------------------------------------------------------------------------------------------------------------

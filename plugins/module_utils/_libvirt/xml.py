@@ -131,6 +131,13 @@ def _prefixed(name: str, prefixes: dict[str, str]) -> str:
     return f"{prefixes[uri]}:{local}"
 
 
+def readable(tag: str) -> str:
+    """A tag as libvirt's own documentation writes it: ``qemu:commandline``."""
+    uri, _brace, local = tag.rpartition("}")
+    prefix = _PREFIXES.get(uri[1:])
+    return f"{prefix}:{local}" if prefix else tag
+
+
 _ESCAPED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
 _ESCAPE = str.maketrans(_ESCAPED)
 

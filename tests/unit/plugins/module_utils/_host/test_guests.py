@@ -926,12 +926,12 @@ def test_no_disk_is_made_in_a_pool_that_is_not_active(connection: FakeConnection
 
 
 # -- Others
-def foreign(connection: FakeConnection, text: str = "") -> None:
+def foreign(connection: FakeConnection, text: str = "", top: str = "") -> None:
     connection.defineXML(
-        "<domain type='qemu'><name>old</name><uuid>9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11</uuid>"
+        "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>old</name><uuid>9a1c1f9e-6b1a-4f0e-8a53-0c3b5a7f1c11</uuid>"
         "<memory unit='MiB'>256</memory><vcpu>1</vcpu><os><type machine='pc-i440fx-9.2' arch='x86_64'>hvm</type></os>"
         "<devices><interface type='network'><mac address='52:54:00:00:00:77'/><source network='default'/>"
-        f"<model type='virtio'/></interface>{text}</devices></domain>"
+        f"<model type='virtio'/></interface>{text}</devices>{top}</domain>"
     )
     connection.calls.clear()
 
@@ -957,6 +957,18 @@ def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     again = bring(wanted)
     assert not again["changed"]
     assert again["guests"][0]["managed"]
+
+
+def test_what_goes_past_libvirt_is_said_when_it_is_adopted(connection: FakeConnection) -> None:
+    foreign(connection, "<hostdev/>", "<qemu:commandline><qemu:arg value='-snapshot'/></qemu:commandline>")
+    (shown,) = guest_report.report(t.cast("t.Any", connection))
+    assert shown["other_devices"] == ["hostdev", "qemu:commandline"]
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
+    for check_mode in (True, False):
+        (warning,) = bring(wanted, adopt=True, check_mode=check_mode)["warnings"]
+        assert "qemu:commandline, which goes past libvirt" in warning
+    assert "-snapshot" in connection.domains["old"].XMLDesc(2)
+    assert bring(wanted)["warnings"] == []
 
 
 def test_adopted_it_loses_no_disk_without_a_word(connection: FakeConnection, place: Path) -> None:

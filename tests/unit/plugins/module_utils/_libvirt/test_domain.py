@@ -197,6 +197,12 @@ def test_other_devices_are_named() -> None:
     assert domain.other_devices(xml.parse(STORED)) == ["hostdev", "tpm"]
 
 
+def test_what_goes_past_libvirt_is_named() -> None:
+    assert domain.passed_through(xml.parse(STORED)) == ["qemu:commandline"]
+    other = "<domain xmlns:x='urn:x'><x:y/><x:y/><metadata><x:z/></metadata></domain>"
+    assert domain.passed_through(xml.parse(other)) == ["{urn:x}y"]
+
+
 # The example of CernVM's page: no UUID, no cards' addresses, IDE, memory without a unit.
 CERNVM = """
 <domain type='kvm'>
