@@ -163,12 +163,12 @@ options:
             description:
               - Name of a libvirt pool in whose directory the file lies. See M(cnvm.platform.pool).
               - Before a disk is given another one, stop the guest and move the file into its directory.
-            type: str
+            type: raw
           template:
             description:
               - Name or digest of a template of this host from which the disk is made. The disk stays with this template
                 when the name stands for another one later. One that was made without gets none later.
-            type: str
+            type: raw
           linked:
             description:
               - Whether the disk rests on the template and holds only what differs, or is a full copy of it.
@@ -224,7 +224,7 @@ options:
             default: network
           source:
             description: Name of the network or of the bridge. Default is the network V(default).
-            type: str
+            type: raw
           mac:
             description:
               - MAC of the card, in quotes, unique on all hosts. Default is one that stands for the guest's name and the

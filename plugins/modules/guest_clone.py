@@ -59,7 +59,7 @@ options:
         type: raw
       pool:
         description: Where it lies, a pool of the host that is a directory. Default is the guest's own directory.
-        type: str
+        type: raw
       format:
         description: Its format. A linked one is V(qcow2).
         type: str

@@ -22,7 +22,7 @@ options:
   guests:
     description: Names of the guests.
     type: list
-    elements: str
+    elements: raw
     required: true
   name:
     description: Name of the snapshot, of 1 to 63 letters, digits, V(_), V(.) or V(-).
@@ -189,8 +189,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._module import run_m
 def argument_spec() -> dict[str, t.Any]:
     """The module's options."""
     return {
-        "guests": {"type": "list", "elements": "str", "required": True},
-        # Decoded by us: Ansible would take 7 for the name 007.
+        # Names are decoded by us: Ansible would take 7 for the name 007.
+        "guests": {"type": "list", "elements": "raw", "required": True},
         "name": {"type": "raw", "required": True},
         "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
         "description": {"type": "str", "default": ""},
@@ -200,11 +200,17 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
+def named(names: t.Sequence[object]) -> list[object]:
+    """Who is meant, in order. Ansible splits a text at its commas, and leaves the blanks behind them."""
+    plain = [name.strip() if isinstance(name, str) else name for name in names]
+    return [name for name in plain if name != ""]
+
+
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Do it to each of the guests."""
     return bring_to(
         host,
-        params["guests"],
+        named(params["guests"]),
         params["name"],
         params["state"],
         description=params["description"],

@@ -201,7 +201,7 @@ def _disk(value: object, option: str) -> dict[str, t.Any]:
     disk: dict[str, t.Any] = {
         "name": name,
         "path": _path(item.get("path"), f"{option}.path"),
-        "pool": check_name(item["pool"], f"{option}.pool") if item.get("pool") else "",
+        "pool": "" if item.get("pool") in (None, "") else check_name(item["pool"], f"{option}.pool"),
         "template": template,
         "linked": _flag(item.get("linked"), f"{option}.linked", True),
         "size_mib": None if size is None else integer(size, f"{option}.size_mib", least=1, most=2**30),

@@ -22,8 +22,8 @@ _DEVICES: Spec = {
         "options": {
             "name": {"type": "str"},
             "path": {"type": "str"},
-            "pool": {"type": "str"},
-            "template": {"type": "str"},
+            "pool": {"type": "raw"},
+            "template": {"type": "raw"},
             "linked": {"type": "bool", "default": True},
             "size_mib": {"type": "raw"},
             "format": {"type": "str", "choices": ["qcow2", "raw"], "default": "qcow2"},
@@ -43,7 +43,7 @@ _DEVICES: Spec = {
         "elements": "dict",
         "options": {
             "type": {"type": "str", "choices": ["network", "bridge", "overlay"], "default": "network"},
-            "source": {"type": "str"},
+            "source": {"type": "raw"},
             "mac": {"type": "raw"},
             "model": {
                 "type": "str",
@@ -168,7 +168,7 @@ CLONE: Spec = {
         "options": {
             "name": {"type": "str"},
             "size_mib": {"type": "raw"},
-            "pool": {"type": "str"},
+            "pool": {"type": "raw"},
             "format": {"type": "str", "choices": ["qcow2", "raw"]},
             "bus": {"type": "str", "choices": ["virtio", "scsi", "sata"]},
             "cache": {"type": "str", "choices": ["none", "writeback", "writethrough", "directsync", "unsafe"]},

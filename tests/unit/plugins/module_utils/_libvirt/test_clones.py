@@ -8,11 +8,12 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import guest_definition
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import guest_definition, options
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.clones import (
     KEYS,
     Clone,
@@ -219,6 +220,14 @@ def test_of_one_that_is_to_go_nothing_else_counts() -> None:
 def test_a_description_that_is_refused(more: dict[str, t.Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         normalise({**TEN, **more})
+
+
+def test_a_pool_that_yaml_made_a_number_of_is_refused() -> None:
+    validated = ArgumentSpecValidator(options.CLONE).validate({**TEN, "disk": {"pool": 7}})
+    assert validated.error_messages == []
+    first = normalise({key: validated.validated_parameters[key] for key in KEYS})
+    with pytest.raises(InputError, match=r"pool: 7 is not text\. Put it in quotes"):
+        guest_definition.normalise(first.items[0])
 
 
 def test_what_is_wrong_in_a_guest_is_said_by_the_guest() -> None:

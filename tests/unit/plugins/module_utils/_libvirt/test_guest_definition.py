@@ -7,12 +7,14 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._image import userdata
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import guest_definition as gd
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import options
 
 from . import guest_models
 from .guest_models import item
@@ -144,6 +146,19 @@ def test_refused(given: t.Any) -> None:
     with pytest.raises(InputError) as caught:
         gd.normalise(value, "guests[3]")
     assert str(caught.value).startswith("guests[3]")
+
+
+@pytest.mark.parametrize("number", [7, 0, False, 1.5])
+@pytest.mark.parametrize(("kind", "key"), [("disks", "template"), ("disks", "pool"), ("networks", "source")])
+def test_a_name_that_yaml_made_a_number_of_is_refused(kind: str, key: str, number: object) -> None:
+    """As Ansible gives it to us: it would make the name 7 of 007."""
+    one = {"size_mib": 1, key: number} if kind == "disks" else {key: number}
+    validated = ArgumentSpecValidator(options.GUEST).validate(
+        {"guests": [{"name": "web", "memory_mib": 512, kind: [one]}]}
+    )
+    assert validated.error_messages == []
+    with pytest.raises(InputError, match=rf"{kind}\[0\]\.{key}: {number!r} is not text\. Put it in quotes"):
+        gd.normalise(validated.validated_parameters["guests"][0])
 
 
 def test_memory_is_needed_to_describe() -> None:
