@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import typing as t
 
@@ -82,11 +83,13 @@ def choice(value: object, option: str, allowed: t.Sequence[str]) -> str:
 
 def known_keys(item: object, option: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
     """``item`` when it is a mapping with no key outside ``allowed``."""
+    hint = f"Allowed keys: {', '.join(sorted(allowed))}."
     if not isinstance(item, dict):
-        raise InputError(f"{option}: {item!r} is not a mapping.", hint=f"Allowed keys: {', '.join(sorted(allowed))}.")
+        raise InputError(f"{option}: {item!r} is not a mapping.", hint=hint)
     unknown = sorted(str(key) for key in item if key not in allowed)
     if unknown:
-        raise InputError(f"{option}: unknown key {unknown[0]!r}.", hint=f"Allowed keys: {', '.join(sorted(allowed))}.")
+        nearest = "".join(f"Did you mean {word}? " for word in difflib.get_close_matches(unknown[0], allowed, 1))
+        raise InputError(f"{option}: unknown key {unknown[0]!r}.", hint=nearest + hint)
     return t.cast("dict[str, t.Any]", item)
 
 

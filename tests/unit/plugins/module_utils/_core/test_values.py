@@ -109,6 +109,22 @@ def test_known_keys_refuses(item: t.Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("memroy_mib", "Did you mean memory_mib? "),
+        ("memory", "Did you mean memory_mib? "),
+        ("x", ""),
+        (7, ""),
+        ("", ""),
+    ],
+)
+def test_known_keys_tells_the_nearest(key: object, nearest: str) -> None:
+    with pytest.raises(InputError) as caught:
+        values.known_keys({key: 1}, "guests", ("memory_mib", "max_memory_mib", "vcpus"))
+    assert caught.value.hint == f"{nearest}Allowed keys: max_memory_mib, memory_mib, vcpus."
+
+
+@pytest.mark.parametrize(
     ("number", "text"),
     [
         *[(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (100 * 1024, "100 KiB")],
