@@ -18,8 +18,8 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 
 A line that is written to its console is run by its shell (the host's end, ``virsh ttyconsole``, must be held open for
 more than a second: QEMU looks no more often). With ``tiny.net=dhcp`` or ``tiny.net=ADDRESS/PREFIX`` its first card has
-an address; at port 7 it echoes, at port 22 it greets as SSH does. ``tiny.dirty=MIB`` writes to as much of its memory
-each second.
+an address; at port 7 it echoes, at port 22 it greets as SSH does. ``tiny.dirty=MIB`` writes over as much of its memory
+in one go, rests for a second, and so on.
 """
 
 from __future__ import annotations
