@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import typing as t
 from unittest import mock
 
@@ -16,29 +15,10 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 
 from ansible_collections.cnvm.platform.plugins.action import container_migrate
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _move
-from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import helper_digest
-from ansible_collections.cnvm.platform.tests.support.actions import action
+from ansible_collections.cnvm.platform.tests.support.actions import Host, action
 
-DIGEST = helper_digest()
 PLAN = {"mode": "stop_copy", "reasons": ["asked"], "blockers": [], "warnings": [], "expected_frozen_ms": 300}
 Answers = t.Mapping[str, t.Any]
-
-
-class Host:
-    """``cnvm-host`` as the plugin sees it; ``answers`` by the word after it, the last one stays."""
-
-    def __init__(self, **answers: t.Any) -> None:
-        self.answers = {"version": [{"digest": DIGEST, "version": "0.1.0"}], **answers}
-        self.asked: list[list[str]] = []
-
-    def __call__(self, command: str, sudoable: bool = True, **kwargs: t.Any) -> dict[str, t.Any]:
-        words = shlex.split(command)[1:]
-        self.asked.append(words)
-        waiting = self.answers[words[0] if words[0] == "version" else words[1]]
-        answer = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-        if isinstance(answer, dict) and "rc" in answer:
-            return answer
-        return {"rc": 0, "stdout": "a login banner\n" + json.dumps(answer) + "\n", "stderr": ""}
 
 
 @pytest.fixture
