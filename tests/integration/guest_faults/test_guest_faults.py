@@ -458,6 +458,26 @@ def test_target_fills_up_at_the_handover(guest: Guest) -> None:
         target.run("umount", "-l", directory)
 
 
+def test_target_has_no_memory(guest: Guest) -> None:
+    """QEMU cannot have there what the guest needs. (Of one that is killed for it later, see ``test_copy_killed``.)"""
+    source = guest.source()
+    target = guest.fleet.other(source)
+    # What libvirt's daemon starts has its limits. It needs less itself.
+    target.sh(
+        """
+        virsh list >/dev/null; pid=$(pidof libvirtd)
+        kib=$(awk '/^VmSize:/ {print $2}' /proc/$pid/status)
+        prlimit --pid "$pid" --as=$((kib * 1024 + 200 * 1024 * 1024)):
+        """
+    )
+    try:
+        result = guest.start(source).result()
+    finally:
+        target.sh('prlimit --pid "$(pidof libvirtd)" --as=unlimited:')
+    assert result["failed_phase"] == "memory", result
+    guest.stays_at(source, result)
+
+
 # --- one that does not run ---
 
 
