@@ -76,6 +76,17 @@ def held(app: App) -> Move:
     return move
 
 
+def active(app: App) -> Move:
+    """A move whose copy runs on the target, while its source has not been told so."""
+    source = app.source()
+    noted = {"file": f"/var/lib/cnvm/workloads/{app.name}/move.json", "text": '"active"'}
+    trap = Trap(app.fleet.other(source), **noted, signal=STOP, victim=SERVE)
+    move = app.start(source=source)
+    trap.sprung()
+    eventually("the target's copy runs", lambda: len(app.stays()) == 2, pause=0.02)
+    return move
+
+
 def criu_stopped(app: App, phase: str) -> tuple[Move, Host]:
     """A move whose CRIU stands still as it dumps, or restores; and the host on which it does."""
     source = app.source()
@@ -338,25 +349,28 @@ def test_link_cut_while_draining(app: App) -> None:
 # --- hosts lose power ---
 
 
-@pytest.mark.parametrize("phase", ["layer", "held", "drain"])
+@pytest.mark.parametrize("phase", ["layer", "held", "active", "drain"])
 def test_target_loses_power(app: App, phase: str) -> None:
     """Before the commit the source goes on by itself, after it nobody does until the target can be asked."""
     source = app.source()
     target = app.fleet.other(source)
+    still = {"held": held, "active": active}.get(phase)
     thicken(app, source, 16)
-    with app.fleet.slow(target) if phase != "held" else contextlib.nullcontext():
-        move = held(app) if phase == "held" else under_way(app, source, phase)
+    with app.fleet.slow(target) if still is None else contextlib.nullcontext():
+        move = under_way(app, source, phase) if still is None else still(app)
         app.fleet.power_cut(target)
     result = move.result()
-    if phase == "drain":
+    if phase in ("active", "drain"):
         assert result["outcome"] == "waiting", result
         assert source.look(app.name)["frozen"]
     else:
         assert result["outcome"] == "source", result
     app.fleet.change(**{target.name: {"state": "present"}})
     app.witness(target)
-    # In the drain the client saw what the target did, and the source goes on as it was before that.
-    app.check(source, moves=2 if phase == "drain" else 0, client=phase != "drain")
+    # In the drain the client saw what the target did, and the source goes on as it was before that. What had all of its
+    # memory there is started anew there: what it has written since is nowhere else.
+    home = target if phase == "active" else source
+    app.check(home, moves=2 if phase in ("active", "drain") else 0, client=phase not in ("active", "drain"))
     slim(app)
     app.move()
 
