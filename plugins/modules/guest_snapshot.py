@@ -12,7 +12,8 @@ version_added: 0.1.0
 description:
   - Makes a snapshot of guests, goes back to it, or merges it away; each of all guests of a host that are named.
   - A snapshot is external. The disk's file is not written to any more, and the guest goes on in an overlay above it. It
-    is made of running guests in a moment, and of stopped ones.
+    is made of running guests in a moment, and of stopped ones. The overlay is in C(/var/lib/cnvm/workloads/NAME/disks),
+    under a name that no file there has.
   - Snapshots of a guest make a tree. Going back to one throws away what was written since, unless a later snapshot has
     kept it.
   - A guest with snapshots cannot be moved to another host. Merge them first.

@@ -21,7 +21,7 @@ from .._core.values import integer
 from .._image.commands import PROGRAM, rebase
 from .._libvirt import domain, guest_plan, snapshots, xml
 from .._libvirt.snapshots import Merge, Record
-from . import disks, files, guest_disks, libvirt, ownership, snapshot_records
+from . import disks, files, guest_disks, guest_jobs, libvirt, ownership, snapshot_records
 from .disks import Attributes
 from .domains import Known, read, unsave
 from .system import Host
@@ -75,6 +75,9 @@ class Work:
         record = snapshot_records.load(name)
         self.record = snapshot_records.settled(record, self.model)
         self.home = paths.guest_disks_dir(name)
+        # What a run that was cut off was about to make, and nothing has: nobody else may be asked whose it is.
+        pending = (record or {}).get("pending")
+        self.left = snapshots.all_files(pending) - self._used() if pending else set()
 
     @property
     def live(self) -> bool:
@@ -87,11 +90,8 @@ class Work:
         guest_disks.make_home(self.name)
         self._finish_pending()
         self.record.pop("was", None)
-        made = snapshots.overlays(self.record, self.home)
-        for path in made.values():
-            # What a killed run has made; the record does not know it, so nobody needs it.
-            files.remove_file(path)
-        image = f"{self.home}/memory-{self.record['serial'] + 1}.save" if memory else ""
+        made = self._new_names()
+        image = snapshots.memory_file(self.record, self.home) if memory else ""
         kept = {
             "name": snapshot,
             "description": description,
@@ -113,6 +113,25 @@ class Work:
             self._back(made, image)
             raise
         self._keep(after)
+
+    def _used(self) -> set[str]:
+        """The files of the guest's snapshots, and those that it has for disks and CDs, or has at its next start."""
+        models = [self.model, self.known.live_model or domain.EMPTY]
+        inserted = {one["path"] for model in models for one in model["cdroms"].values()}
+        return inserted.union(snapshots.all_files(self.record), *map(guest_jobs.given, models))
+
+    def _new_names(self, of: t.Optional[t.Collection[str]] = None) -> dict[str, str]:
+        """Names for the next overlays (of these disks), where nothing is but what a run that was cut off has left; that
+        goes. All else that lies in the guest's directory somebody has brought there."""
+        used = self._used()
+
+        def taken(path: str) -> bool:
+            return path in used or (path not in self.left and os.path.lexists(path))
+
+        self.record = snapshots.with_free_names(self.record, self.home, taken, of)
+        for path in sorted(self.left):
+            files.remove_file(path)
+        return snapshots.overlays(self.record, self.home, of)
 
     def _create_live(self, snapshot: str, made: t.Mapping[str, str], *, quiesce: bool, image: str) -> None:
         library = libvirt.library()
@@ -149,14 +168,13 @@ class Work:
         self._finish_pending()
         kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
         was = self._was()
-        made = snapshots.overlays(self.record, self.home, kept["disks"])
+        made = self._new_names(kept["disks"])
         after, gone = snapshots.reverted(self.record, snapshot, made)
         after["was"] = was
         snapshot_records.save(self.name, snapshots.announce({**self.record, "was": was}, after, gone))
         try:
             # What they rest on nobody writes to: the guest may run on until nothing can fail for lack of room.
             for disk, path in made.items():
-                files.remove_file(path)
                 self._overlay(kept["disks"][disk], path)
         except BaseException:
             for path in made.values():
@@ -309,9 +327,9 @@ class Work:
         if known is None or not (known["pending"] or known.get("gone")):
             return
         gone = set(self.record.get("gone", ()))
-        if known["pending"] and self.record["serial"] == known["serial"] and not self.live:
+        if not self.live:
             # What was to be made was not used, and nobody is at work on it any more.
-            gone |= snapshots.all_files(known["pending"]) - snapshots.all_files(known)
+            gone |= self.left
         self._keep(self.record, sorted(gone))
 
 

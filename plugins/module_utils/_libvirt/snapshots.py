@@ -159,6 +159,22 @@ def overlays(record: Record, directory: str, disks: t.Optional[t.Iterable[str]] 
     return {disk: f"{directory}/{disk}-{record['serial'] + 1}.qcow2" for disk in chosen}
 
 
+def memory_file(record: Record, directory: str) -> str:
+    """A name for the memory of the next snapshot."""
+    return f"{directory}/memory-{record['serial'] + 1}.save"
+
+
+def with_free_names(
+    record: Record, directory: str, taken: t.Callable[[str], bool], disks: t.Optional[t.Iterable[str]] = None
+) -> Record:
+    """The record as it is to be for the next overlays (and memory) to have names that are not ``taken``: a disk of the
+    user, of this guest or of another one, may be called as one of ours would be."""
+    chosen = list(record["tops"] if disks is None else disks)
+    while any(map(taken, [*overlays(record, directory, chosen).values(), memory_file(record, directory)])):
+        record = {**record, "serial": record["serial"] + 1}
+    return record
+
+
 def _grown(record: Record, made: t.Mapping[str, str], on: t.Mapping[str, str]) -> Record:
     """With new overlays ``made`` above ``on`` as what the guest writes to."""
     record = copy.deepcopy(record)

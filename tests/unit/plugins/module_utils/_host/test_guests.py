@@ -2037,6 +2037,65 @@ def test_a_snapshot_that_was_not_begun_leaves_nothing(
     assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
 
 
+def test_no_snapshot_takes_the_place_of_a_file(connection: FakeConnection, place: Path) -> None:
+    """The disk itself, another disk of the guest or a file of somebody may be called as an overlay would be."""
+    home = place / "workloads/web/disks"
+    home.mkdir(parents=True)
+    for name in ("vda-1.qcow2", "vdb-2.qcow2"):
+        fake_domains.qcow2(home / name, 2**20)
+    (home / "vda-4.qcow2").write_text("mine")
+    (home / "memory-6.save").write_text("mine, too")
+    given = {name: (home / name).stat().st_ino for name in os.listdir(home)}
+    two = [{"path": str(home / name)} for name in ("vda-1.qcow2", "vdb-2.qcow2")]
+    bring({**WEB, "state": "stopped", "disks": two})
+    for name in ("one", "two"):
+        snap(name)
+    assert top(connection).endswith("vda-5.qcow2")
+    snap("one", "reverted")
+    assert top(connection).endswith("vda-7.qcow2")
+    for name in ("two", "one"):
+        snap(name, "absent")
+    assert top(connection).endswith("vda-1.qcow2")
+    assert {name: (home / name).stat().st_ino for name in os.listdir(home)} == given
+
+
+def test_nor_does_one_of_a_running_guest(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    mine = place / "workloads/web/disks/vda-1.qcow2"
+    mine.write_text("mine")
+    snap("one")
+    assert (top(connection)[-11:], mine.read_text()) == ("vda-2.qcow2", "mine")
+    connection.domains["web"].refuses["snapshot"] = FakeError(errors.OPERATION_FAILED, "no")
+    with pytest.raises(HostError):
+        snap("two")
+    assert sorted(os.listdir(mine.parent)) == ["vda-1.qcow2", "vda-2.qcow2", "vda.qcow2"]
+
+
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_what_a_snapshot_that_was_cut_off_has_left_makes_room_for_the_next(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    bring({**WEB, "state": state})
+    home = place / "workloads/web/disks"
+
+    def half(text: str, flags: int) -> t.NoReturn:
+        fake_domains.qcow2(home / "vda-1.qcow2", 2**20)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection.domains["web"], "snapshotCreateXML", half)
+        patch.setattr(guest_snapshots.Work, "_define", cut)
+        patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
+        with pytest.raises(Killed):
+            snap("one")
+    left = (home / "vda-1.qcow2").stat().st_ino
+    (home / "kept").hardlink_to(home / "vda-1.qcow2")
+    snap("one")
+    assert top(connection).endswith("vda-1.qcow2")
+    assert (home / "vda-1.qcow2").stat().st_ino != left
+    assert sorted(os.listdir(home)) == ["kept", "vda-1.qcow2", "vda.qcow2"]
+
+
 def test_a_merge_of_a_guest_that_goes_on_writing(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
     snap("one")

@@ -53,6 +53,21 @@ def test_above_a_snapshot_the_guest_writes_to_an_overlay() -> None:
     assert found["disks"]["vdc"] == model()["disks"]["vdc"]
 
 
+def test_names_that_are_taken_are_left_out() -> None:
+    before = snapshots.empty(model())
+    taken = {f"{HOME}/vdb-1.qcow2", f"{HOME}/memory-2.save", f"{HOME}/vda-4.qcow2"}
+    record = snapshots.with_free_names(before, HOME, taken.__contains__)
+    assert snapshots.overlays(record, HOME) == {"vda": f"{HOME}/vda-3.qcow2", "vdb": f"{HOME}/vdb-3.qcow2"}
+    assert snapshots.memory_file(record, HOME) == f"{HOME}/memory-3.save"
+    assert before["serial"] == 0
+    # Of the disks that are asked for.
+    assert snapshots.with_free_names(record, HOME, taken.__contains__, ["vda"])["serial"] == 2
+    record = snapshots.with_free_names({**record, "serial": 3}, HOME, taken.__contains__, ["vdb"])
+    assert record["serial"] == 3
+    # What comes next is above it.
+    assert snapshots.overlays(make(record, "one"), HOME)["vda"] == f"{HOME}/vda-5.qcow2"
+
+
 def test_a_merge_into_the_base_brings_back_the_first_file() -> None:
     record = make(make(snapshots.empty(model()), "one"), "two")
     (first, second) = snapshots.removal(record, "one")
