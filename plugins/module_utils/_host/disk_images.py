@@ -75,6 +75,12 @@ def _made_of(wanted: Wanted) -> str:
     return hashlib.sha256(json.dumps([content, source.format, making]).encode()).hexdigest()
 
 
+def _template_at(path: str) -> str:
+    """The template whose image this is, by a name of it; '' for none."""
+    known = {digest: name for name, digest in templates.names().items()}
+    return next((known.get(digest, digest) for digest in templates.at(path)), "")
+
+
 # -- Bringing images to what is wanted
 
 
@@ -111,7 +117,7 @@ class _Work:
 
     def look(self, wanted: Wanted) -> Seen:
         """The image as it is now."""
-        seen = Seen()
+        seen = Seen(template=_template_at(wanted.path))
         try:
             status = os.lstat(wanted.path)
         except FileNotFoundError:

@@ -27,7 +27,7 @@ class Seen:
     lay there; this is another file.
     ``source_bytes``, ``backing_bytes``: virtual sizes of what it is to be made of.
     ``attributes``: those of owner, group and mode that are not as wanted.
-    ``snapshots_of``: the guest whose snapshots it is a part of.
+    ``snapshots_of``: the guest whose snapshots it is a part of. ``template``: the one whose image it is.
     """
 
     exists: bool = False
@@ -44,6 +44,7 @@ class Seen:
     in_use: bool = False
     dependants: tuple[str, ...] = ()
     snapshots_of: str = ""
+    template: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,12 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
         )
     else:
         made = _change(wanted, seen, seen.header)
+    if made.changed and seen.template:
+        raise Refused(
+            f"{wanted.path} is the image of the template {seen.template}, to which nothing is done here.",
+            hint="Its digest says what it is, on all hosts. Remove it with cnvm.platform.template (state: absent), or "
+            "make another one with the role cnvm.platform.guest_template.",
+        )
     if made.touches and seen.exists:
         _may_touch(wanted.path, seen)
         if seen.snapshots_of and (made.remove or made.make or made.flatten or made.rebase):

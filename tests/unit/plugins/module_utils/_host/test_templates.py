@@ -345,6 +345,34 @@ def test_one_that_is_in_use_stays(qemu: Qemu, place: Path) -> None:
     assert not bring(qemu, name="debian", state="absent")["changed"]
 
 
+def test_nothing_is_done_to_it_as_a_disk_image(qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where nothing rests on it yet."""
+    monkeypatch.setattr(disk_images, "RECORDS", str(place / "records"))
+    found = register(qemu, place)
+    (place / "link").symlink_to(paths.template_dir(found["digest"]))
+    other = str(source(place, "other.qcow2"))
+    leaks = (3, '{"check-errors": 0, "leaks": 2}')
+    changes: list[dict[str, t.Any]] = [
+        {"size": "8M"},
+        {"mode": "0644"},
+        {"state": "absent"},
+        {"source": {"path": other}, "replace": True},
+        {"repair": "leaks"},
+        {"backing": other},
+    ]
+    for path in (found["path"], str(place / "link/disk.qcow2")):
+        for change in changes:
+            for check_mode in (True, False):
+                qemu.checks = [leaks] if "repair" in change else []
+                with pytest.raises(Refused, match="image of the template debian"):
+                    disk_images.bring_to(Host(run=qemu), [{"path": path, **change}], check_mode=check_mode)
+        assert not disk_images.bring_to(Host(run=qemu), [{"path": path, "mode": "0444", "check": True}])["changed"]
+    assert templates.problem(found["digest"], full=True) == ""
+    templates.remove("debian")
+    with pytest.raises(Refused, match=f"image of the template {found['digest']}"):
+        disk_images.bring_to(Host(run=qemu), [{"path": found["path"], "size": "1M"}])
+
+
 def test_a_template_is_not_removed_while_an_image_is_made_on_it(
     qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,20 @@ REFUSED: list[tuple[str, Wanted, Seen, type[CnvmError], str]] = [
         Refused,
         "in use",
     ),
+    (
+        "a template's mode",
+        NEW,
+        dataclasses.replace(THERE, template="debian", attributes=("mode",)),
+        Refused,
+        "the image of the template debian",
+    ),
+    (
+        "made where a template's was",
+        sized(NEW, GIB),
+        Seen(template="debian"),
+        Refused,
+        "cnvm.platform.template (state: absent)",
+    ),
     ("flattened with snapshots", dataclasses.replace(NEW, flatten=True), SAVED, Refused, "2 internal snapshots"),
     (
         "rebased with snapshots",
