@@ -115,6 +115,15 @@ class _Work:
                 return _NOT_KNOWN
             raise InputError(f"{what}: {error.message}", hint=error.hint) from None
 
+    def _made_of(self, wanted: Wanted, source: Source) -> str:
+        """What it would be made of; '' where the source is not there yet, which is allowed in check mode."""
+        try:
+            return _made_of(wanted)
+        except InputError:
+            if self.check_mode and not os.path.lexists(source.path):
+                return ""
+            raise
+
     def look(self, wanted: Wanted) -> Seen:
         """The image as it is now."""
         seen = Seen(template=_template_at(wanted.path))
@@ -149,8 +158,8 @@ class _Work:
             if (wanted.check or wanted.repair != "none") and FORMATS[wanted.format].checks:
                 seen = dataclasses.replace(seen, condition=disks.check(self.host, wanted.path, wanted.format))
         if wanted.source and wanted.replace:
-            last = _last_record(wanted.path)
-            same, ours = last.get("made_of") == _made_of(wanted), last.get("inode") == status.st_ino
+            last, now = _last_record(wanted.path), self._made_of(wanted, wanted.source)
+            same, ours = bool(now) and last.get("made_of") == now, last.get("inode") == status.st_ino
             up_to_date = same and ours and seen.header is not None
             seen = dataclasses.replace(seen, up_to_date=up_to_date, swapped=same and not ours)
         return self._look_around(wanted, self._look_below(wanted, seen))

@@ -435,6 +435,22 @@ def test_check_mode_before_anything_was_brought_to_the_host(place: Path, qemu: Q
         bring(qemu, items)
 
 
+@pytest.mark.parametrize("size", [None, "10M"])
+def test_check_mode_before_the_source_was_brought_anew(place: Path, qemu: Qemu, size: t.Optional[str]) -> None:
+    """What is fetched then is another file, by its time at least."""
+    source = images.qcow2(4 * MIB).write(place / "s.qcow2")
+    item = {"path": f"{place}/a", "source": {"path": str(source)}, "replace": True, "size": size}
+    bring(qemu, [item, {"path": f"{place}/empty", "size": "1M"}])
+    source.unlink()
+    before = snapshot([item])
+    would = bring(qemu, [item, {**item, "path": f"{place}/empty"}], check_mode=True)
+    assert [one["actions"] for one in would["images"]] == [["replace"], ["replace"]]
+    assert would["images"][0]["virtual_bytes"] == (size and 10 * MIB)
+    assert snapshot([item]) == before
+    with pytest.raises(InputError, match=r"no file .*s\.qcow2"):
+        bring(qemu, [item])
+
+
 def test_a_wrong_checksum(place: Path, qemu: Qemu) -> None:
     images.qcow2().write(place / "s.qcow2")
     source = {"path": f"{place}/s.qcow2", "checksum": "sha256:" + "0" * 64}
