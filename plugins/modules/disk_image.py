@@ -21,8 +21,8 @@ description:
     once; names a backing file, a data file, extents or a parent; is larger than O(max_virtual_size), cut off, damaged,
     encrypted, or was not closed. qemu-img runs under limits then, and never guesses a format. What lies at
     O(images[].path) or O(images[].backing) is taken for yours; bring images from outside in as a source only.
-  - An image that others rest on, or that a running guest has open, is not changed. To that of a template nothing is done
-    (see M(cnvm.platform.template)).
+  - An image that others rest on, or that a running guest has open, is not changed. Nothing is done to that of a
+    template (see M(cnvm.platform.template)).
 options:
   images:
     description:

@@ -41,7 +41,7 @@ def bring_to(
     digest = templates.resolve(wanted.template) if wanted.template else ""
     if wanted.state not in ("absent", "stopped"):
         for one in sorted({digest, *_rest_on(wanted)} - {""}):
-            templates.check(one)
+            templates.check(one, remember=not check_mode)
     result = guests.bring_to(
         host,
         [dict(item) for item in wanted.items],

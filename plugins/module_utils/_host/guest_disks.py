@@ -188,13 +188,21 @@ def check_top(path: str, known: t.Sequence[t.Mapping[str, t.Any]], where: str) -
 
 
 def look(
-    disk: t.Mapping[str, t.Any], path: str, top: str, digest: str, where: str, *, new: bool, ours: bool = False
+    disk: t.Mapping[str, t.Any],
+    path: str,
+    top: str,
+    digest: str,
+    where: str,
+    *,
+    new: bool,
+    ours: bool = False,
+    remember: bool = False,
 ) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:
     """(what is to be done, what lies below the file at ``path``) for one disk; None below: as it was.
 
     ``top``: the file that the guest writes to now (an overlay when there are snapshots). ``digest``: of its template.
     ``new``: the guest did not have it so far. ``ours``: what lies there is of a creation that was cut off, and is made
-    again. InputError or Refused where it cannot be had.
+    again. ``remember``: as of ``templates.check``. InputError or Refused where it cannot be had.
     """
     kind = disk["format"]
     wanted = None if disk["size_mib"] is None else disk["size_mib"] * _MIB
@@ -204,6 +212,8 @@ def look(
         return None, []
     if new:
         there = os.path.lexists(path) and not (ours and (digest or not disk["path"]))
+        if digest and not there:
+            templates.check(digest, remember=remember)
         return _look_new(disk, path, digest, wanted, where, there=there)
     if wanted is None:
         return None, None
@@ -234,7 +244,6 @@ def _look_new(
         work, _dummy = look(disk, path, path, "", where, new=False)
         return work, below
     if digest:
-        templates.check(digest)
         base = paths.template_disk(digest)
         have = disks.inspect(base, "qcow2").header.virtual_bytes
         if wanted is not None and wanted < have:

@@ -127,7 +127,7 @@ class Planner:
             self._warn_screen(job, model)
         if job.plan.start:
             for digest in sorted(templates.below(seen.definition or {})):
-                templates.check(digest)
+                templates.check(digest, remember=not self.check_mode)
         return job
 
     @contextlib.contextmanager
@@ -185,7 +185,8 @@ class Planner:
                 new = stored["disks"][name]["path"] != path
             own = not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
             ours = ((again and own) or path in making) and path not in guest_jobs.given(stored or domain.EMPTY)
-            work, looked = guest_disks.look(disk, path, top, digest, at, new=new, ours=ours)
+            options = {"new": new, "ours": ours, "remember": not self.check_mode}
+            work, looked = guest_disks.look(disk, path, top, digest, at, **options)
             if looked is None:
                 same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
                 looked = stored["disks"][name]["backing"] if stored is not None and same else below

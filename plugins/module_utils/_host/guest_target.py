@@ -316,6 +316,7 @@ def _op_prepare(call: Call) -> dict[str, t.Any]:
         if disk["template"]:
             below = paths.template_disk(disk["template"])
             with templates.used([disk["template"]], f"making disks of guest {call.name!r}"):
+                templates.check(disk["template"], remember=True)
                 disks.create_overlay(call.host, below, "qcow2", disk["path"], disk["virtual"], attributes=attributes)
         else:
             disks.create(call.host, disk["path"], Making(disk["format"]), disk["virtual"], attributes=attributes)

@@ -170,7 +170,7 @@ def _from_guest(host: Host, wanted: Wanted, place: str, uri: str) -> dict[str, t
 def send(word: str, host: Host) -> None:
     """Answer a peer that wants a template: its record, then its bytes."""
     digest = templates.require(template.word_of(word, "template"), "template")
-    templates.check(digest)
+    templates.check(digest, remember=True)
     out = t.cast("t.BinaryIO", host.stdout)
     cli.write_line(host, {"template": templates.described(digest)})
     with open(paths.template_disk(digest), "rb", buffering=0) as file:
@@ -253,7 +253,7 @@ def fetch(
             raise Refused(f"{peer} has another template {word}: {about['digest']}, not {digest}.")
         path = f"{paths.RUN}/locks/template-{about['digest']}.lock"
         with files.lock(path, f"fetching template {word!r}", waits=waits):
-            if templates.resolve(about["digest"]) and not templates.problem(about["digest"]):
+            if templates.resolve(about["digest"]) and not templates.problem(about["digest"], remember=True):
                 return str(about["digest"]), False
             return _receive(incoming, about), True
     finally:
@@ -338,7 +338,7 @@ def bring_to(host: Host, values: object, *, check_mode: bool = False, uri: str =
     before = templates.names().get(wanted.name)
     digest = templates.resolve(wanted.name)
     known = templates.record(digest) if digest else None
-    wrong = templates.problem(digest, full=wanted.verify) if digest else ""
+    wrong = templates.problem(digest, full=wanted.verify, remember=not check_mode) if digest else ""
     known_by = _known_by(wanted, known, check_mode)
     source = bool(wanted.source or wanted.build or wanted.guest or wanted.peer)
     if wrong and not source:
@@ -352,8 +352,9 @@ def bring_to(host: Host, values: object, *, check_mode: bool = False, uri: str =
     actions: list[str] = []
     reset: list[str] = []
     if not same:
-        if wanted.digest and templates.resolve(wanted.digest) and not templates.problem(wanted.digest):
-            # It is here under another name, or under none.
+        here = bool(wanted.digest and templates.resolve(wanted.digest))
+        if here and not templates.problem(wanted.digest, remember=not check_mode):
+            # Under another name, or under none.
             after = wanted.digest
         elif not source:
             templates.require(wanted.name, "name")

@@ -110,8 +110,9 @@ def _stamp(path: str) -> dict[str, int]:
     return {"inode": status.st_ino, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def problem(digest: str, *, full: bool = False) -> str:
-    """Why a template is not what its digest says any more; '' when it is. ``full``: read all of it."""
+def problem(digest: str, *, full: bool = False, remember: bool = False) -> str:
+    """Why a template is not what its digest says any more; '' when it is. ``full``: read all of it. ``remember``: write
+    down by what it is known from now on, where it was copied or restored and is the same; not for who only looks."""
     path, known = paths.template_disk(digest), record(digest)
     try:
         stamp = _stamp(path)
@@ -122,15 +123,14 @@ def problem(digest: str, *, full: bool = False) -> str:
     actual = disks.digest(path)
     if actual != digest:
         return f"{path} was changed: it is {actual} now"
-    if known is not None and known.get("seen") != stamp:
-        # Copied or restored, and the same: from now on it is known by this.
+    if remember and known is not None and known.get("seen") != stamp:
         files.write_json(_record_file(digest), {**known, "seen": stamp})
     return ""
 
 
-def check(digest: str, *, full: bool = False) -> None:
-    """Refused when a template is not what its digest says any more."""
-    found = problem(digest, full=full)
+def check(digest: str, *, full: bool = False, remember: bool = False) -> None:
+    """Refused when a template is not what its digest says any more; see ``problem``."""
+    found = problem(digest, full=full, remember=remember)
     if found:
         known = [name for name, each in names().items() if each == digest]
         users = dependants(digest)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import typing as t
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_a_template_that_has_changed_is_refused_before_anything(calls: list[t.An
     for state in ("stopped", "absent"):
         bring({**TWO, "state": state})
     assert len(calls) == 2
+
+
+def test_one_that_was_only_touched_is_known_again_but_not_in_check_mode(calls: list[t.Any]) -> None:
+    digest = template()
+    os.utime(paths.template_disk(digest))
+    before = templates.record(digest)
+    bring(TWO, check_mode=True)
+    assert templates.record(digest) == before
+    bring(TWO)
+    assert templates.record(digest) != before
 
 
 def test_so_is_an_older_one_that_the_clones_rest_on(calls: list[t.Any]) -> None:

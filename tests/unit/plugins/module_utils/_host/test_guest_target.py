@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import types
 import typing as t
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    building,
     files,
     guest_source,
     guest_target,
@@ -23,9 +25,11 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     libvirt,
     movedir,
     template_making,
+    templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
+from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_libvirt
 
@@ -99,6 +103,30 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[int, i
         return made
 
     return make
+
+
+def test_no_disk_is_made_on_a_template_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORKLOADS", "TEMPLATES", "RUN"):
+        monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
+    with building.directory(paths.TEMPLATES, "debian") as place:
+        images.qcow2(images.MIB).write(Path(place) / "disk.qcow2")
+        digest, _new = templates.store(place, {})
+    disk = {
+        "path": str(tmp_path / "vda.qcow2"), "shared": False, "template": digest, "virtual": images.MIB,
+        "format": "qcow2",
+    }  # fmt: skip
+    call = kinds.Call(HOST, {"name": "web", "needs": {"disks": [disk]}}, {}, False, lambda work: None, lambda: False)
+    os.utime(paths.template_disk(digest))
+    guest_target.OPERATIONS["prepare"](call)
+    (tmp_path / "vda.qcow2").unlink()
+    # What was only touched is not read again.
+    seen = (templates.record(digest) or {})["seen"]
+    assert seen["mtime_ns"] == os.stat(paths.template_disk(digest)).st_mtime_ns
+    with open(paths.template_disk(digest), "ab") as file:
+        file.write(b"more")
+    with pytest.raises(Refused, match="damaged"):
+        guest_target.OPERATIONS["prepare"](call)
+    assert not (tmp_path / "vda.qcow2").exists()
 
 
 @pytest.mark.parametrize(

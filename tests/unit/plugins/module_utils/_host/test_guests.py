@@ -910,6 +910,21 @@ def test_a_template_that_has_changed_is_refused_when_a_guest_on_it_is_started(pl
             bring(wanted)
 
 
+def test_a_template_that_was_only_touched_is_known_again_but_not_in_check_mode(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template(place)
+    monkeypatch.setattr(disks, "digest", lambda path: DIGEST)
+    disk = place / f"templates/sha256/{DIGEST}/disk.qcow2"
+    for wanted in ({**WEB, "state": "stopped", "disks": [{"template": "debian"}]}, {"name": "web"}):
+        os.utime(disk)
+        before = templates.record(DIGEST)
+        assert bring(wanted, check_mode=True)["changed"]
+        assert templates.record(DIGEST) == before
+        bring(wanted)
+        assert (templates.record(DIGEST) or {})["seen"]["mtime_ns"] == disk.stat().st_mtime_ns
+
+
 def test_no_disk_is_made_in_a_pool_that_is_not_active(connection: FakeConnection, place: Path) -> None:
     """What is mounted there hides it later. A disk that is there already is where it is."""
     (place / "pool").mkdir()

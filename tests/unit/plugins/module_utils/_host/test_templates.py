@@ -273,10 +273,26 @@ def test_bytes_that_changed_behind_its_back_are_seen_when_all_are_read(qemu: Qem
 
 def test_one_that_was_only_touched_is_known_again(qemu: Qemu, place: Path) -> None:
     found = register(qemu, place)
+    about = Path(paths.template_dir(found["digest"])) / "template.json"
+
+    def known() -> bool:
+        return (templates.record(found["digest"]) or {})["seen"]["mtime_ns"] == os.stat(found["path"]).st_mtime_ns
+
+    bring(qemu, name="debian")
     os.utime(found["path"])
-    assert templates.problem(found["digest"]) == ""
-    record = templates.record(found["digest"]) or {}
-    assert record["seen"]["mtime_ns"] == os.stat(found["path"]).st_mtime_ns
+    before = about.stat()
+    # Who only looks writes nothing.
+    templates.check(found["digest"])
+    assert templates.report(full=True)["templates"][0]["problem"] is None
+    assert not bring(qemu, name="debian", check_mode=True)["changed"]
+    assert bring(qemu, name="other", digest=found["digest"], check_mode=True)["actions"] == ["name"]
+    assert (about.stat().st_ino, about.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not known()
+    assert not bring(qemu, name="debian")["changed"]
+    assert known()
+    os.utime(found["path"])
+    bring(qemu, name="other", digest=found["digest"])
+    assert known()
 
 
 def test_what_libvirt_does_to_an_image_is_no_change(qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
