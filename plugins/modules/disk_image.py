@@ -23,6 +23,8 @@ description:
     O(images[].path) or O(images[].backing) is taken for yours; bring images from outside in as a source only.
   - An image that others rest on, or that a running guest has open, is not changed. Nothing is done to that of a
     template (see M(cnvm.platform.template)).
+  - The disk of a stopped guest may grow, and be flattened, rebased or repaired. Not so where libvirt keeps the guest's
+    memory (C(virsh managedsave)), which fits the disk as it is.
 options:
   images:
     description:
@@ -36,7 +38,9 @@ options:
         type: str
         required: true
       state:
-        description: Whether it is there. V(absent) removes the file, and nothing that it rests on.
+        description:
+          - Whether it is there. V(absent) removes the file, and nothing that it rests on.
+          - Refused where it is a disk of a guest that is there, be it stopped. So is O(images[].replace).
         type: str
         choices: [present, absent]
         default: present

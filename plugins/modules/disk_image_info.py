@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: disk_image_info
-short_description: What disk images are, what they rest on, and what rests on them
+short_description: What disk images are, what they rest on, and who needs them
 version_added: 0.1.0
 description:
   - Reads the headers of disk images and of all images below them. It does so by itself, without qemu-img, so that an
@@ -24,12 +24,12 @@ options:
     type: bool
     default: false
   dependants:
-    description: Whether to look for the images that rest on them.
+    description: Whether to look for the guests whose disks they are, and for the images that rest on them.
     type: bool
     default: true
   dependants_in:
     description:
-      - Directories to look through for those, with those below them. The directory of each image, the collection's
+      - Directories to look through for images, with those below them. The directory of each image, the collection's
         own places, and the directories of libvirt's pools and of the disks of all domains are looked through anyway.
     type: list
     elements: str
@@ -155,8 +155,10 @@ images:
       elements: dict
       sample: [{path: /var/lib/libvirt/images/base.qcow2, format: qcow2, virtual_bytes: 10737418240, backing: null}]
     dependants:
-      description: The images that rest directly on it, where O(dependants). Null where nobody can say, such as while
-        libvirt does not answer; a warning says why.
+      description:
+        - Who needs it, where O(dependants) - the guests whose disk it is as C(guest NAME), and the paths of the images
+          that rest directly on it. Null where nobody can say, such as while libvirt does not answer; a warning says
+          why.
       type: list
       elements: str
       sample: [/var/lib/libvirt/images/one.qcow2]

@@ -21,7 +21,7 @@ from .._image.commands import Condition, Making
 from .._image.definition import Source, Wanted, normalise_all, path_of
 from .._image.formats import FORMATS
 from .._image.plan import Plan, Seen, in_place, plan
-from . import disks, files, snapshot_records, templates
+from . import disk_guests, disks, files, snapshot_records, templates
 from .disks import Attributes
 from .system import Host
 
@@ -183,11 +183,14 @@ class _Work:
             return seen
         around = {**disks.overlays_around([wanted.path], self.places), **self.would_rest}
         found = disks.resting_on(wanted.path, around)
+        guests = disk_guests.of([wanted.path])[wanted.path]
         return dataclasses.replace(
             seen,
             in_use=disks.in_use(wanted.path),
             dependants=tuple(found),
             snapshots_of=snapshot_records.guest_of(wanted.path),
+            guests=tuple(guests),
+            saved=next((name for name, saved in guests.items() if saved), ""),
         )
 
     def bring(self, wanted: Wanted) -> dict[str, t.Any]:
@@ -391,10 +394,17 @@ def report(
     """
     for path in wanted:
         path_of(path, "paths", ours=False)
-    found: t.Optional[dict[str, str]] = {}
+    found: t.Optional[dict[str, list[str]]] = {}
     warnings: list[str] = []
-    if with_dependants and any(map(os.path.lexists, wanted)):
-        found, warnings = disks.overlays_known(wanted, places)
+    there = [path for path in wanted if os.path.lexists(path)]
+    if with_dependants and there:
+        try:
+            overlays, guests = disks.overlays_around(wanted, places), disk_guests.of(there)
+            found = {
+                path: [*(f"guest {name}" for name in guests[path]), *disks.resting_on(path, overlays)] for path in there
+            }
+        except HostError as error:
+            found, warnings = None, [disks.not_known(error)]
     result = []
     for path in wanted:
         one: dict[str, t.Any] = {"path": path, "exists": os.path.lexists(path), "problem": None, "chain": []}
@@ -404,7 +414,7 @@ def report(
             except (Refused, InputError, HostError) as error:
                 one["problem"] = error.message
             if with_dependants:
-                one["dependants"] = None if found is None else disks.resting_on(path, found)
+                one["dependants"] = None if found is None else found[path]
         result.append(one)
     return {"images": result, "warnings": warnings}
 

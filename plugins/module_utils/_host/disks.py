@@ -254,7 +254,12 @@ def overlays_known(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> tuple
     try:
         return overlays_around(wanted, more), []
     except HostError as error:
-        return None, [f"What rests on the images here is not known: {error}"]
+        return None, [not_known(error)]
+
+
+def not_known(error: HostError) -> str:
+    """The warning where nobody can say what needs an image."""
+    return f"What rests on the images here is not known: {error}"
 
 
 # -- Making. Functions with a ``path`` that is made: it appears whole, with its mode, or not at all.

@@ -51,11 +51,6 @@ class Known:
         return None if self.live is None else domain.parse(self.live)
 
 
-def unsave(name: str) -> str:
-    """What to do with memory that libvirt keeps of a guest, where it is in the way."""
-    return f"Start it first, or give that up ('virsh managedsave-remove {name}')."
-
-
 def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = None) -> dict[str, Known]:
     """All domains, or those of ``names`` that there are: few questions for the list, one or two for each."""
     library = libvirt.library()

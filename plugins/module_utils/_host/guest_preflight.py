@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import capabilities, errors, migration, network, xml
+from .._libvirt import capabilities, errors, guest_plan, migration, network, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -241,7 +241,7 @@ def _kept_by_libvirt(name: str, seen: domains.Known) -> list[str]:
     """What libvirt itself keeps of the guest on this host, and would forget."""
     found = []
     if seen.saved:
-        found.append(f"memory: {name} was saved with its memory, which would be lost. {domains.unsave(name)}")
+        found.append(f"memory: {name} was saved with its memory, which would be lost. {guest_plan.unsave(name)}")
     if not snapshot_records.names(name) and (seen.domain.snapshotNum() or seen.domain.listAllCheckpoints()):
         found.append(f"snapshots: libvirt has snapshots or checkpoints of {name}. Delete them first (virsh).")
     return found

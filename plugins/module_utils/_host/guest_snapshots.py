@@ -23,7 +23,7 @@ from .._libvirt import domain, guest_plan, snapshots, xml
 from .._libvirt.snapshots import Merge, Record
 from . import disks, files, guest_disks, guest_jobs, libvirt, ownership, snapshot_records
 from .disks import Attributes
-from .domains import Known, read, unsave
+from .domains import Known, read
 from .system import Host
 
 STATES = ("present", "absent", "reverted")
@@ -356,7 +356,8 @@ def _check(
     if there == (state == "present"):
         return ""
     if known.saved:
-        raise Refused(f"Guest {name!r} was saved with its memory, which fits its disks as they are.", hint=unsave(name))
+        what = f"Guest {name!r} was saved with its memory, which fits its disks as they are."
+        raise Refused(what, hint=guest_plan.unsave(name))
     if state == "absent":
         # Refused, where it cannot be, before it is done for another guest.
         snapshots.removal(snapshot_records.settled(snapshot_records.load(name), known.model), snapshot)

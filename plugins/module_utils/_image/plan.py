@@ -11,6 +11,7 @@ import typing as t
 
 from .._core.errors import HostError, InputError, Refused
 from .._core.values import human_bytes
+from .._libvirt.guest_plan import unsave
 from .commands import Condition
 from .definition import Wanted
 from .formats import FORMATS
@@ -27,7 +28,8 @@ class Seen:
     lay there; this is another file.
     ``source_bytes``, ``backing_bytes``: virtual sizes of what it is to be made of.
     ``attributes``: those of owner, group and mode that are not as wanted.
-    ``snapshots_of``: the guest whose snapshots it is a part of. ``template``: the one whose image it is.
+    ``snapshots_of``: the guest whose snapshots it is a part of. ``template``: the one whose image it is. ``guests``:
+    those whose disk it is; ``saved``: one of them that is saved with its memory.
     """
 
     exists: bool = False
@@ -45,6 +47,8 @@ class Seen:
     dependants: tuple[str, ...] = ()
     snapshots_of: str = ""
     template: str = ""
+    guests: tuple[str, ...] = ()
+    saved: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +132,7 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
                 f"{wanted.path} is a disk of guest {seen.snapshots_of!r}, which has snapshots.",
                 hint="Merge them first (cnvm.platform.guest_snapshot, state: absent): its files rest on one another.",
             )
+        _of_guests(made, seen)
     return made
 
 
@@ -143,6 +148,22 @@ def _may_touch(path: str, seen: Seen) -> None:
     if seen.in_use:
         raise Refused(
             f"{path} is in use by another process, such as a running guest.", hint="Stop the guest first.", path=path
+        )
+
+
+def _of_guests(made: Plan, seen: Seen) -> None:
+    """Refused where a guest that is there would lose what is on its disk, or go on with memory that does not fit it."""
+    if seen.guests and (made.remove or made.make):
+        raise Refused(
+            f"{made.path} is a disk of guest {', '.join(map(repr, seen.guests))}; it is neither removed nor replaced.",
+            hint="Remove the guest first, or take the disk away from it (cnvm.platform.guest).",
+            dependants=[f"guest {name}" for name in seen.guests],
+        )
+    if seen.saved:
+        raise Refused(
+            f"{made.path} is a disk of guest {seen.saved!r}, which was saved with its memory; that fits its disks as "
+            "they are.",
+            hint=unsave(seen.saved),
         )
 
 

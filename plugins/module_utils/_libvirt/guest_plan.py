@@ -36,6 +36,11 @@ def paused_reason(number: int) -> str:
     return _PAUSED.get(number, "unknown")
 
 
+def unsave(name: str) -> str:
+    """What to do with memory that libvirt keeps of a guest, where it is in the way."""
+    return f"Start it first, or give that up ('virsh managedsave-remove {name}')."
+
+
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """A guest as a host has it. ``definition`` and ``owner`` are None where there is none.

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -32,6 +34,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._image.commands impo
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
 
+from . import fake_domains
+from .fake_domains import FakeConnection
 from .fake_qemu import Killed, Qemu
 
 Items = list[dict[str, t.Any]]
@@ -349,6 +353,91 @@ def test_an_image_that_a_guest_has_open_is_not_changed(place: Path, qemu: Qemu) 
         assert not bring(qemu, [item])["changed"]
         holder.stdin.close()
     assert not disks.in_use(item["path"])
+
+
+def guest(place: Path, *disks_of: dict[str, t.Any], name: str = "web") -> None:
+    """One of this host, by its definition."""
+    home = place.parent / "workloads" / name
+    home.mkdir(parents=True)
+    empty = {"name": "vda", "path": "", "pool": "", "format": "qcow2"}
+    about = {"kind": "guest", "name": name, "disks": [{**empty, **disk} for disk in disks_of]}
+    (home / "definition.json").write_text(json.dumps(about))
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> FakeConnection:
+    """libvirt is there."""
+    made = FakeConnection()
+    library = fake_domains.library()
+    monkeypatch.setattr(libvirt, "library", lambda: library)
+    monkeypatch.setattr(libvirt, "available", lambda: True)
+    monkeypatch.setattr(libvirt, "connect", lambda: contextlib.nullcontext(made))
+    return made
+
+
+def test_the_disk_of_a_guest_that_is_stopped_stays(place: Path, qemu: Qemu) -> None:
+    images.qcow2().write(place / "s.qcow2")
+    item: dict[str, t.Any] = {"path": f"{place}/a.qcow2", "source": {"path": f"{place}/s.qcow2"}, "replace": True}
+    bring(qemu, [item, {"path": f"{place}/b.qcow2", "size": "64M"}])
+    (place / "link").symlink_to(place)
+    guest(place, {"path": f"{place}/link/a.qcow2"}, {"name": "vdb"})
+    guest(place, {"path": f"{place}/a.qcow2"}, name="db")
+    (place.parent / "workloads/web/disks").mkdir()
+    own = f"{place.parent}/workloads/web/disks/vdb.qcow2"
+    bring(qemu, [{"path": own, "backing": f"{place}/b.qcow2"}])
+    images.qcow2(128 * MIB).write(place / "s.qcow2")
+    for check_mode in (True, False):
+        for change in (item, {"path": own, "state": "absent"}):
+            users = "'db', 'web'" if change is item else "'web'"
+            with pytest.raises(Refused, match=f"a disk of guest {users}; it is neither removed nor replaced") as caught:
+                bring(qemu, [change], check_mode=check_mode)
+            assert "cnvm.platform.guest" in caught.value.hint
+    told = disk_images.report([f"{place}/a.qcow2", own, f"{place}/b.qcow2"])
+    assert [one["dependants"] for one in told["images"]] == [["guest db", "guest web"], ["guest web"], [own]]
+    # What keeps its content is the way to a full copy, and to more room.
+    twice(qemu, [{"path": own, "flatten": True, "size": "128M"}], [["flatten", "resize"]])
+    shutil.rmtree(place.parent / "workloads/web")
+    shutil.rmtree(place.parent / "workloads/db")
+    twice(qemu, [item], [["replace"]])
+    assert disk_images.report([f"{place}/a.qcow2"])["images"][0]["dependants"] == []
+
+
+def test_nor_is_one_changed_below_memory_that_was_saved(
+    place: Path, qemu: Qemu, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(qemu, [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/a", "backing": f"{place}/b.qcow2"}])
+    connection.defineXML(
+        "<domain type='qemu'><name>old</name><memory unit='MiB'>9</memory><os><type arch='x86_64'>hvm</type></os>"
+        f"<devices><disk type='file'><source file='{place}/a'/><target dev='vda'/></disk>"
+        "<disk type='network'><source protocol='nbd' name='x'/><target dev='vdb'/></disk></devices></domain>"
+    )
+    connection.domains["old"].saved = True
+    leaks = (3, '{"check-errors": 0, "leaks": 2}')
+    for change in ({"size": "128M"}, {"flatten": True}, {"repair": "leaks"}):
+        qemu.checks = [leaks] if "repair" in change else []
+        with pytest.raises(Refused, match="disk of guest 'old', which was saved with its memory") as caught:
+            bring(qemu, [{"path": f"{place}/a", **change}])
+        assert "virsh managedsave-remove old" in caught.value.hint
+    twice(qemu, [{"path": f"{place}/a", "mode": "0640"}], [["change mode"]])
+    connection.domains["old"].saved = False
+    twice(qemu, [{"path": f"{place}/a", "flatten": True}], [["flatten"]])
+    with pytest.raises(Refused, match="a disk of guest 'old'"):
+        bring(qemu, [{"path": f"{place}/a", "state": "absent"}])
+    # One of which libvirt knows nothing, with a disk in a pool; and one whose pool is gone.
+    connection.pools["disks"] = str(place)
+    guest(place, {"pool": "disks"})
+    guest(place, {"pool": "none"}, name="lost")
+    for name in ("web", "lost"):
+        bring(qemu, [{"path": f"{place}/{name}-vda.qcow2", "size": "1M"}])
+    told = disk_images.report([f"{place}/a", f"{place}/web-vda.qcow2", f"{place}/lost-vda.qcow2"])
+    assert [one["dependants"] for one in told["images"]] == [["guest old"], ["guest web"], []]
+
+    def hangs() -> t.Any:
+        raise HostError("libvirt does not answer.")
+
+    monkeypatch.setattr(libvirt, "connect", hangs)
+    told = disk_images.report([f"{place}/a"])
+    assert (told["images"][0]["dependants"], len(told["warnings"])) == (None, 1)
 
 
 def test_what_is_no_plain_file(place: Path, qemu: Qemu) -> None:

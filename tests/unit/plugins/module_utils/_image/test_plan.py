@@ -127,6 +127,20 @@ REFUSED: list[tuple[str, Wanted, Seen, type[CnvmError], str]] = [
         "in use",
     ),
     (
+        "removed from under a guest",
+        dataclasses.replace(NEW, state="absent"),
+        dataclasses.replace(THERE, guests=("web",)),
+        Refused,
+        "is a disk of guest 'web'",
+    ),
+    (
+        "changed below saved memory",
+        sized(NEW, 2 * GIB),
+        dataclasses.replace(THERE, guests=("db", "web"), saved="web"),
+        Refused,
+        "managedsave-remove web",
+    ),
+    (
         "a template's mode",
         NEW,
         dataclasses.replace(THERE, template="debian", attributes=("mode",)),
@@ -199,6 +213,11 @@ def test_what_only_creation_decides_is_said() -> None:
 def test_who_depends_on_it_does_not_matter_where_nothing_is_done() -> None:
     busy = dataclasses.replace(THERE, in_use=True, dependants=("/o",), attributes=("mode",))
     assert plan(NEW, busy).actions == ["change mode"]
+
+
+def test_the_disk_of_a_guest_may_grow_and_be_flattened() -> None:
+    wanted = dataclasses.replace(sized(NEW, 2 * GIB), flatten=True)
+    assert plan(wanted, dataclasses.replace(RESTING, guests=("web",))).actions == ["flatten", "resize"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""The guests whose disks images are: by their definitions here, and by what libvirt has of any domain."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from .._core import paths
+from .._libvirt import domain
+from . import domains, files, libvirt, ownership
+
+
+def of(images: t.Iterable[str]) -> dict[str, dict[str, bool]]:
+    """{image: {guest: whether libvirt keeps its memory, which fits its disks as they are}}."""
+    if not libvirt.available():
+        return _of(images, {}, {})
+    with libvirt.connect() as connection:
+        return _of(images, domains.read(connection), libvirt.pool_directories(connection))
+
+
+def _of(
+    images: t.Iterable[str], known: t.Mapping[str, domains.Known], pools: t.Mapping[str, str]
+) -> dict[str, dict[str, bool]]:
+    disks: dict[str, set[str]] = {}
+    for name, one in known.items():
+        models = (one.model, one.live_model or domain.EMPTY)
+        disks[name] = {disk["path"] for model in models for disk in model["disks"].values()}
+    for name in ownership.names(ownership.GUEST):
+        definition = files.read_json(paths.definition_file(name)) or {}
+        places = {_place(name, disk, pools) for disk in definition.get("disks") or ()}
+        disks[name] = places | disks.get(name, set())
+    # What lies behind a network has no path here.
+    real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in disks.items()}
+    return {
+        image: {
+            name: name in known and known[name].saved
+            for name, found in sorted(real.items())
+            if os.path.realpath(image) in found
+        }
+        for image in images
+    }
+
+
+def _place(guest: str, disk: t.Mapping[str, t.Any], pools: t.Mapping[str, str]) -> str:
+    """Where a disk's file is, by the guest's definition; '' in a pool that is not known (any more)."""
+    if disk["path"]:
+        return str(disk["path"])
+    if disk["pool"]:
+        directory = pools.get(disk["pool"], "")
+        return f"{directory}/{paths.pooled_disk(guest, disk['name'], disk['format'])}" if directory else ""
+    return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"
