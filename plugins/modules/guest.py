@@ -207,7 +207,9 @@ options:
             description: Serial number that the guest sees, by which it finds the disk below C(/dev/disk/by-id).
             type: str
       cdrom:
-        description: ISO image in the CD drive; an absolute path. It can be changed while the guest runs.
+        description:
+          - ISO image in the CD drive; an absolute path. It can be changed while the guest runs.
+          - A new one must have the file system of a CD or DVD (ISO 9660 or UDF), and all of it as far as ISO 9660 says.
         type: str
       networks:
         description:

@@ -166,6 +166,12 @@ def check_sound(node: Node) -> None:
         trust.check_sound(image, node.path, node.header)
 
 
+def check_cd(path: str) -> None:
+    """Refused or InputError when a file is no image of a CD or DVD, or only a part of one."""
+    with File(path) as image:
+        trust.check_cd(image, path)
+
+
 def digest(path: str, algorithm: str = "sha256") -> str:
     """Digest of the file's bytes."""
     with File(path) as image:

@@ -16,7 +16,7 @@ from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted
 from .._libvirt.xml import Element
 from .._net.endpoint import check_address
-from . import files, guest_disks, guest_jobs, libvirt
+from . import disks, files, guest_disks, guest_jobs, libvirt
 from .domains import Known, read
 from .guest_jobs import Job
 from .ownership import Newcomer, Registry
@@ -45,8 +45,8 @@ class Checks:
             if model[key] and model[key] != stored[key] and not os.path.isfile(model[key]):
                 raise Missing(f"{where}: {key}: there is no file {model[key]} on this host.", hint="Copy it there.")
         cdrom = job.item["cdrom"]
-        if cdrom and cdrom != before.get("cdrom") and not os.path.exists(cdrom):
-            raise Missing(f"{where}: cdrom: there is no file {cdrom} on this host.", hint="Copy it there first.")
+        if cdrom and cdrom != before.get("cdrom"):
+            _check_cd(cdrom, f"{where}: cdrom")
         for tag, folder in model["shared_folders"].items():
             if stored["shared_folders"].get(tag) != folder and not os.path.isdir(folder["source"]):
                 raise Missing(
@@ -201,6 +201,17 @@ class Checks:
                     f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
                     hint="Remove that guest in a run of its own; it says where its disks are kept.",
                 )
+
+
+def _check_cd(path: str, option: str) -> None:
+    """A guest boots from nothing, or halfway, from what is none. What is in a drive of the host nobody can say."""
+    if not os.path.exists(path):
+        raise Missing(f"{option}: there is no file {path} on this host.", hint="Copy it there first.")
+    if not path.startswith("/dev/"):
+        try:
+            disks.check_cd(path)
+        except (InputError, Refused) as error:
+            raise InputError(f"{option}: {error.message}", hint=error.hint) from None
 
 
 def check_disks(name: str, model: Model, snapshots: t.Collection[str]) -> None:

@@ -15,6 +15,8 @@ from . import layout
 from .headers import Header, Image, identify, other_file, parse
 
 DEFAULT_MOST_VIRTUAL_BYTES = 2**40
+# Where a CD says which file systems it has.
+_DESCRIPTORS = 32768
 
 
 def check_untrusted(image: Image, name: str, kind: str, most_virtual_bytes: int) -> Header:
@@ -37,6 +39,22 @@ def check_sound(image: Image, name: str, header: Header) -> None:
         if header.corrupt:
             raise Refused("The image is marked as damaged.", hint="Get it again.")
         layout.check(image, header)
+
+
+def check_cd(image: Image, name: str) -> None:
+    """Refused, with ``name`` in the message, when a file is no image of a CD or DVD, or only a part of one."""
+    mark = image.read(_DESCRIPTORS + 1, 5)
+    with _naming(name, "raw"):
+        if mark == b"CD001":
+            layout.check(image, parse(image, "raw"))
+        elif mark != b"BEA01" or not _is_udf(image):
+            other = other_file(image) or "has no file system of a CD or DVD (ISO 9660 or UDF)"
+            raise Refused(f"The file {other}: it is no ISO image.", hint="Give one, or get it again.")
+
+
+def _is_udf(image: Image) -> bool:
+    """Whether it has UDF alone, as some DVDs do. How long it is to be is not looked for."""
+    return any(image.read(_DESCRIPTORS + 2048 * number + 1, 3) == b"NSR" for number in range(1, 16))
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors, guest_definition, xml
+from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_domains
 from .fake_domains import FakeConnection, FakeError
@@ -465,6 +466,34 @@ def test_secure_boot_needs_variables_of_its_own(connection: FakeConnection, plac
     with pytest.raises(Refused, match=f"secure_boot: {own}"):
         bring(off)
     assert bring({**off, "firmware": "bios"})["changed"]
+
+
+def test_what_is_no_cd_is_put_into_no_drive(connection: FakeConnection, place: Path) -> None:
+    cd = images.iso().write(place / "good.iso")
+    images.iso().cut(39 * 2048).write(place / "half.iso")
+    (place / "page.iso").write_text("<!DOCTYPE html><title>404")
+    (place / "empty.iso").touch()
+    (place / "folder.iso").mkdir()
+    bring({**WEB, "name": "db"})
+    bad = {
+        "half": "half.iso: .* goes on beyond its end",
+        "page": "page.iso: The file is a web page or XML: it is no ISO image",
+        "empty": "empty.iso: The file has no file system of a CD or DVD",
+        "folder": "folder.iso is no plain file",
+    }
+    for name, words in bad.items():
+        for check_mode in (True, False):
+            for guest in ("web", "db"):
+                with pytest.raises(InputError, match=f"guests: {guest}: cdrom: {place}/{words}"):
+                    bring({**WEB, "name": guest, "cdrom": str(place / f"{name}.iso")}, check_mode=check_mode)
+    with pytest.raises(Missing, match="cdrom: there is no file"):
+        bring({**WEB, "cdrom": str(place / "none.iso")})
+    assert list(connection.domains) == ["db"]
+    wanted = {**WEB, "cdrom": str(cd)}
+    bring(wanted)
+    # What it has is its own affair.
+    cd.unlink()
+    assert not bring(wanted)["changed"]
 
 
 # -- Changes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import Refused
-from ansible_collections.cnvm.platform.plugins.module_utils._image.trust import check_untrusted
+from ansible_collections.cnvm.platform.plugins.module_utils._image.trust import check_cd, check_untrusted
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import GOOD, MIB, Bytes
 
@@ -77,3 +77,16 @@ def test_the_largest_reading_of_the_size_counts() -> None:
     assert check_untrusted(image, "x", "vhd", 64 * MIB).virtual_bytes == 3 * 4 * 17 * 512
     with pytest.raises(Refused, match="max_virtual_size"):
         check_untrusted(image, "x", "vhd", 64 * MIB - 1)
+
+
+def test_a_cd_has_a_file_system_of_one() -> None:
+    udf = images.Bytes(2**20, {32769: b"BEA01", 34817: b"NSR03", 36865: b"TEA01"})
+    for good in (images.iso(), udf):
+        check_cd(good, "/c.iso")
+    for bad in (images.Bytes(2**20, {32769: b"BEA01"}), images.qcow2(), images.mbr(), images.Bytes(0)):
+        with pytest.raises(Refused, match=r"/c\.iso: The file has no file system of a CD or DVD"):
+            check_cd(bad, "/c.iso")
+    with pytest.raises(Refused, match="xz: it is no ISO image"):
+        check_cd(images.Bytes(2**20, {0: b"\xfd7zXZ\0"}), "/c.iso")
+    with pytest.raises(Refused, match=r"/c\.iso: .*beyond its end"):
+        check_cd(images.iso().cut(39 * 2048), "/c.iso")
