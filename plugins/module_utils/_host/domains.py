@@ -10,10 +10,11 @@ import dataclasses
 import os
 import typing as t
 
+from .._core import paths
 from .._libvirt import domain, errors, guest_plan, xml
 from .._libvirt.domain import Model
 from .._libvirt.xml import Element
-from . import libvirt
+from . import files, libvirt
 
 
 @dataclasses.dataclass
@@ -99,6 +100,18 @@ def set_marks(each: libvirt.Domain, marks: t.Mapping[str, t.Any]) -> None:
 def model_of(each: libvirt.Domain) -> Model:
     """A domain as plain data: what runs, where it does."""
     return domain.parse(xml_of(each))
+
+
+def forget_variables(connection: libvirt.Connection, name: str) -> None:
+    """Remove the variables of the firmware of a guest that is gone. libvirt does so only where its XML names them: not
+    of one that has got a BIOS since. Another one that was renamed may have them."""
+    left = [path for path in paths.guest_nvram(name) if os.path.lexists(path)]
+    if left:
+        roots = [root for one in read(connection).values() for root in (one.stored, one.live) if root is not None]
+        named = {xml.text_of(root, "os/nvram") for root in roots}
+        for path in left:
+            if path not in named:
+                files.remove_file(path)
 
 
 def image_directories() -> list[str]:

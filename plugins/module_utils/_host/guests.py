@@ -33,7 +33,7 @@ from . import (
     snapshot_records,
     templates,
 )
-from .domains import Known, read
+from .domains import Known, forget_variables, read
 from .guest_jobs import Job
 from .guest_planning import Planner
 from .ownership import Registry
@@ -249,6 +249,7 @@ class Batch:
         each = libvirt.domain(self.connection, job.name)
         if each is not None:
             self._undefine(each, job.name)
+        forget_variables(self.connection, job.name)
         home = paths.guest_disks_dir(job.name)
         outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
         for path in (*outside, *guest_disks.making(job.name)):

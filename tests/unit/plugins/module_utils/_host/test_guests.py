@@ -496,6 +496,26 @@ def test_what_is_no_cd_is_put_into_no_drive(connection: FakeConnection, place: P
     assert not bring(wanted)["changed"]
 
 
+def test_variables_of_its_firmware_go_with_it(connection: FakeConnection, place: Path) -> None:
+    """Also those that its XML does not name any more: the next guest of that name would boot with them."""
+    variables = [place / f"nvram/{name}" for name in ("web_VARS.fd", "web_VARS.qcow2", "web2_VARS.fd")]
+    variables[0].parent.mkdir()
+    for path in variables:
+        path.touch()
+    bring({**WEB, "state": "stopped"})
+    bring({"name": "web", "state": "absent"}, check_mode=True)
+    assert all(path.exists() for path in variables)
+    bring({"name": "web", "state": "absent"})
+    assert [path.exists() for path in variables] == [False, False, True]
+    # Of one that was called so before it was renamed.
+    variables[0].touch()
+    bring({**WEB, "state": "stopped"}, {**WEB, "name": "db", "state": "stopped"})
+    text = xml.document(t.cast("t.Any", connection.domains["db"].stored))
+    connection.defineXML(text.replace("</os>", f"<nvram>{variables[0]}</nvram></os>"))
+    bring({"name": "web", "state": "absent"})
+    assert variables[0].exists()
+
+
 # -- Changes
 def test_a_running_guest_takes_over_what_it_can(connection: FakeConnection) -> None:
     bring({**WEB, "max_memory_mib": 512, "max_vcpus": 4})
