@@ -64,7 +64,9 @@ options:
     type: int
     default: 512
   memory_overcommit:
-    description: How much memory clones may have together, as a multiple of the host's.
+    description:
+      - How much memory guests may have together, as a multiple of the host's. What each starts with counts, so
+        C(max_memory_mib) where it has that.
     type: float
     default: 1.0
 """

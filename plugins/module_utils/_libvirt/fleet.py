@@ -36,7 +36,7 @@ _OFF = ("stopped", "moved", "missing", "crashed", "absent")
 class Set:
     """Clones that are alike. ``call``: the options of guest_clone that are the same on every host.
 
-    ``hosts``: those that may have them; None is any host, and () is none.
+    ``memory_mib``: what each starts with. ``hosts``: those that may have them; None is any host, and () is none.
     """
 
     option: str
@@ -147,7 +147,7 @@ def _set(value: object, option: str, defaults: t.Mapping[str, t.Any]) -> Set:
             call[key] = chosen
     guest = _guest(item, defaults, option)
     call["guest"] = guest
-    memory, most, hosts = guest.get("memory_mib"), item.get("max_per_host"), item.get("hosts")
+    most, hosts = item.get("max_per_host"), item.get("hosts")
     if hosts == "":
         hosts = None
     if hosts is not None and not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
@@ -159,10 +159,23 @@ def _set(value: object, option: str, defaults: t.Mapping[str, t.Any]) -> Set:
         state=state,
         clones=clones,
         call=call,
-        memory_mib=None if memory is None else integer(memory, f"{option}: guest: memory_mib", least=8, most=2**24),
+        memory_mib=_starts_with(guest, f"{option}: guest"),
         max_per_host=0 if most in (None, "") else integer(most, f"{option}: max_per_host", least=0, most=MOST_CLONES),
         hosts=None if hosts is None else tuple(hosts),
     )
+
+
+def _starts_with(guest: t.Mapping[str, t.Any], option: str) -> t.Optional[int]:
+    """The memory that a guest takes at its start, before it gives back what is above memory_mib; None where the
+    description does not say."""
+    given = [key for key in ("memory_mib", "max_memory_mib") if guest.get(key) not in (None, "")]
+    found = [integer(guest[key], f"{option}: {key}", least=8, most=2**24) for key in given]
+    return max(found) if "memory_mib" in given else None
+
+
+def _takes(guest: t.Mapping[str, t.Any]) -> int:
+    """The same of a guest that is there, as guest_info has it."""
+    return max(int(guest.get(key) or 0) for key in ("memory_mib", "max_memory_mib"))
 
 
 def sets_of(description: object, defaults: t.Mapping[str, t.Any]) -> list[Set]:
@@ -199,7 +212,7 @@ def _rooms(hosts: object, reserve_mib: int, overcommit: float) -> dict[str, Room
         given = about.get("memory_mib") if about.get("meminfo") is None else memory_mib(str(about["meminfo"]))
         total = integer(given, f"hosts: {name}: memory_mib", least=1, most=2**30)
         here = _by_name(about.get("guests"))
-        used = sum(int(guest.get("memory_mib") or 0) for guest in here.values() if guest.get("state") not in _OFF)
+        used = sum(_takes(guest) for guest in here.values() if guest.get("state") not in _OFF)
         found[name] = Room(name, total, int(total * overcommit) - reserve_mib - used, here)
         found[name].libvirt = boolean(about.get("libvirt", True), f"hosts: {name}: libvirt")
         if about.get("templates") is not None:
@@ -347,7 +360,7 @@ def plan(
                 room.placed.append((one.option, one.group))
                 about = room.here[clone.name]
                 if about.get("state") in _OFF and one.state in ("running", "paused"):
-                    room.free_mib -= int(about.get("memory_mib") or 0)
+                    room.free_mib -= _takes(about)
     warnings: list[str] = []
 
     def refuse(error: CnvmError) -> None:

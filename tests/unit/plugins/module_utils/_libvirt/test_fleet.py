@@ -436,6 +436,26 @@ def test_hosts_that_say_too_little(places: t.Any, named: str) -> None:
         spread("a:1", places)
 
 
+def test_what_a_guest_starts_with_is_taken() -> None:
+    """It gives back what is above memory_mib later, perhaps."""
+    greedy = {"guest": {"memory_mib": 100, "max_memory_mib": "600"}}
+    with pytest.raises(InputError, match=r"no room for 1 clones: a-2 \(600 MiB\)"):
+        spread("a:2", hosts([]), defaults=greedy)
+    assert len(spread("a:2", hosts([], []), defaults=greedy)["new"]) == 2
+    there = guest("db", max_memory_mib=950)
+    with pytest.raises(InputError, match="no room"):
+        spread("a:1", hosts([there]))
+    # One that is off takes it when it is started.
+    off = guest("a-1", state="stopped", max_memory_mib=950)
+    with pytest.raises(InputError, match="no room"):
+        spread("a:2", hosts([off]))
+    assert spread("a:2", hosts([off]), defaults={**SMALL, "state": "stopped"})["new"] == ["a-2"]
+    with pytest.raises(InputError, match="memory_mib is missing"):
+        spread("a:1", hosts([]), defaults={"guest": {"max_memory_mib": 100}})
+    with pytest.raises(InputError, match="guest: max_memory_mib"):
+        spread("a:1", hosts([]), defaults={"guest": {"memory_mib": 100, "max_memory_mib": "much"}})
+
+
 def test_memory_as_the_kernel_tells_it() -> None:
     meminfo = "MemTotal:       16314432 kB\nMemFree:         1234567 kB\n"
     assert memory_mib(meminfo) == 15932
