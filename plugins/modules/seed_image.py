@@ -100,8 +100,8 @@ attributes:
     support: full
 requirements:
   - xorriso, genisoimage or mkisofs
-  - PyYAML on the host, to look into YAML that is given as text; without it only how such text begins is checked.
-    Mappings are always checked.
+  - PyYAML on the host, to look into YAML that is given as text; without it only how such text begins is
+    checked, with a warning. Mappings are always checked.
 seealso:
   - module: cnvm.platform.disk_image
 author:

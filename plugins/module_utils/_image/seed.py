@@ -81,7 +81,8 @@ def _text_or_mapping(value: t.Any, option: str) -> t.Any:
 def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None) -> Data:
     """What a guest is to be told, checked as far as that can be done here.
 
-    InputError for what cloud-init could not use. ``yaml`` reads YAML; without it text is looked at from outside only.
+    InputError for what cloud-init could not use. ``yaml`` reads YAML; without it text is looked at from outside only,
+    which is a warning.
     """
     item = known_keys(dict(value), option, DATA_KEYS)
     kind = choice(item.get("type") or "nocloud", f"{option}: type", TYPES)
@@ -98,6 +99,9 @@ def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None
     network = parts["network_config"]
     if network is not None:
         network = _network(network, f"{option}: network_config", yaml, kind)
+    # What could be read is a mapping by now.
+    unread = {"meta_data": meta, "network_config": network} if kind == "nocloud" and yaml is None else {}
+    warnings += [userdata.not_read(f"{option}: {key}") for key, given in unread.items() if isinstance(given, str)]
     data = Data(kind, parts["user_data"], meta, network, parts["vendor_data"], instance_id, tuple(warnings))
     try:
         size = sum(len(text.encode()) for text in contents(data, "x").values())

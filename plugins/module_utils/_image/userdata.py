@@ -20,9 +20,10 @@ from .._core.errors import InputError
 YamlReader = t.Optional[t.Callable[[str], t.Any]]
 
 CLOUD_CONFIG = "#cloud-config"
+CLOUD_CONFIG_ARCHIVE = "#cloud-config-archive"
 # Other beginnings that cloud-init knows (its handlers/__init__.py); it takes capitals and blanks before them, too.
 _OTHER_STARTS = ("#!", "#include", "#cloud-boothook", "#part-handler", "## template: jinja")
-_OTHER_CONFIGS = ("#cloud-config-archive", "#cloud-config-jsonp")
+_OTHER_CONFIGS = (CLOUD_CONFIG_ARCHIVE, "#cloud-config-jsonp")
 
 _FLAGS = frozenset(
     """
@@ -69,6 +70,11 @@ def _wrong(option: str, what: str, hint: str) -> InputError:
     return InputError(f"{option}: {what}.", hint=hint)
 
 
+def not_read(option: str) -> str:
+    """The warning where nothing on this host can read YAML."""
+    return f"{option}: only how it begins was checked: this host has no PyYAML (python3-yaml) to read it with."
+
+
 def read(text: str, option: str, yaml: YamlReader) -> t.Any:
     """The value of a YAML text; None where nothing on this host can read it."""
     if yaml is None:
@@ -94,9 +100,10 @@ def check_user_data(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
         return []
     if low.startswith("#!") and line.endswith("\r"):
         raise _wrong(option, "its lines end with CR LF", "Save it with Unix line ends: the kernel takes CR along.")
-    if low.startswith((*_OTHER_STARTS, *_OTHER_CONFIGS)):
+    archive = low.startswith(CLOUD_CONFIG_ARCHIVE)
+    if low.startswith((*_OTHER_STARTS, *_OTHER_CONFIGS)) and not archive:
         return []
-    if low != CLOUD_CONFIG and not low.startswith(CLOUD_CONFIG + " "):
+    if not archive and low != CLOUD_CONFIG and not low.startswith(CLOUD_CONFIG + " "):
         hint = "Begin it with one of: #cloud-config, #!, #include, #cloud-boothook, '## template: jinja'."
         if re.match(r"#\s*cloud[-_ ]?config", low):
             hint = "Its first line must be '#cloud-config', letter by letter."
@@ -106,9 +113,36 @@ def check_user_data(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
             f"{hint} For guests that do not run cloud-init set check_user_data: false.",
         )
     if yaml is None:
-        return []
+        return [not_read(option)]
     found = read(value, option, yaml)
-    return [] if found is None else check_cloud_config(found, option)
+    if found is None:
+        return []
+    return _check_archive(found, option, yaml) if archive else check_cloud_config(found, option)
+
+
+def _check_archive(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
+    """The same for the content of ``#cloud-config-archive``: parts, each of them user data."""
+    if not isinstance(value, list):
+        raise _wrong(option, "it is no list", "Write one part per item, each after '- '.")
+    warnings = []
+    for number, part in enumerate(value):
+        where = f"{option}[{number}]"
+        if not isinstance(part, (str, dict)):
+            raise _wrong(where, "it is neither text nor a mapping", "Each part is a mapping with type and content.")
+        about = part if isinstance(part, dict) else {"content": part}
+        content, kind = about.get("content"), about.get("type")
+        if not isinstance(content, (str, bytes, type(None))):
+            raise _wrong(f"{where}.content", "it is no text", "Put it in quotes, or write it below 'content: |'.")
+        if not isinstance(content, str):
+            continue
+        # Without a type it is taken for cloud-config, unless it begins as something else.
+        begins = (
+            content.lstrip().lower().startswith((*_OTHER_STARTS, *_OTHER_CONFIGS, "mime-version:", "content-type:"))
+        )
+        if kind == "text/cloud-config" or (not kind and not begins):
+            found = read(content, f"{where}.content", yaml)
+            warnings += [] if found is None else check_cloud_config(found, f"{where}.content")
+    return warnings
 
 
 def check_cloud_config(value: t.Any, option: str) -> list[str]:

@@ -219,6 +219,18 @@ def test_no_room(place: Path, xorriso: Xorriso) -> None:
 def test_without_a_yaml_library(place: Path, xorriso: Xorriso, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "_yaml", lambda: None)
     assert seeds.yaml_reader() is None
+    text = {
+        "user_data": "#cloud-config\nruncmd: [x\n", "vendor_data": "#cloud-config-archive\n- [\n",
+        "meta_data": "local-hostname: [w\n", "network_config": "version: 3\n",
+    }  # fmt: skip
+    for check_mode in (True, False):
+        found = bring(xorriso, {"path": f"{place}/t.iso", **text}, check_mode=check_mode)["warnings"]
+        assert [words.partition(": only how it begins was checked")[0] for words in found] == [
+            f"seeds: {place}/t.iso: {key}" for key in ("user_data", "vendor_data", "meta_data", "network_config")
+        ]
+    # What is not YAML, or is read without it, is no matter.
+    good = {"user_data": "#!/bin/sh\n", "meta_data": '{"local-hostname": "w"}'}
+    assert bring(xorriso, {"path": f"{place}/g.iso", **good})["warnings"] == []
     item = {
         "path": f"{place}/w.iso",
         "user_data": "#cloud-config\npackages: [curl\n",
