@@ -369,8 +369,9 @@ options:
             default: false
           cloud_init:
             description:
-              - Wait until cloud-init is done. Its errors are returned as warnings. Needs the agent in the guest, or
-                O(guests[].serial=log).
+              - Wait until cloud-init is done. Needs the agent in the guest, or O(guests[].serial=log).
+              - Its errors are returned as warnings where the agent may read its C(/run/cloud-init/result.json). What is
+                written on the console, or known from an earlier call, says that it is done, and not how.
               - Once it was waited for, that is known until the guest is started again, wherever it is moved.
             type: bool
             default: false

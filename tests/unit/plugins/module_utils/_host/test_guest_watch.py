@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 import types
@@ -102,3 +104,55 @@ def test_who_has_seen_it_is_said_and_a_lease_is_enough(seen: types.SimpleNamespa
         "g3": [("192.0.2.3", "agent")],
     }
     assert [one.domain.limits for one in (leased, known)] == [[], []]
+
+
+class Agent:
+    """qemuAgentCommand, with a guest that has this file, or whose agent may read none."""
+
+    def __init__(self, text: t.Optional[str]) -> None:
+        self.text = text
+        self.asked: list[str] = []
+
+    def __call__(self, each: t.Any, question: str, timeout: int, flags: int) -> str:
+        asked = json.loads(question)
+        self.asked.append(asked["execute"])
+        if self.text is None:
+            raise FakeError(86, "The command guest-file-open has been disabled for this instance")
+        if asked["execute"] == "guest-file-open":
+            assert asked["arguments"] == {"path": "/run/cloud-init/result.json", "mode": "r"}
+            return json.dumps({"return": 7})
+        assert asked["arguments"]["handle"] == 7
+        return json.dumps({"return": {"buf-b64": base64.b64encode(self.text.encode()).decode()}})
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ('{"v1": {"datasource": "NoCloud", "errors": ["(\'scripts-user\', RuntimeError())", "x"]}}',
+         ["('scripts-user', RuntimeError())", "x"]),
+        ('{"v1": {"datasource": "NoCloud", "errors": []}}', []),
+        # It is being written.
+        ('{"v1": ', None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_what_cloud_init_has_to_complain_about_is_told_by_the_agent(
+    seen: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch, text: t.Optional[str], errors: t.Optional[list[str]]
+) -> None:
+    agent = Agent(text)
+    monkeypatch.setattr(guest_watch, "_agent_command", lambda: agent)
+    one = subject(1, None)
+    # Each time that somebody asks.
+    for _again in range(2):
+        assert guest_watch.cloud_init_done(one) == errors
+    assert (
+        agent.asked == (["guest-file-open", "guest-file-read", "guest-file-close"] if text else ["guest-file-open"]) * 2
+    )
+    if errors is None:
+        return
+    warnings: list[str] = []
+    wait_for = {"address": False, "ssh": False, "port": None, "cloud_init": True, "timeout_s": 1}
+    guest_watch.wait(t.cast("t.Any", None), {"g1": wait_for}, lambda names: {"g1": one}, warnings.append)
+    assert warnings == [f"Guest g1: cloud-init: {error}" for error in errors]
+    # Nobody is asked whose agent is not there.
+    assert guest_watch.cloud_init_done(subject(1, None, "disconnected")) is None
