@@ -36,10 +36,10 @@ options:
     default: present
   source:
     description:
-      - Path of a disk image on the host. It may be compressed with gzip, xz, zstd or bzip2, which its content tells.
+      - Absolute path of a disk image on the host. It may be compressed with gzip, xz, zstd or bzip2; its content tells.
       - When the template was made of the same checksum, nothing is done, and the file need not even be there.
       - With neither this nor O(build) nor O(guest) nor O(peer) the template must be there.
-    type: path
+    type: str
   build:
     description:
       - Build a disk that boots Debian, of packages, with C(mmdebstrap), C(mke2fs) and plain files; neither loop devices
@@ -272,7 +272,7 @@ def argument_spec() -> dict[str, t.Any]:
     return {
         "name": {"type": "raw", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        "source": {"type": "path"},
+        "source": {"type": "str"},
         "build": {"type": "dict", "options": mmdebstrap.argument_spec()},
         "format": {"type": "str", "choices": ["raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "vpc"]},
         "checksum": {"type": "str"},
