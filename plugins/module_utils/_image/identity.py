@@ -23,6 +23,8 @@ PROGRAM = "debugfs"
 MACHINE_ID = "/etc/machine-id"
 # Files that are removed, by directory.
 FILES: dict[str, str] = {
+    # Of dhcpcd before 7.
+    "/etc": r"dhcpcd\.(duid|secret)",
     "/etc/ssh": r"ssh_host_.*",
     "/etc/udev/rules.d": r"70-persistent-net\.rules",
     "/var/lib/dbus": r"machine-id",
@@ -32,6 +34,7 @@ FILES: dict[str, str] = {
     "/var/lib/NetworkManager": r".*\.lease|secret_key|seen-bssids|timestamps",
     "/var/lib/systemd": r"random-seed|credential\.secret",
     "/var/lib/urandom": r"random-seed",
+    "/var/lib/wicked": r"duid\.xml|iaid\.xml|lease-.*\.xml",
 }
 # Directories that are emptied with all below them: what cloud-init knows of its instance, with seeds that lie there.
 TREES = ("/var/lib/cloud",)

@@ -111,6 +111,20 @@ def test_all_that_makes_it_one_machine_goes() -> None:
     assert "/var/lib/cloud/instances" in done
 
 
+def test_who_it_is_to_dhcp_goes() -> None:
+    """By its DUID two clones would be one to a server."""
+    names = {
+        "/etc": ("dhcpcd.duid", "dhcpcd.secret", "dhcpcd.conf"),
+        "/var/lib/dhcpcd": ("duid", "secret", "eth0.lease"),
+        "/var/lib/wicked": ("duid.xml", "iaid.xml", "lease-eth0-dhcp-ipv4.xml", "wicked.xml"),
+    }
+    assert set(names) <= set(identity.first_directories())
+    listings = {place: [Entry(name, 0o100644, 9) for name in found] for place, found in names.items()}
+    _script, done = identity.reset(listings, "/p/empty", "/p/drop-in")
+    every = {f"{place}/{name}" for place, found in names.items() for name in found}
+    assert every - set(done) == {"/etc/dhcpcd.conf", "/var/lib/wicked/wicked.xml"}
+
+
 def test_a_second_time_nothing_is_left_to_do() -> None:
     after = {
         "/etc": [Entry("machine-id", 0o100444, 0), Entry("os-release", 0o120777, 21)],
