@@ -34,7 +34,9 @@ options:
     required: true
     suboptions:
       path:
-        description: Where it lies on the host, an absolute path. Its directory exists.
+        description:
+          - Where it lies on the host, an absolute path. Its directory exists.
+          - Links on the way are followed, as C(/var/lib/libvirt) is one on many hosts. The file itself may be none.
         type: str
         required: true
       state:
@@ -94,6 +96,7 @@ options:
         description:
           - The image that it rests on (V(qcow2) only). It is made as an overlay on it, which costs nothing and takes up
             what changes. An image that is there and rests on another one is rebased.
+          - A chain has at most 16 images, this one included.
         type: str
       backing_format:
         description: Format of O(images[].backing). Default is the one that its name ends with.
@@ -171,7 +174,9 @@ options:
     default: []
 attributes:
   check_mode:
-    description: Reads headers and says what it would do; checks of tables run too. Changes nothing.
+    description:
+      - Reads headers and says what it would do; checks of tables run too. Changes nothing.
+      - Checksums are not computed. A wrong one is said when the image is made.
     support: full
   diff_mode:
     description: Returns format, size, backing file, owner and mode before and after.

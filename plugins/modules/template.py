@@ -144,7 +144,9 @@ options:
     default: 1T
 attributes:
   check_mode:
-    description: Says whether the template would be made. Its digest is not known before.
+    description:
+      - Says whether the template would be made. Its digest is not known before.
+      - O(source) is not read. That it is no image, or has another O(checksum), is said when the template is made.
     support: full
   diff_mode:
     description: Returns the digest that the name stood for and the one that it stands for.
