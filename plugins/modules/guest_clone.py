@@ -101,6 +101,7 @@ attributes:
     description:
       - Says what it would do, and asks the other hosts; changes nothing.
       - What a guest lacks and a task before may be about to make (a network, a template, a file) is a warning then.
+      - Where libvirt is still to be installed all would be new. A warning says so, and an empty list is returned.
     support: full
   diff_mode:
     description: Returns what differs, before and after. Passwords and user-data are not in it.

@@ -158,7 +158,9 @@ options:
     default: false
 attributes:
   check_mode:
-    description: Says what it would do, after the same checks; changes nothing.
+    description:
+      - Says what it would do, after the same checks; changes nothing.
+      - Where libvirt is still to be installed all would be new. A warning says so, and an empty list is returned.
     support: full
   diff_mode:
     description: Returns the descriptions before and after, and where the running network differs from the stored one.

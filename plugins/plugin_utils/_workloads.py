@@ -133,9 +133,8 @@ def entries(
             name = f"{name}.{one.place.name}"
             while name in found or name in count or taken(name, one):
                 name = f"{name}.{one.kind}"
-            warnings.append(
-                f"There is more than one {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here."
-            )
+            why = "There is more than one" if count[one.name] > 1 else "The inventory has a host"
+            warnings.append(f"{why} {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here.")
         found[name] = _entry(name, one, settings)
     return [found[name] for name in sorted(found)], [*warnings, *_one_for_ssh(seen)]
 

@@ -473,5 +473,5 @@ def serves(journal: t.Mapping[str, t.Any]) -> bool:
 
 
 def keeps(journal: t.Mapping[str, t.Any]) -> bool:
-    """Only where its memory had not all left: to risk what it did since then was allowed by the task, then."""
+    """With post-copy alone: the task has allowed that what it did since the freeze is lost."""
     return bool(journal["mode"] == plan.POST_COPY)

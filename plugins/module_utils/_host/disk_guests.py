@@ -11,7 +11,7 @@ import typing as t
 
 from .._core import paths
 from .._libvirt import domain
-from . import domains, files, libvirt, ownership
+from . import domains, files, guest_disks, libvirt, ownership
 
 
 def of(images: t.Iterable[str]) -> dict[str, dict[str, bool]]:
@@ -31,7 +31,8 @@ def _of(
         disks[name] = {disk["path"] for model in models for disk in model["disks"].values()}
     for name in ownership.names(ownership.GUEST):
         definition = files.read_json(paths.definition_file(name)) or {}
-        places = {_place(name, disk, pools) for disk in definition.get("disks") or ()}
+        # Of one in a pool that is gone only libvirt may know where it was.
+        places = {guest_disks.placed(name, disk, pools.get(disk["pool"], "")) for disk in definition.get("disks") or ()}
         disks[name] = places | disks.get(name, set())
     # What lies behind a network has no path here.
     real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in disks.items()}
@@ -43,13 +44,3 @@ def _of(
         }
         for image in images
     }
-
-
-def _place(guest: str, disk: t.Mapping[str, t.Any], pools: t.Mapping[str, str]) -> str:
-    """Where a disk's file is, by the guest's definition; '' in a pool that is not known (any more)."""
-    if disk["path"]:
-        return str(disk["path"])
-    if disk["pool"]:
-        directory = pools.get(disk["pool"], "")
-        return f"{directory}/{paths.pooled_disk(guest, disk['name'], disk['format'])}" if directory else ""
-    return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"

@@ -63,10 +63,15 @@ def check_pool(connection: libvirt.Connection, name: str, where: str) -> None:
 
 def place_of(connection: libvirt.Connection, guest: str, disk: t.Mapping[str, t.Any], where: str) -> str:
     """Where a disk's own file lies (below its snapshots, if it has some)."""
+    pooled = disk["pool"] and not disk["path"]
+    return placed(guest, disk, pool_directory(connection, disk["pool"], where) if pooled else "")
+
+
+def placed(guest: str, disk: t.Mapping[str, t.Any], directory: str) -> str:
+    """The same. ``directory``: that of its pool, where it is in one."""
     if disk["path"]:
         return str(disk["path"])
     if disk["pool"]:
-        directory = pool_directory(connection, disk["pool"], where)
         return f"{directory}/{paths.pooled_disk(guest, disk['name'], disk['format'])}"
     return f"{paths.guest_disks_dir(guest)}/{disk['name']}.{disk['format']}"
 

@@ -356,7 +356,8 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
                 lacks.append(disk["template"])
                 take(paths.TEMPLATES, disk["template_bytes"], once=disk["template"])
         elif disk["template"]:
-            found = templates.problem(disk["template"])
+            # A plan writes nothing. Of a move the next steps need not read all of it again.
+            found = templates.problem(disk["template"], remember=bool(needs["mark"]))
             bad += [found] if found else []
         if disk in needs["fixed"]:
             take(paths.STATE, disk["bytes"] if home else 0)

@@ -75,9 +75,12 @@ class Work:
         record = snapshot_records.load(name)
         self.record = snapshot_records.settled(record, self.model)
         self.home = paths.guest_disks_dir(name)
-        # What a run that was cut off was about to make, and nothing has: nobody else may be asked whose it is.
-        pending = (record or {}).get("pending")
-        self.left = snapshots.all_files(pending) - self._used() if pending else set()
+        # What a run that was cut off was about to make, and nothing has: nobody else may be asked whose it is. Not what
+        # it was to rest on: a disk may have been taken away from the guest since, and its file is kept.
+        pending = record and record["pending"]
+        self.left = (
+            snapshots.all_files(pending) - snapshots.all_files(record) - self._used() if record and pending else set()
+        )
 
     @property
     def live(self) -> bool:

@@ -269,11 +269,13 @@ class Leaving(kinds.Leaving):
         if not thread.is_alive() or state != guest_plan.PAUSED:
             raise HostError(f"{self.name} does not stand still at the moment of the handover.", hint="It is kept here.")
 
-    def let_run(self) -> None:
+    def let_run(self) -> bool:
         """With post-copy libvirt lets it run, once the target has written that it may."""
-        if self._tunnel is not None and self._post_copy:
-            self.move.channel.call("own", timeout_s=20, mode=self.move.mode)
-            self._tunnel.let_run()
+        if self._tunnel is None or not self._post_copy:
+            return False
+        self.move.channel.call("own", timeout_s=20, mode=self.move.mode)
+        self._tunnel.let_run()
+        return True
 
     def drain(self) -> None:
         """Until the target has all memory. From now on what is here is old: nobody goes on with it in any case."""
@@ -287,7 +289,7 @@ class Leaving(kinds.Leaving):
                 stats = guest_preflight.known(connection, self.name).domain.jobStats()
                 move.time.bytes.update(migration.sent_bytes(stats))
             move.tell()
-        if not answer["drained"] and move.channel.call("anew", timeout_s=90)["anew"]:
+        if not answer["drained"] and move.channel.call("anew", timeout_s=90).get("anew"):
             move.result["lost"] = kinds.memory_lost(self.name)
 
     def _ask_drained(self, limit_s: float) -> dict[str, t.Any]:
@@ -514,6 +516,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         each = libvirt.domain(connection, name)
         if each is not None:
             remove_domain(each)
+        domains.forget_variables(connection, name)
 
     patiently(work)
     for path in left:

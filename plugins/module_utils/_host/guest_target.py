@@ -24,6 +24,7 @@ from .._migrate import plan, records
 from . import (
     building,
     disks,
+    domains,
     files,
     freezer,
     guest_disks,
@@ -42,6 +43,8 @@ from .kinds import Call
 from .system import Host
 
 Record = t.Mapping[str, t.Any]
+# libvirt's daemon may be starting; a QEMU that does not start will not the next time either.
+_START_S = 10.0
 
 
 def facts(host: Host) -> dict[str, t.Any]:
@@ -220,12 +223,15 @@ def statistics(journal: Record) -> dict[str, t.Any]:
 
 def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
     """The source has let go: start with the host from now on if it did there. One that ran and died is started;
-    whether that was done. None when libvirt does not know it any more: its source is gone, so the move is over."""
+    whether that was done. None when libvirt does not know it any more.
+
+    Its source is gone, so the move is over in each case. HostError when it cannot be started.
+    """
     noted = files.read_json(paths.journal_file(name)) or {}
     known: list[str] = []
-    started: list[str] = []
+    dead: list[str] = []
 
-    def work(connection: libvirt.Connection) -> None:
+    def look(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
         known[:] = [] if each is None else [name]
         if each is None:
@@ -234,16 +240,30 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
             # One that somebody has undefined while it runs is gone when it ends.
             if each.isPersistent():
                 each.setAutostart(int(bool(journal.get("enabled"))))
-        if not each.isActive() and (noted.get("anew") or _has_died(each, journal)):
-            # It is not started here while a move has it (see ``guest_start``), but for this.
-            files.write_json(paths.journal_file(name), {**noted, "anew": True})
-            with libvirt.doing(f"start the guest {name!r}"):
-                each.create()
-            started.append(name)
+        dead[:] = [name] if not each.isActive() and (noted.get("anew") or _has_died(each, journal)) else []
 
-    guest_source.patiently(work)
-    movedir.end_journal(name)
-    return bool(started) if known else None
+    guest_source.patiently(look)
+    if dead:
+        # It is not started here while a move has it (see ``guest_start``), but for this.
+        files.write_json(paths.journal_file(name), {**noted, "anew": True})
+    try:
+        if dead:
+            guest_source.patiently(lambda connection: _start(connection, name), _START_S)
+    except HostError as error:
+        raise HostError(
+            f"{name} had ended here, and cannot be started anew: {error.message}",
+            hint="Its disks are whole. Start it when that is mended (cnvm.platform.guest, state: running).",
+        ) from error
+    finally:
+        movedir.end_journal(name)
+    return bool(dead) if known else None
+
+
+def _start(connection: libvirt.Connection, name: str) -> None:
+    each = libvirt.domain(connection, name)
+    if each is not None and not each.isActive():
+        with libvirt.doing(f"start the guest {name!r}"):
+            each.create()
 
 
 def _has_died(each: libvirt.Domain, journal: Record) -> bool:
@@ -251,7 +271,7 @@ def _has_died(each: libvirt.Domain, journal: Record) -> bool:
     ended starts with the host, or does not, as without a move."""
     _number, reason = libvirt.state_of(each) or (0, 0)
     ended = not journal.get("running") or guest_source.ended_by_itself(reason)
-    return not ended and bool(journal["boot_id"] == movedir.boot_id() or each.autostart())
+    return not ended and bool(journal["boot_id"] == movedir.boot_id() or journal.get("enabled"))
 
 
 def end_copy(host: Host, name: str, journal: Record) -> None:
@@ -261,9 +281,8 @@ def end_copy(host: Host, name: str, journal: Record) -> None:
         each = libvirt.domain(connection, name)
         if each is None:
             return
-        _number, reason = libvirt.state_of(each) or (0, 0)
         with libvirt.doing(f"turn the guest {name!r} off"):
-            if journal.get("running") and (each.isActive() or not guest_source.ended_by_itself(reason)):
+            if journal.get("running") and (each.isActive() or _has_died(each, journal)):
                 # Noted first: one that is found turned off stays off.
                 files.write_json(paths.journal_file(name), {**journal, "anew": True})
             if each.isActive():
@@ -280,11 +299,11 @@ def give_up(host: Host, name: str, journal: Record) -> None:
         each = libvirt.domain(connection, name)
         if each is not None:
             guest_source.remove_domain(each)
+        # libvirt makes them as it begins to receive it, and leaves them when it does not come.
+        domains.forget_variables(connection, name)
 
     guest_source.patiently(work)
-    # libvirt makes the variables of its firmware as it begins to receive it, and leaves them when it does not come.
-    made = paths.guest_nvram(name) if journal.get("needs", {}).get("firmware") else ()
-    for path in (*journal.get("own", ()), *made):
+    for path in journal.get("own", ()):
         files.remove_file(path)
     guest_source.remove_files(name)
     movedir.keep_console(name, journal["move_id"])

@@ -66,8 +66,9 @@ class Leaving:
         """HostError when it does not stand still here at the moment of the handover."""
         raise NotImplementedError
 
-    def let_run(self) -> None:
-        """The target has the word. What follows is its ``activate``."""
+    def let_run(self) -> bool:
+        """The target has the word. What follows is its ``activate``; whether it may run already."""
+        return False
 
     def drain(self) -> None:
         """Until the target has what it still fetches from here (post-copy)."""
@@ -133,7 +134,7 @@ def was_anew(journal: Record, started: t.Optional[bool]) -> bool:
 
 def memory_lost(name: str) -> str:
     """Words for what came of one of which the target could not fetch all (post-copy)."""
-    return f"The rest of the memory of {name} was lost on its way; it was started anew with its disks."
+    return f"The rest of the memory of {name} was lost on its way; it is started anew with its disks."
 
 
 def is_gone(name: str, where: str) -> str:

@@ -26,7 +26,6 @@ from .system import Host
 RECOVERING = "recovering"
 _RESOLVE_FOR_S = 600
 _OTHERS_S = 60
-_AS_FROZEN = " as it was when it was frozen; what it may have done on {} since then is lost"
 # How a copy that does not come alive says so: by itself, or by a command that failed (of the network, of systemd).
 _NOT_ALIVE = (HostError, CommandError)
 
@@ -124,8 +123,9 @@ def _recover_source(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     if following == "let_go":
         return _leave(host, journal)
     if fenced == peer:
-        here = _take_back(host, journal, journal["generation"] + 2, _AS_FROZEN.format(peer))
-        return _outcome(name, "source", f"{peer} was declared dead; {here}.")
+        here = _take_back(host, journal, journal["generation"] + 2, " as it was when it was frozen")
+        lost = f"What it may have done on {peer} since then is lost."
+        return _outcome(name, "source", f"{peer} was declared dead; {here}. {lost}")
     try:
         with peers.connected(host, peer) as channel:
             there = channel.call("resume", timeout_s=20, name=name, move_id=journal["move_id"])
@@ -225,7 +225,10 @@ def _settle(
         return _outcome(name, "source", f"{peer} has nothing of {name}; {here}.")
     problem = "its copy has ended"
     alive = bool(there.get("alive")) and not given_back
-    ran = theirs["state"] == records.TARGET_ACTIVE
+    # It is written that it is the target's before it may run there.
+    ran = theirs["state"] == records.TARGET_ACTIVE or (
+        record.get("owner") == there["identity"]["host_id"] and generation > journal["generation"]
+    )
     if theirs["state"] != records.TARGET_ACTIVE and not given_back:
         try:
             channel.call("activate", timeout_s=60, limit_s=30)
@@ -238,7 +241,7 @@ def _settle(
     lost = ""
     if not alive and ran and not given_back and not kinds.source_of(journal).keeps(journal):
         # What is there is newer than what is here, though its memory is lost.
-        anew, alive = channel.call("anew", timeout_s=90)["anew"], True
+        anew, alive = channel.call("anew", timeout_s=90).get("anew"), True
         lost = kinds.memory_lost(name) if anew and journal["mode"] == plan.POST_COPY else ""
     if not alive:
         back = channel.call("give_back", timeout_s=90)
@@ -325,12 +328,17 @@ def _is_gone_here(name: str) -> str:
 def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     """The source had committed: let the held copy run, or give the container back when that is gone."""
     name, peer = journal["name"], journal["peer"]
+    may_have_run = ownership.owned_here(name)
     try:
         kinds.target_of(journal).activate(host, name, journal, 30)
         text = f"{name} runs here; {peer} still has its frozen copy and ends the move."
     except _NOT_ALIVE as error:
-        handover.give_back(host, name, journal)
-        text = f"{name} was given back to {peer}: {error.message}"
+        if may_have_run and not kinds.source_of(journal).keeps(journal):
+            # Its source has it started anew.
+            text = f"{name} has ended here; {peer} ends the move."
+        else:
+            handover.give_back(host, name, journal)
+            text = f"{name} was given back to {peer}: {error.message}"
     _wake(host, journal)
     return _outcome(name, "waiting", text)
 

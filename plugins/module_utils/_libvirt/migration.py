@@ -109,7 +109,7 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     if seen["cpu"]:
         found.append(f"cpu: {host} cannot give {name} its CPU: {seen['cpu']}")
     found += [
-        f"firmware: {host} has no {path} of that size. Install the package there that it is of here."
+        f"firmware: {host} has no {path}, or one of another size than here. Install the same version of its package."
         for path in seen["firmware"]
     ]
     if seen["name_taken"]:

@@ -115,12 +115,13 @@ def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_libvirt_killed_early(guest: Guest, side: str) -> None:
+@pytest.mark.parametrize("phase", ["template", "prepare"])
+def test_libvirt_killed_early(bare: Guest, phase: str, side: str) -> None:
     """The daemon, on either side: until memory is copied nobody needs it, and it is started again then."""
-    move = guest.stopped("prepare")
+    move = bare.stopped(phase)
     kill_libvirt(move, side)
     go_on(move)
-    guest.arrives(move)
+    bare.arrives(move)
 
 
 # --- processes die before the decision ---
@@ -169,16 +170,16 @@ def test_copy_killed(guest: Guest, at: str) -> None:
     guest.stays_at(move.source, move.result())
 
 
-@pytest.mark.parametrize("at", ["prepare", "memory", "frozen"])
-def test_guest_killed(guest: Guest, at: str) -> None:
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen"])
+def test_guest_killed(bare: Guest, at: str) -> None:
     """The QEMU on the source: the guest has died where it was, and is started again there, with its disk."""
-    move = under_way(guest, at)
-    kill(move.source, guest.emulator)
+    move = under_way(bare, at)
+    kill(move.source, bare.emulator)
     go_on(move)
     result = move.result()
     assert result["outcome"] == "source", result
-    assert f"The memory of {guest.name} is lost" in result["lost"], result
-    guest.begins_anew(move.source, [move.source])
+    assert f"The memory of {bare.name} is lost" in result["lost"], result
+    bare.begins_anew(move.source, [move.source])
 
 
 def test_mover_killed(guest: Guest) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -78,7 +79,7 @@ def test_all_goes_with_it(parts: Guest) -> None:
     assert (beside(home), beside(away)) == (had, [])
 
 
-@pytest.mark.parametrize("phase", ["prepare", "memory"])
+@pytest.mark.parametrize("phase", ["prepare", "memory", "frozen"])
 def test_nothing_stays_of_a_move_that_failed(parts: Guest, phase: str) -> None:
     home = parts.source()
     had = beside(home)
@@ -99,6 +100,19 @@ def test_off(parts: Guest) -> None:
     assert (beside(home), beside(away)) == ([], had)
     assert away.sh(f"sha256sum {NVRAM} {POOL}/*") == sums
     parts.starts_on(away)
+
+
+def test_without_its_firmware(parts: Guest) -> None:
+    """A target where it could not start is told before anything is touched."""
+    home = parts.source()
+    away = parts.fleet.other(home)
+    away.run("mv", "/usr/share/OVMF", "/usr/share/OVMF.gone")
+    try:
+        planned = home.helper("move", "plan", json.dumps({"guest": NAME, "target": away.name}))["plan"]
+    finally:
+        away.run("mv", "/usr/share/OVMF.gone", "/usr/share/OVMF")
+    assert {one.split(":")[0] for one in planned["blockers"]} == {"firmware"}, planned
+    assert not home.helper("move", "plan", json.dumps({"guest": NAME, "target": away.name}))["plan"]["blockers"]
 
 
 def test_a_disk_is_not_written_over(parts: Guest) -> None:

@@ -51,7 +51,8 @@ def test_there_and_back(guest: Guest) -> None:
     result = move.result()
     assert result["outcome"] == "target", result
     assert result["libvirt"]["memory_rounds"] >= 1, result
-    assert result["timeline"]["bytes"]["disks"], result
+    # What it has written, not the 8 MiB of its template.
+    assert 6 << 20 <= result["timeline"]["bytes"]["disks"] < 8 << 20, result
     guest.check(away, [home, away])
     assert not call(away, "guest", guests=waited)["guests"][0]["changed"]
     assert guest.move() is home
@@ -203,12 +204,18 @@ def test_all_that_is_in_the_way_is_told_at_once(guest: Guest) -> None:
     """In check mode, and nothing is touched."""
     home = guest.source()
     away = guest.fleet.other(home)
+    described = json.loads(home.sh(f"cat {guest.home}/definition.json"))
+    uuid, mac = described["uuid"], described["networks"][0]["mac"]
     away.sh(
         f"""
-        virsh define /dev/stdin >/dev/null <<END
-        <domain type='qemu'><name>{guest.name}</name><memory unit='MiB'>64</memory>
-          <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><memballoon model='none'/></devices></domain>
+        define() {{
+          virsh define /dev/stdin >/dev/null <<END
+          <domain type='qemu'><name>$1</name>$2<memory unit='MiB'>64</memory>
+          <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>$3<memballoon model='none'/></devices></domain>
 END
+        }}
+        define {guest.name}
+        define thief "<uuid>{uuid}</uuid>" "<interface type='user'><mac address='{mac}'/></interface>"
         mv /var/lib/libvirt/images/vmlinuz /var/tmp/
         ip netns add intruder; ip link add intruder type veth peer name eth0 netns intruder
         ip link set intruder master cnvm0 up
@@ -219,8 +226,11 @@ END
     try:
         said = playbook(*command, check=False).stdout
     finally:
-        away.sh(f"virsh undefine {guest.name}; mv /var/tmp/vmlinuz /var/lib/libvirt/images/; ip netns del intruder")
-    for word in ("name:", "files:", "vmlinuz", "address:"):
+        away.sh(
+            f"virsh undefine {guest.name}; virsh undefine thief; mv /var/tmp/vmlinuz /var/lib/libvirt/images/;"
+            " ip netns del intruder"
+        )
+    for word in ("name:", "uuid:", f"the MAC {mac} is that of thief", "files:", "vmlinuz", "address:"):
         assert word in said, said
     guest.check(home, [home], client=False)
     away.sh("mount -t tmpfs -o size=1m tmpfs /var/lib/cnvm")

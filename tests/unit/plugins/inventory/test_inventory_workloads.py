@@ -201,7 +201,7 @@ def test_no_other_host_of_the_inventory_is_replaced(bench: Bench) -> None:
         assert found["web"] == {**found["web"], "ansible_host": "192.0.2.80"}
         assert "cnvm_host" not in found["web"]
         assert len(bench.warnings) == 1
-        assert "There is more than one 'web'" in bench.warnings[0]
+        assert "The inventory has a host 'web'" in bench.warnings[0]
     hosts = {"cnvm_hosts": {"hosts": HOSTS}, "bastions": {"hosts": {"db": {"ansible_host": "192.0.2.81"}}}}
     (bench.folder / "hosts.json").write_text(json.dumps(hosts))
     bench.options.update(hosts={}, inventory=["hosts.json"])

@@ -304,7 +304,7 @@ def test_what_has_stopped_for_post_copy_is_started_anew(roll_back: t.Callable[[S
 def test_what_libvirt_has_lost_meanwhile_is_told(
     roll_back: t.Callable[..., t.Optional[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not so one that somebody has undefined while it stands still: it goes on."""
+    """(One that somebody has only undefined, while it stands still, libvirt has as long as that runs.)"""
     with pytest.raises(HostError, match="does not know the guest 'web' any more"):
         roll_back(t.cast("t.Any", None))
 

@@ -48,7 +48,6 @@ class Guest:
         self.now = (state, reason)
         self.arriving = False
         self.persistent = True
-        self.starts = 0
         self.calls: list[str] = []
 
     def jobInfo(self) -> list[int]:
@@ -74,9 +73,6 @@ class Guest:
     def setAutostart(self, value: int) -> None:
         if not self.persistent:
             raise fake_libvirt.FakeError(errors.OPERATION_INVALID, "cannot set autostart for transient domain")
-
-    def autostart(self) -> int:
-        return self.starts
 
     def destroy(self) -> None:
         self.calls.append("destroy")
@@ -203,8 +199,10 @@ def test_what_is_gone_is_not_owned(
     ],
 )
 def test_what_can_never_be_whole_is_started_anew(
-    there: t.Callable[[int, int], Guest], state: int, reason: int, running: bool, calls: list[str]
-) -> None:
+    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch, state: int, reason: int, running: bool,
+    calls: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
     each, journal = there(state, reason), {**JOURNAL, "running": running}
     guest_target.end_copy(HOST, "web", journal)
     assert not each.isActive()
@@ -214,27 +212,43 @@ def test_what_can_never_be_whole_is_started_anew(
 
 
 @pytest.mark.parametrize(
-    ("booted", "starts", "reason", "started"),
+    ("booted", "enabled", "reason", "started"),
     [
         # Its QEMU has died: whether it starts with the host says nothing of that.
-        (False, 0, 5, True),
-        (True, 1, 0, True),
-        (True, 0, 0, False),
-        (False, 1, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, False),
+        (False, False, 5, True),
+        (True, True, 0, True),
+        (True, False, 0, False),
+        (False, True, LIBRARY.VIR_DOMAIN_SHUTOFF_SHUTDOWN, False),
     ],
 )
 def test_what_died_before_the_move_was_over_is_started_anew(
-    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch, booted: bool, starts: int, reason: int,
+    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch, booted: bool, enabled: bool, reason: int,
     started: bool,
 ) -> None:  # fmt: skip
-    """The journal, by which it may be, is there until it runs; so the next that tries may start it, too."""
+    """The journal, by which it may be, is there until it runs."""
     monkeypatch.setattr(movedir, "boot_id", lambda: "later" if booted else "b")
     each = there(SHUTOFF, reason)
-    each.starts = starts
     noted = []
     monkeypatch.setattr(each, "create", lambda: noted.append(files.read_json(paths.journal_file("web"))))
-    assert guest_target.finish(HOST, "web", {**JOURNAL, "running": True, "boot_id": "b"}) is started
+    assert guest_target.finish(HOST, "web", {**JOURNAL, "running": True, "enabled": enabled}) is started
     assert [(one or {}).get("anew") for one in noted] == [True] * started
+    assert files.read_json(paths.journal_file("web")) is None
+
+
+def test_one_that_cannot_be_started_anew_is_told_and_in_no_move_any_more(
+    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody could do anything about it."""
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
+
+    def create() -> None:
+        raise fake_libvirt.FakeError(errors.INTERNAL_ERROR, "no memory")
+
+    monkeypatch.setattr(there(SHUTOFF, 5), "create", create)
+    with pytest.raises(HostError, match="web had ended here, and cannot be started anew") as caught:
+        guest_target.finish(HOST, "web", JOURNAL)
+    assert "no memory" in caught.value.message
+    assert "state: running" in caught.value.hint
     assert files.read_json(paths.journal_file("web")) is None
 
 

@@ -2160,6 +2160,22 @@ def test_what_a_snapshot_that_was_cut_off_has_left_makes_room_for_the_next(
     assert sorted(os.listdir(home)) == ["kept", "vda-1.qcow2", "vda.qcow2"]
 
 
+def test_nor_does_the_file_of_a_disk_go_that_was_taken_away_since(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that was cut off was to rest on it, and no guest has it any more."""
+    two = [{"size_mib": 1}, {"size_mib": 1}]
+    bring({**WEB, "state": "stopped", "disks": two})
+    with monkeypatch.context() as patch:
+        patch.setattr(guest_snapshots.Work, "_define", cut)
+        patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
+        with pytest.raises(Killed):
+            snap("one")
+    bring({**WEB, "state": "stopped", "disks": two[:1]})
+    snap("one")
+    assert sorted(os.listdir(place / "workloads/web/disks")) == ["vda-1.qcow2", "vda.qcow2", "vdb.qcow2"]
+
+
 def test_a_merge_of_a_guest_that_goes_on_writing(connection: FakeConnection, place: Path) -> None:
     bring(WEB)
     snap("one")

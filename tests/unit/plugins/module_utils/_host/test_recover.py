@@ -545,24 +545,46 @@ def test_what_was_not_fetched(
     assert ("started anew" in result["message"]) is ("anew" in asked)
 
 
-@pytest.mark.parametrize("kind", ["container", "guest"])
+@pytest.mark.parametrize("state", [records.TARGET_ACTIVE, records.TARGET_PREPARED])
 @pytest.mark.parametrize("anew", [True, False])
-def test_what_ended_after_it_had_run_there_is_never_brought_back_as_it_was(
-    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, anew: bool
+@pytest.mark.parametrize(("kind", "mode"), [("container", "stop_copy"), ("guest", "live"), ("guest", "post_copy")])
+def test_what_ended_after_it_may_have_run_there_is_never_brought_back_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, mode: str, anew: bool, state: str
 ) -> None:
-    """All of it had come, so what stands still here is old: it is the target's, be it that it was turned off there."""
+    """What stands still here is old: it is the target's, be it that it was turned off there. That it may run is written
+    there before it does."""
     lazy, calls = Lazy(False, []), []
     monkeypatch.setattr(lazy, "keeps", kinds.source(kind).keeps)
 
     class Peer:
         def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
             calls.append(op)
-            return active(alive=False) if op == "resume" else {"anew": anew}
+            if op == "activate":
+                raise HostError("It is gone.")
+            answer = active(alive=False)
+            return {**answer, "journal": {**answer["journal"], "state": state}} if op == "resume" else {"anew": anew}
 
-    committed(monkeypatch, lazy, Peer(), "live" if kind == "guest" else "stop_copy")
+    committed(monkeypatch, lazy, Peer(), mode)
     result = recover.recover_one(host, "web")
-    assert (calls, lazy.did) == (["resume", "anew", "finish"], ["let go"])
-    assert ("It had ended there, and was started anew" in result["message"]) is anew
+    assert ([op for op in calls if op != "activate"], lazy.did) == (["resume", "anew", "finish"], ["let go"])
+    assert ("started anew" in result["message"]) is anew
+
+
+def test_a_container_that_fetched_its_memory_goes_on_from_the_freeze(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the task has allowed."""
+    lazy, calls = Lazy(False, []), []
+    monkeypatch.setattr(lazy, "keeps", kinds.source("container").keeps)
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            calls.append(op)
+            return active(alive=False) if op == "resume" else {"generation": 5, "ran": True}
+
+    committed(monkeypatch, lazy, Peer(), "post_copy")
+    assert recover.recover_one(host, "web")["outcome"] == "source"
+    assert (calls, lazy.did) == (["resume", "give_back"], ["roll back"])
 
 
 def test_the_source_says_that_what_it_gave_away_was_undefined_by_hand(

@@ -36,7 +36,7 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "machines": (["pc-q35-9.0"], "machine: the QEMU of host2 has no machine pc-q35-10.0"),
     "qemu": (9_002_000, "QEMU: host2 has 9.2.0, older than 10.0.13"),
     "cpu": ("it lacks avx2", "it lacks avx2"),
-    "firmware": (["/usr/share/OVMF/OVMF_CODE_4M.fd"], "firmware: host2 has no /usr/share/OVMF/OVMF_CODE_4M.fd of that"),
+    "firmware": (["/usr/share/OVMF/OVMF_CODE_4M.fd"], "firmware: host2 has no /usr/share/OVMF/OVMF_CODE_4M.fd, or"),
     "name_taken": (True, "name: host2 has another domain called web"),
     "uuid_taken": ("other", "uuid: the UUID of web is that of other"),
     "macs_taken": ({"52:54:00:00:00:01": "other"}, "MAC 52:54:00:00:00:01 is that of other"),
