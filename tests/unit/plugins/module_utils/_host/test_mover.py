@@ -339,6 +339,20 @@ def test_what_failed_first_is_told_also_when_the_rest_fails(
     assert files.read_json(paths.journal_file("web")) is not None
 
 
+@pytest.mark.parametrize(
+    ("runs_early", "keeps", "outcome"),
+    [(False, False, "source"), (True, False, "waiting"), (True, True, "source")],
+)
+def test_what_may_have_run_there_is_not_demanded_back(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, runs_early: bool, keeps: bool, outcome: str
+) -> None:
+    """Where it is started anew what it did there is not lost."""
+    monkeypatch.setattr(Peer, "fails", "activate")
+    monkeypatch.setattr(Steps, "let_run", lambda self: runs_early)
+    monkeypatch.setattr(Source, "keeps", lambda self, journal: keeps)
+    assert move.run()["outcome"] == outcome
+
+
 @pytest.mark.parametrize("file", ["move.json", "status"])
 def test_no_room_at_the_moment_at_which_it_is_to_stand_still(
     move: mover.Move, monkeypatch: pytest.MonkeyPatch, file: str
