@@ -202,7 +202,7 @@ class Guest:
             seconds=PATIENCE_S,
         )
         # It was filled once, and never written to again.
-        assert found.split()[0] in self.sums()
+        assert found.split()[0] in self.sums(), (found, self.sums())
 
     def settle(self, host: Host, *, running: bool = True) -> None:
         """Wait until both hosts are as if there had never been a move, with the guest on ``host``."""
@@ -338,7 +338,9 @@ class Guest:
     def said(self, host: Host, word: str) -> list[str]:
         """The lines of its console on a host that begin with a word, also of what it said before it went away."""
         logs = f"/var/log/cnvm/moves/*/{self.name}.log /var/log/cnvm/guests/{self.name}.log"
-        return host.sh(f"grep -ahs '^{word} ' {logs} || true").splitlines()
+        # UEFI paints its screen, and what is said next is on the same line.
+        script = rf"cat {logs} 2>/dev/null | sed 's/\x1b\[[0-9;=?]*[A-Za-z]//g' | grep -a '^{word} ' || true"
+        return host.sh(script).splitlines()
 
     def stays_at(self, source: Host, result: t.Mapping[str, t.Any], *, client: bool = True) -> None:
         """The move failed, the guest goes on at its source; a second try succeeds."""
