@@ -210,7 +210,8 @@ class Guest:
             end = time.monotonic() + PATIENCE_S
             while left := self.remains(one, host, running=running):
                 assert time.monotonic() < end, f"left on {one.name}: {left}"
-                time.sleep(0.3)
+                # To look costs more than to wait.
+                time.sleep(0.5)
 
     def remains(self, host: Host, owner: Host, *, running: bool = True) -> dict[str, t.Any]:
         """What a move has left on ``host``, and what ``owner`` lacks."""
@@ -313,6 +314,14 @@ class Guest:
         assert result["outcome"] == "target", result
         self.settle(move.target)
         return move.target
+
+    def recover(self) -> None:
+        """What the playbook does: end what was interrupted, and then what had to wait for the other host."""
+        for dummy in range(2):
+            done = [host.run("cnvm-host", "recover", self.name, seconds=PATIENCE_S) for host in self.movers]
+            outcomes = {one["outcome"] for each in done for one in json.loads(each.stdout)["results"]}
+            if not outcomes & {"waiting", "busy"}:
+                return
 
     def arrives(self, move: Move) -> None:
         """The move comes to its end, with the guest at its target."""

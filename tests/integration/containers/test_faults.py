@@ -165,6 +165,8 @@ def test_criu_killed_while_held(app: App) -> None:
     """On the target, with the restored copy standing still in the hook: an orphan that never ran."""
     move = held(app)
     kill(move.target, RESTORE)
+    asked = ("pgrep", "-f", f"[{RESTORE[0]}]{RESTORE[1:]}")
+    eventually("CRIU is gone", lambda: move.target.run(*asked, check=False).returncode == 1)
     kill(move.target, SERVE, CONT)
     result = move.result()
     assert result["frozen_ms"] < 30_000, result

@@ -257,7 +257,7 @@ def test_ssh_killed_at_the_handover(guest: Guest) -> None:
     go_on(move)
     result = move.result()
     assert result["outcome"] in ("waiting", "target"), result
-    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.recover()
     guest.check(move.target, [move.source, move.target])
 
 
@@ -366,7 +366,7 @@ def test_link_cut_before_its_source_hears_of_it(guest: Guest) -> None:
         result = move.result()
         assert result["outcome"] == "waiting", result
         assert [guest.look(host)["state"] for host in (move.source, move.target)] == ["paused", "running"]
-    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.recover()
     guest.check(move.target, [move.source, move.target])
 
 
@@ -383,7 +383,7 @@ def test_it_ends_before_its_source_hears_of_it(guest: Guest, ended: str) -> None
         else:
             move.target.run("virsh", "destroy", guest.name)
         eventually("it has ended", lambda: guest.look(move.target)["state"] == "shut off")
-    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.recover()
     if ended == "turned off":
         guest.settle(move.target, running=False)
         move.target.run("virsh", "start", guest.name)
@@ -452,7 +452,7 @@ def test_target_fills_up_at_the_handover(guest: Guest) -> None:
         assert [guest.look(host)["state"] for host in (source, target)] == ["paused", "paused"]
         assert guest.look(target)["owner"] == {}
         target.run("rm", f"{directory}/full")
-        playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+        guest.recover()
         guest.check(target, [source, target])
         guest.check(guest.move(), [source, target, source])
     finally:
@@ -543,7 +543,7 @@ def test_target_loses_power(bare: Guest, at: str) -> None:
         guest.counts_on(move.source)
     guest.boots(move.target)
     if decided:
-        playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+        guest.recover()
     if at == "active":
         guest.begins_anew(move.target, [move.source, move.target])
     else:
@@ -573,7 +573,7 @@ def test_source_loses_power(bare: Guest, at: str) -> None:
     if not decided:
         assert guest.stays() == [move.source.name]
     guest.boots(move.source)
-    playbook("cnvm.platform.recover", "-e", f"guest={guest.name}")
+    guest.recover()
     if decided:
         guest.check(move.target, [move.source, move.target])
     else:
@@ -621,7 +621,7 @@ def test_host_loses_power_in_the_drain(lazy: Guest, side: str) -> None:
         result = move.result()
         assert result["outcome"] == "waiting", result
     lazy.boots(gone)
-    playbook("cnvm.platform.recover", "-e", f"guest={lazy.name}")
+    lazy.recover()
     lazy.begins_anew(move.target, [move.source, move.target])
 
 

@@ -68,27 +68,34 @@ def victims() -> list[int]:
     return [pid for pid, _comm, line in processes(everybody()) if ASKED["victim"] in line] if "victim" in ASKED else []
 
 
-def watched(directory: str) -> list[int]:
-    """Readable when a file in it has been written or replaced (inotify(7)); nothing where it is not there yet."""
-    libc = ctypes.CDLL(None)
-    fd = libc.inotify_init1(os.O_NONBLOCK)
-    moved_to, close_write = 0x80, 0x8
-    return [fd] if libc.inotify_add_watch(fd, directory.encode(), moved_to | close_write) >= 0 else []
+libc = ctypes.CDLL(None)
+CREATE, MOVED_TO, CLOSE_WRITE = 0x100, 0x80, 0x8
+
+
+def watch(fd: int) -> bool:
+    """Have ``fd`` tell when a file there is written or replaced (inotify(7)), also in directories that have come since;
+    whether there are any."""
+    where, mask = os.path.dirname(ASKED["file"]), CREATE | MOVED_TO | CLOSE_WRITE
+    places = (where.partition("/*")[0], *glob.glob(where))
+    return sum(libc.inotify_add_watch(fd, place.encode(), mask) >= 0 for place in places) > 0
 
 
 # What is watched goes on for some ms only after what is waited for: this program must not wait for a processor then.
 with contextlib.suppress(OSError):
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 print("ready", flush=True)
-changes = watched(os.path.dirname(ASKED["file"])) if "file" in ASKED else []
+changes = [libc.inotify_init1(os.O_NONBLOCK)] if "file" in ASKED else []
 end = time.monotonic() + 90
 looked = 0.0
 known: list[int] = []
-while not (pids := found()) and time.monotonic() < end:
+while True:
+    told = bool(changes) and watch(changes[0])
+    if (pids := found()) or time.monotonic() > end:
+        break
     gone = not known or not all(os.path.exists(f"/proc/{pid}") for pid in known)
     if gone and time.monotonic() - looked > 0.1:
         known, looked = victims(), time.monotonic()
-    for fd in select.select(changes, (), (), 0.001)[0]:
+    for fd in select.select(changes, (), (), 0.01 if told else 0.001)[0]:
         os.read(fd, 4096)
 if pids and "victim" in ASKED:
     # One that was seen may be another program by now: what had just been forked was not yet what it was to be.
