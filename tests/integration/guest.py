@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -361,16 +362,17 @@ class Guest:
 
 @contextlib.contextmanager
 def userfaultfd(guest: Guest, value: str) -> t.Iterator[None]:
-    """Let QEMU have pages fetched that a guest touches, or not. (All hosts have one kernel: it is put back.)"""
-    word = "vm.unprivileged_userfaultfd"
-    before = {host.name: host.run("sysctl", "-n", word).stdout.strip() for host in guest.movers}
-    for host in guest.movers:
+    """Let QEMU have pages fetched that a guest touches, or not. All hosts have one kernel, also those of tests that run
+    at the same time: they take turns, and it is put back."""
+    word, host = "vm.unprivileged_userfaultfd", guest.fleet["host3"]
+    with open(CACHE.parent / "userfaultfd.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = host.run("sysctl", "-n", word).stdout.strip()
         host.run("sysctl", "-qw", f"{word}={value}")
-    try:
-        yield
-    finally:
-        for host in guest.movers:
-            host.run("sysctl", "-qw", f"{word}={before[host.name]}", check=False)
+        try:
+            yield
+        finally:
+            host.run("sysctl", "-qw", f"{word}={before}")
 
 
 def sound(host: Host, path: str) -> None:
