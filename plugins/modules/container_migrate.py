@@ -230,9 +230,9 @@ criu:
   sample: {"frozen_time": 84001, "pages_written": 19947}
 left_behind:
   description:
-    - It is on the target, but the move could not be ended. Not all that was left on the source could be removed, or it
-      had died on the target by then, and cannot be started anew. Why, and what to do.
-  returned: when the move could not be ended
+    - It runs on the target, but not all that was left on the source could be removed; why.
+      M(cnvm.platform.container_recover) ends it.
+  returned: when the source could not be tidied
   type: str
   sample: /var/lib/cnvm/workloads/web/bundle cannot be removed. The playbook cnvm.platform.recover ends it.
 failed_phase:

@@ -253,9 +253,9 @@ timeline:
       sample: {"memory": 60416021, "disks": 8716288}
 left_behind:
   description:
-    - It is on the target, but the move could not be ended. Not all that was left on the source could be removed, or it
-      had died on the target by then, and cannot be started anew. Why, and what to do.
-  returned: when the move could not be ended
+    - It is on the target, but not all that was left on the source could be removed; or it had died on the target by
+      then, and cannot be started anew. Why, and what to do.
+  returned: when the move did not end as it should
   type: str
   sample: libvirt could not remove the guest 'web'. The playbook cnvm.platform.recover ends it.
 failed_phase:

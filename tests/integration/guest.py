@@ -323,6 +323,7 @@ class Guest:
             outcomes = {one["outcome"] for each in done for one in json.loads(each.stdout)["results"]}
             if not outcomes & {"waiting", "busy"}:
                 return
+        raise AssertionError([each.stdout for each in done])
 
     def arrives(self, move: Move) -> None:
         """The move comes to its end, with the guest at its target."""

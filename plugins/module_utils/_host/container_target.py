@@ -306,6 +306,11 @@ def is_alive(name: str, journal: t.Mapping[str, t.Any]) -> bool:
     return journal["boot_id"] == movedir.boot_id() and freezer.populated(paths.payload_cgroup(name))
 
 
+def has_run(name: str, journal: t.Mapping[str, t.Any]) -> bool:
+    """Whether it has come alive here."""
+    return bool(journal["state"] == records.TARGET_ACTIVE)
+
+
 def has_arrived(name: str, journal: t.Mapping[str, t.Any]) -> bool:
     """Whether what is prepared here is whole: it is noted as prepared only then."""
     return True

@@ -32,7 +32,11 @@ def _of(
     for name in ownership.names(ownership.GUEST):
         definition = files.read_json(paths.definition_file(name)) or {}
         # Of one in a pool that is gone only libvirt may know where it was.
-        places = {guest_disks.placed(name, disk, pools.get(disk["pool"], "")) for disk in definition.get("disks") or ()}
+        places = {
+            guest_disks.placed(name, disk, pools.get(disk["pool"], ""))
+            for disk in definition.get("disks") or ()
+            if disk["path"] or not disk["pool"] or disk["pool"] in pools
+        }
         disks[name] = places | disks.get(name, set())
     # What lies behind a network has no path here.
     real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in disks.items()}

@@ -269,13 +269,11 @@ class Leaving(kinds.Leaving):
         if not thread.is_alive() or state != guest_plan.PAUSED:
             raise HostError(f"{self.name} does not stand still at the moment of the handover.", hint="It is kept here.")
 
-    def let_run(self) -> bool:
+    def let_run(self) -> None:
         """With post-copy libvirt lets it run, once the target has written that it may."""
-        if self._tunnel is None or not self._post_copy:
-            return False
-        self.move.channel.call("own", timeout_s=20, mode=self.move.mode)
-        self._tunnel.let_run()
-        return True
+        if self._tunnel is not None and self._post_copy:
+            self.move.channel.call("own", timeout_s=20, mode=self.move.mode)
+            self._tunnel.let_run()
 
     def drain(self) -> None:
         """Until the target has all memory. From now on what is here is old: nobody goes on with it in any case."""

@@ -94,13 +94,14 @@ def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[s
     handover.check_not_given_back(name, journal)
     start = time.monotonic()
     check_held(name, journal)
+    if journal["mode"] == migration.OFFLINE:
+        # It is not started by that: its owner record names another host.
+        _define(name, journal)
     handover.own(name, journal)
     if journal["needs"].get("post_copy"):
         _see_it_run(name, timeout_s)
     elif journal["mode"] != migration.OFFLINE:
         _resume(name, timeout_s)
-    else:
-        _define(name, journal)
     running_ms = round((time.monotonic() - start) * 1000, 1)
     files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
     return {"running_ms": running_ms, "generation": journal["generation"] + 1}
@@ -169,12 +170,30 @@ def has_arrived(name: str, journal: Record) -> bool:
     """Whether what is held here is whole. libvirt keeps a guest's definition only once it has all of the guest."""
     if journal["mode"] == migration.OFFLINE or ownership.owned_here(name):
         return True
-    found: list[bool] = []
+    kept, _runs = _kept_here(name, journal)
+    return kept
+
+
+def has_run(name: str, journal: Record) -> bool:
+    """Whether it may have. With post-copy libvirt lets it run, and not before it keeps its definition."""
+    if journal["state"] == records.TARGET_ACTIVE:
+        return True
+    if not ownership.owned_here(name) or journal["mode"] == migration.OFFLINE:
+        return False
+    kept, runs = _kept_here(name, journal)
+    return runs or (kept and bool(journal["needs"].get("post_copy")))
+
+
+def _kept_here(name: str, journal: Record) -> tuple[bool, bool]:
+    """Whether libvirt would know the guest that came with this move when it had ended, and whether it runs."""
+    found: list[tuple[bool, bool]] = []
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
+        found[:] = [(False, False)]
         with libvirt.doing(f"tell whether the guest {name!r} has arrived"):
-            found[:] = [each is not None and each.UUIDString() == journal["uuid"] and bool(each.isPersistent())]
+            if each is not None and each.UUIDString() == journal["uuid"]:
+                found[:] = [(bool(each.isPersistent()), _state(each) == guest_plan.RUNNING)]
 
     guest_source.patiently(work)
     return found[0]
@@ -253,6 +272,7 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
         raise HostError(
             f"{name} had ended here, and cannot be started anew: {error.message}",
             hint="Its disks are whole. Start it when that is mended (cnvm.platform.guest, state: running).",
+            over=True,
         ) from error
     finally:
         movedir.end_journal(name)

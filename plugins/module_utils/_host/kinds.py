@@ -66,9 +66,8 @@ class Leaving:
         """HostError when it does not stand still here at the moment of the handover."""
         raise NotImplementedError
 
-    def let_run(self) -> bool:
-        """The target has the word. What follows is its ``activate``; whether it may run already."""
-        return False
+    def let_run(self) -> None:
+        """The target has the word. What follows is its ``activate``."""
 
     def drain(self) -> None:
         """Until the target has what it still fetches from here (post-copy)."""
@@ -191,6 +190,9 @@ class Target(t.Protocol):
     def is_alive(self, name: str, journal: Record) -> bool:
         """Whether the copy that came with this move (not one of an earlier boot) is still there."""
 
+    def has_run(self, name: str, journal: Record) -> bool:
+        """Whether the copy that came with this move may have done something, be it that it has ended since."""
+
     def has_arrived(self, name: str, journal: Record) -> bool:
         """Whether what is prepared here is whole: what a source that died may have left so."""
 
@@ -205,7 +207,7 @@ class Target(t.Protocol):
 
     def finish(self, host: Host, name: str, journal: Record) -> t.Optional[bool]:
         """The source has let go: the move is over. Started again if it is to run and does not; whether it was. None
-        when it is not there any more."""
+        when it is not there any more. HostError with ``over`` in its details when it cannot be started."""
 
     def end_copy(self, host: Host, name: str, journal: Record) -> None:
         """End a copy that can never be whole; its files stay, it may be started anew."""

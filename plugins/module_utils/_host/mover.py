@@ -53,8 +53,6 @@ class Move:
         self._report = report
         self._runs = True
         self._frozen = False
-        # Whether the copy on the target may have done something.
-        self._ran = False
         self._alive_at = 0.0
         self._end = time.monotonic() + request["timeout_s"]
 
@@ -172,10 +170,9 @@ class Move:
         self.steps.check_still()
         handover.commit(self.name, self.owner, self.there["host_id"], self.channel.peer)
         self.time.begin("activate")
-        self._ran = self.steps.let_run()
+        self.steps.let_run()
         limit = self.steps.activate_limit_s
         self.result.update(self.channel.call("activate", timeout_s=limit + 10, limit_s=limit))
-        self._ran = True
         self._stood_still()
         self._frozen = False
         freezer.hurry(False)
@@ -198,7 +195,8 @@ class Move:
         except PeerError:
             return  # as soon as the target hears that the line is dead, it ends the move by itself
         except CnvmError as error:
-            self.result["left_behind"] = f"On {self.channel.peer}: {error.message} {error.hint or _ENDS_IT}"
+            ends_it = error.hint if error.details.get("over") else _ENDS_IT
+            self.result["left_behind"] = f"On {self.channel.peer}: {error.message} {ends_it}"
             return
         if answer.pop("anew", False):
             said = f"{self.name} had ended on {self.channel.peer} by then; it was started anew there with its files."
@@ -240,7 +238,7 @@ class Move:
     def _fail_committed(self, error: CnvmError, undone: list[str]) -> str:
         """The target has the word. It gives the workload back, or nothing is done until it can be asked."""
         try:
-            if isinstance(error, PeerError) or (self._ran and not self._source.keeps(self.journal)):
+            if isinstance(error, PeerError):
                 raise error
             back = self.channel.call("give_back", timeout_s=90)
         except CnvmError as lost:

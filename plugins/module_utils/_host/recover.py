@@ -225,14 +225,11 @@ def _settle(
         return _outcome(name, "source", f"{peer} has nothing of {name}; {here}.")
     problem = "its copy has ended"
     alive = bool(there.get("alive")) and not given_back
-    # It is written that it is the target's before it may run there.
-    ran = theirs["state"] == records.TARGET_ACTIVE or (
-        record.get("owner") == there["identity"]["host_id"] and generation > journal["generation"]
-    )
+    ran = bool(there.get("ran", theirs["state"] == records.TARGET_ACTIVE))
     if theirs["state"] != records.TARGET_ACTIVE and not given_back:
         try:
             channel.call("activate", timeout_s=60, limit_s=30)
-            alive = ran = True
+            alive = True
         except _NOT_ALIVE as error:
             # What is held there stands still.
             alive, problem = False, error.message
@@ -248,12 +245,22 @@ def _settle(
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
-    end = channel.call("finish", timeout_s=120)
+    try:
+        end = channel.call("finish", timeout_s=120)
+    except HostError as error:
+        return _over(name, error)
     if end.get("gone"):
         return _outcome(name, "target", f"{name} went to {peer}; the move is over, but {kinds.is_gone(name, peer)}")
     if end.get("anew"):
         lost = lost or "It had ended there, and was started anew with its files."
     return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
+
+
+def _over(name: str, error: HostError) -> dict[str, t.Any]:
+    """The move of a workload that cannot be started anew where it is now is over all the same: ``finish`` says so."""
+    if not error.details.get("over"):
+        raise error
+    return _outcome(name, "target", f"The move of {name} is over, but it does not run. {error}")
 
 
 def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -310,7 +317,10 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     if following == "activate":
         return _go(host, journal)
     if following == "done" and decided == records.DECIDED_COMMIT and ended:
-        started = kinds.target_of(journal).finish(host, name, journal)
+        try:
+            started = kinds.target_of(journal).finish(host, name, journal)
+        except HostError as error:
+            return _over(name, error)
         if started is None:
             return _outcome(name, "target", f"{peer} had let {name} go, but {_is_gone_here(name)}")
         anew = " It had ended, and was started anew with its files." if kinds.was_anew(journal, started) else ""
@@ -328,17 +338,17 @@ def _is_gone_here(name: str) -> str:
 def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     """The source had committed: let the held copy run, or give the container back when that is gone."""
     name, peer = journal["name"], journal["peer"]
-    may_have_run = ownership.owned_here(name)
+    target = kinds.target_of(journal)
+    keeps = kinds.source_of(journal).keeps(journal) or not target.has_run(name, journal)
     try:
-        kinds.target_of(journal).activate(host, name, journal, 30)
+        target.activate(host, name, journal, 30)
         text = f"{name} runs here; {peer} still has its frozen copy and ends the move."
     except _NOT_ALIVE as error:
-        if may_have_run and not kinds.source_of(journal).keeps(journal):
-            # Its source has it started anew.
-            text = f"{name} has ended here; {peer} ends the move."
-        else:
+        if keeps:
             handover.give_back(host, name, journal)
             text = f"{name} was given back to {peer}: {error.message}"
+        else:
+            text = f"{name} does not come alive here ({error.message}). {peer} has it started anew, or left off."
     _wake(host, journal)
     return _outcome(name, "waiting", text)
 
@@ -377,7 +387,10 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     if not whole:
         target.end_copy(host, name, journal)
         handover.own(name, journal)
-    started = target.finish(host, name, journal)
+    try:
+        started = target.finish(host, name, journal)
+    except HostError as error:
+        return _over(name, error)
     if started is None:
         return _outcome(name, "target", f"{peer} was declared dead, and {_is_gone_here(name)}")
     runs = started or (whole and bool(journal.get("running")))

@@ -232,7 +232,10 @@ class Conversation:
         ``anew``: whether it will; what was turned off stays off.
         """
         self._target().end_copy(self.host, self.name, self.journal)
-        self.journal = files.read_json(paths.journal_file(self.name)) or {}
+        # Its source lets go now. Should nobody say so, who comes later finds that this is to be ended here.
+        noted = files.read_json(paths.journal_file(self.name)) or self.journal
+        self.journal = {**noted, "state": records.TARGET_ACTIVE}
+        files.write_json(paths.journal_file(self.name), self.journal)
         return {"anew": bool(self.journal.get("anew"))}
 
     def give_up(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
@@ -241,7 +244,11 @@ class Conversation:
         return {}
 
     def give_back(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
-        """After the commit: kill this copy for good."""
+        """After the commit: kill this copy for good. Refused once it has run, unless what it did may be lost."""
+        promised = records.given_back(files.read_json(paths.owner_file(self.name)), self.journal["generation"])
+        keeps = kinds.source_of(self.journal).keeps(self.journal)
+        if not promised and not keeps and self._target().has_run(self.name, self.journal):
+            raise Refused(f"{self.name} has run here, and is not given back.")
         return handover.give_back(self.host, self.name, self.journal)
 
     def resume(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
@@ -257,6 +264,7 @@ class Conversation:
         return {
             "journal": self.journal or None, "owner": owner, "identity": ownership.host_identity(),
             "alive": bool(self.journal) and self._target().is_alive(self.name, self.journal),
+            "ran": bool(self.journal) and self._target().has_run(self.name, self.journal),
         }  # fmt: skip
 
     def wake(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:

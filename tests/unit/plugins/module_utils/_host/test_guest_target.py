@@ -265,6 +265,33 @@ def test_a_move_ends_also_when_somebody_has_undefined_the_guest(
     assert files.read_json(paths.journal_file("web")) is None
 
 
+@pytest.mark.parametrize(
+    ("state", "post_copy", "owner", "now", "kept", "ran"),
+    [
+        ("active", False, "T", SHUTOFF, True, True),
+        ("prepared", False, "T", PAUSED, True, False),
+        # libvirt's daemon died when it had let it run.
+        ("prepared", False, "T", RUNNING, True, True),
+        ("prepared", False, "T", SHUTOFF, True, False),
+        # libvirt lets it run itself, as soon as it keeps it; when it has ended nobody knows.
+        ("prepared", True, "T", SHUTOFF, True, True),
+        ("prepared", True, "T", PAUSED, False, False),
+        ("prepared", True, "S", PAUSED, True, False),
+    ],
+)
+def test_whether_a_copy_may_have_run(
+    there: t.Callable[[int, int], Guest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, post_copy: bool,
+    owner: str, now: int, kept: bool, ran: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(paths, "HOST_FILE", str(tmp_path / "host.json"))
+    files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
+    files.write_json(paths.owner_file("web"), {"owner": owner})
+    there(now, 1).persistent = kept
+    journal = {**JOURNAL, "mode": "live", "state": state, "uuid": "u", "needs": {"post_copy": post_copy}}
+    assert guest_target.has_run("web", journal) is ran
+    assert not guest_target.has_run("web", {**journal, "state": "prepared", "mode": "offline"})
+
+
 def test_a_template_is_waited_for_until_the_source_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 

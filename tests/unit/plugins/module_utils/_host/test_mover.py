@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     files,
@@ -339,18 +339,23 @@ def test_what_failed_first_is_told_also_when_the_rest_fails(
     assert files.read_json(paths.journal_file("web")) is not None
 
 
-@pytest.mark.parametrize(
-    ("runs_early", "keeps", "outcome"),
-    [(False, False, "source"), (True, False, "waiting"), (True, True, "source")],
-)
-def test_what_may_have_run_there_is_not_demanded_back(
-    move: mover.Move, monkeypatch: pytest.MonkeyPatch, runs_early: bool, keeps: bool, outcome: str
+@pytest.mark.parametrize(("refused", "outcome"), [(False, "source"), (True, "waiting")])
+def test_what_has_run_there_is_not_given_back(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, refused: bool, outcome: str
 ) -> None:
-    """Where it is started anew what it did there is not lost."""
+    """The target knows whether it has. Who comes later has it started anew there."""
+    call = Peer.call
+
+    def answer(self: Peer, op: str, **args: t.Any) -> dict[str, t.Any]:
+        if refused and op == "give_back":
+            raise Refused("web has run here, and is not given back.")
+        return call(self, op, **args)
+
+    monkeypatch.setattr(Peer, "call", answer)
     monkeypatch.setattr(Peer, "fails", "activate")
-    monkeypatch.setattr(Steps, "let_run", lambda self: runs_early)
-    monkeypatch.setattr(Source, "keeps", lambda self, journal: keeps)
-    assert move.run()["outcome"] == outcome
+    result = move.run()
+    assert result["outcome"] == outcome
+    assert ("has run here" in result["rolled_back"][-1]) is refused
 
 
 @pytest.mark.parametrize("file", ["move.json", "status"])

@@ -153,6 +153,9 @@ class Kind:
     def let_go(self, host: Host, journal: dict[str, t.Any]) -> None:
         self.did.append("let go")
 
+    def keeps(self, journal: dict[str, t.Any]) -> bool:
+        return False
+
 
 @pytest.fixture
 def booted(host: Host, monkeypatch: pytest.MonkeyPatch) -> Kind:
@@ -465,7 +468,9 @@ def test_what_does_not_come_alive_is_given_back(
     def activate(*args: t.Any) -> None:
         raise problem
 
-    monkeypatch.setattr(kinds, "target_of", lambda journal: types.SimpleNamespace(activate=activate))
+    ran: list[bool] = []
+    target = types.SimpleNamespace(activate=activate, has_run=lambda name, journal: bool(ran))
+    monkeypatch.setattr(kinds, "target_of", lambda journal: target)
     monkeypatch.setattr(handover, "give_back", lambda host, name, journal: calls.append("given back"))
     files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
     more = {"role": "target", "state": records.TARGET_PREPARED, "kind": "container"}
@@ -473,6 +478,12 @@ def test_what_does_not_come_alive_is_given_back(
     files.remove_file(paths.owner_file("web"))
     assert recover.recover_one(host, "web")["message"].startswith("web was given back to host1: ")
     assert "given back" in calls
+    # What has run here is not.
+    calls.clear()
+    ran.append(True)
+    said = recover.recover_one(host, "web")
+    assert (said["outcome"], "given back" in calls) == ("waiting", False)
+    assert "host1 has it started anew, or left off" in said["message"]
 
 
 class Lazy(Kind):
@@ -545,14 +556,20 @@ def test_what_was_not_fetched(
     assert ("started anew" in result["message"]) is ("anew" in asked)
 
 
-@pytest.mark.parametrize("state", [records.TARGET_ACTIVE, records.TARGET_PREPARED])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"state": records.TARGET_ACTIVE},
+        # It had run before that could be noted.
+        {"state": records.TARGET_PREPARED, "ran": True},
+    ],
+)
 @pytest.mark.parametrize("anew", [True, False])
 @pytest.mark.parametrize(("kind", "mode"), [("container", "stop_copy"), ("guest", "live"), ("guest", "post_copy")])
-def test_what_ended_after_it_may_have_run_there_is_never_brought_back_as_it_was(
-    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, mode: str, anew: bool, state: str
+def test_what_ended_after_it_had_run_there_is_never_brought_back_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, mode: str, anew: bool, theirs: dict[str, t.Any]
 ) -> None:
-    """What stands still here is old: it is the target's, be it that it was turned off there. That it may run is written
-    there before it does."""
+    """What stands still here is old: it is the target's, be it that it was turned off there."""
     lazy, calls = Lazy(False, []), []
     monkeypatch.setattr(lazy, "keeps", kinds.source(kind).keeps)
 
@@ -562,12 +579,36 @@ def test_what_ended_after_it_may_have_run_there_is_never_brought_back_as_it_was(
             if op == "activate":
                 raise HostError("It is gone.")
             answer = active(alive=False)
-            return {**answer, "journal": {**answer["journal"], "state": state}} if op == "resume" else {"anew": anew}
+            answer["journal"]["state"] = theirs["state"]
+            return {**answer, **theirs} if op == "resume" else {"anew": anew}
 
     committed(monkeypatch, lazy, Peer(), mode)
     result = recover.recover_one(host, "web")
     assert ([op for op in calls if op != "activate"], lazy.did) == (["resume", "anew", "finish"], ["let go"])
     assert ("started anew" in result["message"]) is anew
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_one_that_cannot_be_started_anew_where_it_is_now_is_told(
+    host: Host, monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    """The move is over, and who asks again would hear nothing of it; unless the target could not even be asked."""
+    lazy = Lazy(False, [])
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            if op == "finish":
+                raise HostError("web had ended here, and cannot be started anew: no memory.", over=over)
+            return active(alive=False) if op == "resume" else {"anew": True}
+
+    committed(monkeypatch, lazy, Peer(), "live")
+    if not over:
+        with pytest.raises(HostError):
+            recover.recover_one(host, "web")
+        return
+    result = recover.recover_one(host, "web")
+    assert result["outcome"] == "target"
+    assert "cannot be started anew: no memory" in result["message"]
 
 
 def test_a_container_that_fetched_its_memory_goes_on_from_the_freeze(

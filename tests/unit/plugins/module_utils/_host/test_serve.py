@@ -185,6 +185,9 @@ def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> Non
         def is_alive(self, name: str, journal: dict[str, t.Any]) -> bool:
             return True
 
+        def has_run(self, name: str, journal: dict[str, t.Any]) -> bool:
+            return bool(journal["state"] == records.TARGET_ACTIVE)
+
         def activate(self, host: Host, name: str, journal: dict[str, t.Any], limit_s: float) -> dict[str, t.Any]:
             files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
             return {}
@@ -193,6 +196,10 @@ def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(recover, "resolve_in_background", lambda host, name: None)
     answers = ask(request("resume", name="web", move_id="m1"), request("activate", limit_s=1), request("anew"))
     assert answers[2] == {"result": {"anew": True}}
+    # Nor is it given back, whoever asks for that.
+    monkeypatch.setattr(kinds, "source_of", lambda journal: types.SimpleNamespace(keeps=lambda journal: False))
+    answers = ask(request("resume", name="web", move_id="m1"), request("give_back"))
+    assert (answers[0]["result"]["ran"], answers[1]["error"]["kind"]) == (True, "Refused")
     assert (files.read_json(paths.journal_file("web")) or {})["state"] == records.TARGET_ACTIVE
 
 

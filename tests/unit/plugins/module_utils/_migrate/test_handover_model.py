@@ -12,7 +12,8 @@ notes that it must ask before the copy is whole, not after.
 Faults, at any step: either host loses power, the link is cut (what was sent may still arrive), a mover, recovery or
 conversation is killed, an operation on the target fails, a copy dies on its own, CRIU dies and lets its container go.
 
-At every instant: at most one copy runs (I1). From every state, once both hosts and the link are back and ``recover``
+At every instant: at most one copy runs (I1), and none goes on from before what it did on the target, unless the rest of
+its memory was still to come (I4). From every state, once both hosts and the link are back and ``recover``
 has run on both, in either order: it runs in exactly one place and nothing of the move is left (I2, I3).
 
 ``before``: rules as they were when they had a hole; the check must find each of them again.
@@ -50,6 +51,7 @@ class World(t.NamedTuple):
     tdata: bool = False
     tp: str = "none"  # none, held, run
     tmem: bool = False  # all pages are there
+    tran: bool = False  # its copy has come alive: what it did is nowhere else
     t: t.Optional[tuple[t.Any, ...]] = None
     tunit: bool = False
     # Between them.
@@ -166,7 +168,8 @@ class Model:
                 "mover": self.mover,
                 "roll": [*roll, "give_up"],
                 "recover_roll": roll,
-                "back": ["give_back", *self.take_back(), *roll],
+                "back": ["ask_back", *self.take_back(), *roll],
+                "anew": ["anew", *self.leave()],
                 "take": [*self.take_back(), *roll],
                 "ask": ["resume"],
                 "finish": [*(["drained"] if self.mode == "post_copy" else []), *self.leave()],
@@ -228,7 +231,13 @@ class Model:
             return w._replace(s=("back", 0, False))
         if tj != records.TARGET_ACTIVE:
             return w._replace(s=("activate", 0, False))
-        return w._replace(s=("finish" if alive else "back", 0, False))
+        if alive:
+            return w._replace(s=("finish", 0, False))
+        return w._replace(s=("back" if self.may_lose() else "anew", 0, False))
+
+    def may_lose(self) -> bool:
+        """Whether what a copy has done that has ended on the target may be lost (``keeps``)."""
+        return self.mode == "post_copy" or "gives_back_what_has_run" in self.before
 
     # --- the target ---
 
@@ -316,7 +325,7 @@ class Model:
             return w._replace(to=(GENERATION + 1, "T"))
         if at == 2:
             return w._replace(tp="run", tunit=False) if alive else ("error",)
-        return w._replace(tj=records.TARGET_ACTIVE) if at == 3 else ("ok",)
+        return w._replace(tj=records.TARGET_ACTIVE, tran=True) if at == 3 else ("ok",)
 
     def op_drained(self, w: World, at: int) -> t.Any:
         if at == 0 and not w.tmem:
@@ -339,6 +348,21 @@ class Model:
         if at == 1:
             return w._replace(tdata=False) if w.to is None or w.to[1] != "T" else ("error",)
         return w._replace(tj=None) if at == 2 else ("ok",)
+
+    def op_anew(self, w: World, at: int) -> t.Any:
+        """It is started by ``finish``, or by who ends the move later."""
+        if at == 0:
+            return w._replace(tp="none", tunit=False)
+        if at == 1:
+            return w._replace(tj=records.TARGET_ACTIVE)
+        return ("ok",)
+
+    def op_ask_back(self, w: World, at: int) -> t.Any:
+        """``give_back``, when the source asks for it."""
+        promised = w.to is not None and w.to[0] >= GENERATION + 2
+        if at == 0 and w.tj == records.TARGET_ACTIVE and not promised and not self.may_lose():
+            return ("error",)
+        return self.op_give_back(w, at)
 
     def op_give_back(self, w: World, at: int) -> t.Any:
         if at == 0:
@@ -469,6 +493,8 @@ def explore(model: Model, most_faults: int) -> tuple[int, list[str]]:
         lost = lost_for_good(model, w)
         if lost:
             return len(before), [lost, *story(before, w)]
+        if w.tran and w.so[0] >= GENERATION + 2 and model.mode != "post_copy":
+            return len(before), ["what it did on the target is lost:", *story(before, w)]
         for first in "ST":
             if not ends_well(model, w, first, settled):
                 return len(before), [f"recover ({first} first) does not end it:", *story(before, w)]
@@ -550,6 +576,8 @@ def test_exactly_one_copy_whatever_happens(mode: str) -> None:
         ("stop_copy", "stays_dead"),
         ("cold", "forgets_before_it_starts"),
         ("cold", "cold_is_never_prepared"),
+        ("stop_copy", "gives_back_what_has_run"),
+        ("live", "gives_back_what_has_run"),
     ],
 )
 def test_the_check_finds_what_was_wrong_once(mode: str, rule: str) -> None:
