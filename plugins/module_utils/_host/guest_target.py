@@ -124,7 +124,17 @@ def _resume(name: str, timeout_s: float) -> None:
 def _see_it_run(name: str, timeout_s: float) -> None:
     """libvirt lets it run, when the source has it do so (post-copy)."""
     end = time.monotonic() + timeout_s
-    while (state := guest_source.state_here(name)) != guest_plan.RUNNING:
+    found: list[str] = []
+
+    def work(connection: libvirt.Connection) -> None:
+        each = libvirt.domain(connection, name)
+        found[:] = ["" if each is None else _state(each)]
+
+    while True:
+        guest_source.patiently(work)
+        (state,) = found
+        if state == guest_plan.RUNNING:
+            return
         if state != guest_plan.PAUSED or time.monotonic() > end:
             raise HostError(f"{name} did not come alive: it is {state or 'gone'}.", hint=f"See {_qemu_log(name)}.")
         time.sleep(0.01)
@@ -176,7 +186,7 @@ def has_arrived(name: str, journal: Record) -> bool:
 
 def has_run(name: str, journal: Record) -> bool:
     """Whether it may have. With post-copy libvirt lets it run, and not before it keeps its definition."""
-    if journal["state"] == records.TARGET_ACTIVE:
+    if journal["state"] == records.TARGET_ACTIVE or journal.get("anew"):
         return True
     if not ownership.owned_here(name) or journal["mode"] == migration.OFFLINE:
         return False

@@ -17,7 +17,7 @@ import time
 import typing as t
 
 from .._core import paths
-from .._core.errors import CnvmError, HostError, InputError, PeerError
+from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
 from .._core.names import check_name
 from .._migrate import plan, records
 from .._migrate.options import parse_request
@@ -241,6 +241,9 @@ class Move:
             if isinstance(error, PeerError):
                 raise error
             back = self.channel.call("give_back", timeout_s=90)
+        except Refused as refused:
+            undone.append(f"nothing: the move is not ended ({refused.message}) Run the playbook cnvm.platform.recover.")
+            return "waiting"
         except CnvmError as lost:
             undone.append(
                 f"nothing: {self.name} stands still here until {self.channel.peer} can be asked ({lost.message}) "

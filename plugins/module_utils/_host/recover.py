@@ -229,7 +229,7 @@ def _settle(
     if theirs["state"] != records.TARGET_ACTIVE and not given_back:
         try:
             channel.call("activate", timeout_s=60, limit_s=30)
-            alive = True
+            alive = ran = True
         except _NOT_ALIVE as error:
             # What is held there stands still.
             alive, problem = False, error.message
@@ -241,7 +241,11 @@ def _settle(
         anew, alive = channel.call("anew", timeout_s=90).get("anew"), True
         lost = kinds.memory_lost(name) if anew and journal["mode"] == plan.POST_COPY else ""
     if not alive:
-        back = channel.call("give_back", timeout_s=90)
+        try:
+            back = channel.call("give_back", timeout_s=90)
+        except Refused as error:
+            # It has run by now: the next who asks hears of it.
+            return _outcome(name, "waiting", f"{name} is at {peer}, and the move is not ended: {error}")
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
     _leave(host, journal)
@@ -249,6 +253,9 @@ def _settle(
         end = channel.call("finish", timeout_s=120)
     except HostError as error:
         return _over(name, error)
+    except PeerError as error:
+        # As soon as that one hears that the line is dead it ends the move by itself.
+        return _outcome(name, "target", f"{name} is on {peer}, which ends the move ({error.message}).")
     if end.get("gone"):
         return _outcome(name, "target", f"{name} went to {peer}; the move is over, but {kinds.is_gone(name, peer)}")
     if end.get("anew"):
@@ -339,12 +346,12 @@ def _go(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     """The source had committed: let the held copy run, or give the container back when that is gone."""
     name, peer = journal["name"], journal["peer"]
     target = kinds.target_of(journal)
-    keeps = kinds.source_of(journal).keeps(journal) or not target.has_run(name, journal)
     try:
         target.activate(host, name, journal, 30)
         text = f"{name} runs here; {peer} still has its frozen copy and ends the move."
     except _NOT_ALIVE as error:
-        if keeps:
+        now = files.read_json(paths.journal_file(name)) or journal
+        if kinds.source_of(journal).keeps(journal) or not target.has_run(name, now):
             handover.give_back(host, name, journal)
             text = f"{name} was given back to {peer}: {error.message}"
         else:

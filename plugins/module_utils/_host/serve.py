@@ -206,8 +206,8 @@ class Conversation:
             result = self._target().activate(self.host, self.name, self.journal, float(args["limit_s"]))
         finally:
             freezer.hurry(False)
-        # What follows writes the journal on: one that would say again that it was never active.
-        self.journal = files.read_json(paths.journal_file(self.name)) or {}
+            # What follows writes the journal on: one that would say again that it was never active.
+            self.journal = files.read_json(paths.journal_file(self.name)) or {}
         return result
 
     def announce(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
@@ -248,7 +248,8 @@ class Conversation:
         promised = records.given_back(files.read_json(paths.owner_file(self.name)), self.journal["generation"])
         keeps = kinds.source_of(self.journal).keeps(self.journal)
         if not promised and not keeps and self._target().has_run(self.name, self.journal):
-            raise Refused(f"{self.name} has run here, and is not given back.")
+            me = ownership.host_identity()["name"]
+            raise Refused(f"{self.name} has run on {me}, which does not give it back.")
         return handover.give_back(self.host, self.name, self.journal)
 
     def resume(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:

@@ -348,14 +348,14 @@ def test_what_has_run_there_is_not_given_back(
 
     def answer(self: Peer, op: str, **args: t.Any) -> dict[str, t.Any]:
         if refused and op == "give_back":
-            raise Refused("web has run here, and is not given back.")
+            raise Refused("web has run on host2, which does not give it back.")
         return call(self, op, **args)
 
     monkeypatch.setattr(Peer, "call", answer)
     monkeypatch.setattr(Peer, "fails", "activate")
     result = move.run()
     assert result["outcome"] == outcome
-    assert ("has run here" in result["rolled_back"][-1]) is refused
+    assert ("has run on host2" in result["rolled_back"][-1]) is refused
 
 
 @pytest.mark.parametrize("file", ["move.json", "status"])

@@ -588,6 +588,42 @@ def test_what_ended_after_it_had_run_there_is_never_brought_back_as_it_was(
     assert ("started anew" in result["message"]) is anew
 
 
+def test_what_came_alive_only_now_and_cannot_be_whole_is_started_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of its memory can never come."""
+    lazy, calls = Lazy(False, [False]), []
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            calls.append(op)
+            answer = active(alive=True)
+            answer["journal"]["state"] = records.TARGET_PREPARED
+            said = {"resume": {**answer, "ran": False}, "drained": {"ended": True, "drained": False}}
+            return said.get(op, {"anew": True})
+
+    committed(monkeypatch, lazy, Peer(), "post_copy")
+    assert recover.recover_one(host, "web")["outcome"] == "target"
+    assert (calls, lazy.did) == (["resume", "activate", "drained", "anew", "finish"], ["let go"])
+
+
+def test_a_target_that_is_not_heard_when_all_is_done_here_ends_it_by_itself(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy = Lazy(False, [])
+
+    class Peer:
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            if op == "finish":
+                raise PeerError("The connection was lost.", peer="host2")
+            return active(alive=True)
+
+    committed(monkeypatch, lazy, Peer(), "live")
+    result = recover.recover_one(host, "web")
+    assert (result["outcome"], lazy.did) == ("target", ["let go"])
+    assert "web is on host2, which ends the move (The connection was lost.)" in result["message"]
+
+
 @pytest.mark.parametrize("over", [True, False])
 def test_one_that_cannot_be_started_anew_where_it_is_now_is_told(
     host: Host, monkeypatch: pytest.MonkeyPatch, over: bool
