@@ -12,9 +12,10 @@ notes that it must ask before the copy is whole, not after.
 Faults, at any step: either host loses power, the link is cut (what was sent may still arrive), a mover, recovery or
 conversation is killed, an operation on the target fails, a copy dies on its own, CRIU dies and lets its container go.
 
-At every instant: at most one copy runs (I1), and none goes on from before what it did on the target, once that has noted
-that it runs, unless the rest of its memory was still to come (I4). From every state, once both hosts and the link are back and ``recover``
-has run on both, in either order: it runs in exactly one place and nothing of the move is left (I2, I3).
+At every instant: at most one copy runs (I1), and none goes on from before what another one did on the target, once that
+has noted that it runs, unless the rest of its memory was still to come (I4). From every state, once both hosts and the
+link are back and ``recover`` has run on both, in either order: it runs in exactly one place and nothing of the move is
+left (I2, I3).
 
 ``before``: rules as they were when they had a hole; the check must find each of them again.
 """
