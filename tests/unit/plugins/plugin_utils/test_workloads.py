@@ -228,7 +228,7 @@ def test_no_workload_becomes_another_host_of_the_inventory() -> None:
     known = {"db": {"ansible_host": "192.0.2.7"}, "db.host1": {}, "db.host1.guest": {}}
     found, (warning,) = _workloads.entries([place(guests=[GUEST])], Settings(), ({}, known))
     assert [entry.name for entry in found] == ["db.host1.guest.guest"]
-    assert "There is more than one 'db'" in warning
+    assert "The inventory has a host 'db'" in warning
 
 
 def test_a_workload_that_was_read_before_is_itself() -> None:
