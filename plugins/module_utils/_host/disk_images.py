@@ -77,8 +77,7 @@ def _made_of(wanted: Wanted) -> str:
 
 def _template_at(path: str) -> str:
     """The template whose image this is, by a name of it; '' for none."""
-    known = {digest: name for name, digest in templates.names().items()}
-    return next((known.get(digest, digest) for digest in templates.at(path)), "")
+    return next((word for digest in templates.at(path) for word in (*templates.names_of(digest), digest)), "")
 
 
 # -- Bringing images to what is wanted

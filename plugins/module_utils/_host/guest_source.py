@@ -30,6 +30,8 @@ from .system import Host
 if t.TYPE_CHECKING:
     from .mover import Move
 
+_T = t.TypeVar("_T")
+
 survey = guest_preflight.survey
 answers = libvirt.answers
 
@@ -352,14 +354,13 @@ def state_here(name: str) -> str:
     return "" if state is None else guest_plan.state_of(state[0])
 
 
-def patiently(work: t.Callable[[libvirt.Connection], object], limit_s: float = _PATIENCE_S) -> None:
-    """Do ``work``; again when libvirt's daemon was not there, or busy with the guest, a moment ago."""
+def patiently(work: t.Callable[[libvirt.Connection], _T], limit_s: float = _PATIENCE_S) -> _T:
+    """What ``work`` returns; done again when libvirt's daemon was not there, or busy with the guest, a moment ago."""
     end = time.monotonic() + limit_s
     while True:
         try:
             with libvirt.connect() as connection:
-                work(connection)
-            return
+                return work(connection)
         except libvirt.LibvirtError as error:
             if error.code not in _PASSING or time.monotonic() > end:
                 raise

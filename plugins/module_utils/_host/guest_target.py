@@ -124,17 +124,12 @@ def _resume(name: str, timeout_s: float) -> None:
 def _see_it_run(name: str, timeout_s: float) -> None:
     """libvirt lets it run, when the source has it do so (post-copy)."""
     end = time.monotonic() + timeout_s
-    found: list[str] = []
 
-    def work(connection: libvirt.Connection) -> None:
+    def look(connection: libvirt.Connection) -> str:
         each = libvirt.domain(connection, name)
-        found[:] = ["" if each is None else _state(each)]
+        return "" if each is None else _state(each)
 
-    while True:
-        guest_source.patiently(work)
-        (state,) = found
-        if state == guest_plan.RUNNING:
-            return
+    while (state := guest_source.patiently(look)) != guest_plan.RUNNING:
         if state != guest_plan.PAUSED or time.monotonic() > end:
             raise HostError(f"{name} did not come alive: it is {state or 'gone'}.", hint=f"See {_qemu_log(name)}.")
         time.sleep(0.01)
@@ -166,14 +161,13 @@ def is_alive(name: str, journal: Record) -> bool:
         return True
     if journal["boot_id"] != movedir.boot_id():
         return False
-    found: list[str] = []
 
-    def work(connection: libvirt.Connection) -> None:
+    def look(connection: libvirt.Connection) -> bool:
         each = libvirt.domain(connection, name)
-        found[:] = [] if each is None or each.UUIDString() != journal["uuid"] else [_state(each)]
+        ours = each is not None and each.UUIDString() == journal["uuid"]
+        return ours and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
 
-    guest_source.patiently(work)
-    return bool(found) and found[0] in (guest_plan.RUNNING, guest_plan.PAUSED)
+    return guest_source.patiently(look)
 
 
 def has_arrived(name: str, journal: Record) -> bool:
@@ -196,17 +190,15 @@ def has_run(name: str, journal: Record) -> bool:
 
 def _kept_here(name: str, journal: Record) -> tuple[bool, bool]:
     """Whether libvirt would know the guest that came with this move when it had ended, and whether it runs."""
-    found: list[tuple[bool, bool]] = []
 
-    def work(connection: libvirt.Connection) -> None:
+    def look(connection: libvirt.Connection) -> tuple[bool, bool]:
         each = libvirt.domain(connection, name)
-        found[:] = [(False, False)]
         with libvirt.doing(f"tell whether the guest {name!r} has arrived"):
-            if each is not None and each.UUIDString() == journal["uuid"]:
-                found[:] = [(bool(each.isPersistent()), _state(each) == guest_plan.RUNNING)]
+            if each is None or each.UUIDString() != journal["uuid"]:
+                return False, False
+            return bool(each.isPersistent()), _state(each) == guest_plan.RUNNING
 
-    guest_source.patiently(work)
-    return found[0]
+    return guest_source.patiently(look)
 
 
 def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
@@ -257,21 +249,18 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
     Its source is gone, so the move is over in each case. HostError when it cannot be started.
     """
     noted = files.read_json(paths.journal_file(name)) or {}
-    known: list[str] = []
-    dead: list[str] = []
 
-    def look(connection: libvirt.Connection) -> None:
+    def look(connection: libvirt.Connection) -> tuple[bool, bool]:
         each = libvirt.domain(connection, name)
-        known[:] = [] if each is None else [name]
         if each is None:
-            return
+            return False, False
         with libvirt.doing(f"set whether the guest {name!r} starts with the host"):
             # One that somebody has undefined while it runs is gone when it ends.
             if each.isPersistent():
                 each.setAutostart(int(bool(journal.get("enabled"))))
-        dead[:] = [name] if not each.isActive() and (noted.get("anew") or _has_died(each, journal)) else []
+        return True, not each.isActive() and (bool(noted.get("anew")) or _has_died(each, journal))
 
-    guest_source.patiently(look)
+    known, dead = guest_source.patiently(look)
     if dead:
         # It is not started here while a move has it (see ``guest_start``), but for this.
         files.write_json(paths.journal_file(name), {**noted, "anew": True})
@@ -286,7 +275,7 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
         ) from error
     finally:
         movedir.end_journal(name)
-    return bool(dead) if known else None
+    return dead if known else None
 
 
 def _start(connection: libvirt.Connection, name: str) -> None:

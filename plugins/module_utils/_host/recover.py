@@ -65,9 +65,15 @@ def recover_one(host: Host, name: str, fenced: str = "") -> dict[str, t.Any]:
             from . import checkpoint  # only for this, and it loads much
 
             return _outcome(name, "source", checkpoint.recover(host, journal))
-        if journal["role"] == "source":
-            return _recover_source(host, journal, fenced)
-        return _recover_target(host, journal, fenced)
+        try:
+            if journal["role"] == "source":
+                return _recover_source(host, journal, fenced)
+            return _recover_target(host, journal, fenced)
+        except HostError as error:
+            # What ended where it is now, and cannot be started anew, is in no move any more: ``finish`` says so.
+            if not error.details.get("over"):
+                raise
+            return _outcome(name, "target", f"The move of {name} is over, but it does not run. {error}")
 
 
 def _is_gone(host: Host, journal: dict[str, t.Any], fenced: str) -> tuple[bool, str]:
@@ -251,8 +257,6 @@ def _settle(
     _leave(host, journal)
     try:
         end = channel.call("finish", timeout_s=120)
-    except HostError as error:
-        return _over(name, error)
     except PeerError as error:
         # As soon as that one hears that the line is dead it ends the move by itself.
         return _outcome(name, "target", f"{name} is on {peer}, which ends the move ({error.message}).")
@@ -261,13 +265,6 @@ def _settle(
     if end.get("anew"):
         lost = lost or "It had ended there, and was started anew with its files."
     return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
-
-
-def _over(name: str, error: HostError) -> dict[str, t.Any]:
-    """The move of a workload that cannot be started anew where it is now is over all the same: ``finish`` says so."""
-    if not error.details.get("over"):
-        raise error
-    return _outcome(name, "target", f"The move of {name} is over, but it does not run. {error}")
 
 
 def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -324,10 +321,7 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     if following == "activate":
         return _go(host, journal)
     if following == "done" and decided == records.DECIDED_COMMIT and ended:
-        try:
-            started = kinds.target_of(journal).finish(host, name, journal)
-        except HostError as error:
-            return _over(name, error)
+        started = kinds.target_of(journal).finish(host, name, journal)
         if started is None:
             return _outcome(name, "target", f"{peer} had let {name} go, but {_is_gone_here(name)}")
         anew = " It had ended, and was started anew with its files." if kinds.was_anew(journal, started) else ""
@@ -394,10 +388,7 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     if not whole:
         target.end_copy(host, name, journal)
         handover.own(name, journal)
-    try:
-        started = target.finish(host, name, journal)
-    except HostError as error:
-        return _over(name, error)
+    started = target.finish(host, name, journal)
     if started is None:
         return _outcome(name, "target", f"{peer} was declared dead, and {_is_gone_here(name)}")
     runs = started or (whole and bool(journal.get("running")))

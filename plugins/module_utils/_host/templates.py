@@ -45,6 +45,11 @@ def names() -> dict[str, str]:
     return found
 
 
+def names_of(digest: str) -> list[str]:
+    """The names of one of them."""
+    return [name for name, each in names().items() if each == digest]
+
+
 def resolve(word: str) -> str:
     """The digest of a template of this host, given by that or by a name; '' where it is not here."""
     if is_digest(word):
@@ -132,8 +137,7 @@ def check(digest: str, *, full: bool = False, remember: bool = False) -> None:
     """Refused when a template is not what its digest says any more; see ``problem``."""
     found = problem(digest, full=full, remember=remember)
     if found:
-        known = [name for name, each in names().items() if each == digest]
-        users = dependants(digest)
+        known, users = names_of(digest), dependants(digest)
         resting = f" These rest on it and read wrong data: {', '.join(users)}." if users else ""
         raise Refused(
             f"The template {', '.join(known) or digest} is damaged: {found}.{resting}",

@@ -607,18 +607,27 @@ def test_what_came_alive_only_now_and_cannot_be_whole_is_started_anew(
     assert (calls, lazy.did) == (["resume", "activate", "drained", "anew", "finish"], ["let go"])
 
 
+class Ended:
+    """A target where it has run. ``finish``: what comes of that."""
+
+    def __init__(self, finish: dict[str, t.Any] | Exception, *, alive: bool) -> None:
+        self.finish, self.alive = finish, alive
+
+    def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+        if op == "finish":
+            if isinstance(self.finish, Exception):
+                raise self.finish
+            return self.finish
+        return active(self.alive) if op == "resume" else {"anew": True}
+
+
 def test_a_target_that_is_not_heard_when_all_is_done_here_ends_it_by_itself(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lazy = Lazy(False, [])
 
-    class Peer:
-        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
-            if op == "finish":
-                raise PeerError("The connection was lost.", peer="host2")
-            return active(alive=True)
-
-    committed(monkeypatch, lazy, Peer(), "live")
+    lost = PeerError("The connection was lost.", peer="host2")
+    committed(monkeypatch, lazy, Ended(lost, alive=True), "live")
     result = recover.recover_one(host, "web")
     assert (result["outcome"], lazy.did) == ("target", ["let go"])
     assert "web is on host2, which ends the move (The connection was lost.)" in result["message"]
@@ -631,13 +640,8 @@ def test_one_that_cannot_be_started_anew_where_it_is_now_is_told(
     """The move is over, and who asks again would hear nothing of it; unless the target could not even be asked."""
     lazy = Lazy(False, [])
 
-    class Peer:
-        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
-            if op == "finish":
-                raise HostError("web had ended here, and cannot be started anew: no memory.", over=over)
-            return active(alive=False) if op == "resume" else {"anew": True}
-
-    committed(monkeypatch, lazy, Peer(), "live")
+    error = HostError("web had ended here, and cannot be started anew: no memory.", over=over)
+    committed(monkeypatch, lazy, Ended(error, alive=False), "live")
     if not over:
         with pytest.raises(HostError):
             recover.recover_one(host, "web")
@@ -669,13 +673,7 @@ def test_the_source_says_that_what_it_gave_away_was_undefined_by_hand(
 ) -> None:
     kind = Lazy(False, [])
 
-    class Peer:
-        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
-            if op == "resume":
-                return active(alive=False)
-            return {"gone": True} if op == "finish" else {"anew": False}
-
-    committed(monkeypatch, kind, Peer(), "live")
+    committed(monkeypatch, kind, Ended({"gone": True}, alive=False), "live")
     result = recover.recover_one(host, "web")
     assert (result["outcome"], kind.did) == ("target", ["let go"])
     assert "libvirt on host2 does not know web any more" in result["message"]
