@@ -109,6 +109,7 @@ def evacuation(
 ) -> dict[str, t.Any]:
     """The plan, and how far it is; what is wrong comes out as the filter's error."""
     try:
+        record = _evacuation.checked_record(record)
         if back:
             made = _evacuation.plan_back(hosts, host, record, reserve_mib=memory_reserve_mib)
         else:

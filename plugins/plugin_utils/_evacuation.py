@@ -138,6 +138,18 @@ def _move(one: Item, source: str, target: str) -> dict[str, t.Any]:
     return {**{key: one[key] for key in keys}, "source": source, "target": target}
 
 
+def checked_record(given: object) -> list[dict[str, t.Any]]:
+    """What went away before, as it was written down; people may have taken something out of it."""
+    if not isinstance(given, (list, tuple)):
+        raise InputError("record is not a list.", hint=f"Each item has {', '.join(_RECORD)}.")
+    for number, item in enumerate(given):
+        where = f"record[{number}]"
+        missing = [key for key in _RECORD if key not in known_keys(item, where, _RECORD)]
+        if missing:
+            raise InputError(f"{where}: {missing[0]} is missing.", hint=f"Each item has {', '.join(_RECORD)}.")
+    return list(given)
+
+
 def plan_back(
     hosts: t.Mapping[str, t.Any], host: str, record: t.Sequence[Item], *, reserve_mib: object = 256
 ) -> dict[str, t.Any]:
@@ -156,7 +168,6 @@ def plan_back(
     free = _free(hosts[host], integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30))
     away: list[Item] = []
     for entry in reversed(record):
-        known_keys(entry, "record", _RECORD)
         place, one = where.get((entry["kind"], entry["name"]), ("", {}))
         if place == host and one["uuid"] == entry["uuid"]:
             continue
