@@ -11,6 +11,7 @@ import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import choice, integer, known_keys
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.migration import taken_mib
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate.plan import space_problems
 
 ORDERS = ("name", "smallest", "largest")
@@ -34,24 +35,35 @@ def _here(about: Item) -> list[dict[str, t.Any]]:
         for item in about.get(key) or ():
             if item.get("state") == "moved":
                 continue
-            running = item.get("state") not in _OFF
-            memory = item.get("memory_mib") if kind == "guest" else -(-int(item.get("memory_bytes") or 0) // 2**20)
             found.append({
                 "kind": kind,
                 "name": str(item["name"]),
                 "uuid": item.get("uuid"),
                 "state": str(item.get("state")),
-                "memory_mib": int(memory or 0) if running else 0,
+                **_memory(kind, item),
                 "managed": kind == "container" or bool(item.get("managed")),
                 "problem": str(item.get("problem") or ""),
             })  # fmt: skip
     return found
 
 
+def _memory(kind: str, item: Item) -> dict[str, int]:
+    """MiB that a workload has, that it takes of its host, and that must be free on one for it to come."""
+    if item.get("state") in _OFF:
+        return {"memory_mib": 0, "takes_mib": 0, "needs_mib": 0}
+    if kind == "container":
+        own = -(-int(item.get("memory_bytes") or 0) // 2**20)
+        return {"memory_mib": own, "takes_mib": own, "needs_mib": own}
+    own = int(item.get("memory_mib") or 0)
+    # Of what a guest has given back there must be room, too, as it comes; it does not take it then.
+    most = max(own, int(item.get("max_memory_mib") or 0))
+    return {"memory_mib": own, "takes_mib": taken_mib(own), "needs_mib": taken_mib(most)}
+
+
 def _free(about: Item, reserve: int) -> int:
     """MiB for more workloads: what nobody uses, and what is promised to nobody."""
     memory = _meminfo(str(about.get("meminfo") or ""))
-    promised = sum(one["memory_mib"] for one in _here(about) if one["kind"] == "guest")
+    promised = sum(one["takes_mib"] for one in _here(about) if one["kind"] == "guest")
     available, total = memory.get("MemAvailable", 0), memory.get("MemTotal", 0)
     return min(available, total - promised) - reserve
 
@@ -115,11 +127,11 @@ def plan(
             blockers.append(_blocker(one, f"no libvirt that answers on {', '.join(others)}"))
             continue
         best = max(able, key=lambda name: (free[name], [-ord(letter) for letter in name]))
-        if free[best] < one["memory_mib"]:
+        if free[best] < one["needs_mib"]:
             left = ", ".join(f"{name} has {max(free[name], 0)} MiB" for name in able)
-            blockers.append(_blocker(one, f"no room for {one['memory_mib']} MiB: {left}"))
+            blockers.append(_blocker(one, f"no room for {one['needs_mib']} MiB: {left}"))
             continue
-        free[best] -= one["memory_mib"]
+        free[best] -= one["takes_mib"]
         moves.append(_move(one, host, best))
     return {"moves": moves, "blockers": blockers}
 
@@ -179,10 +191,10 @@ def plan_back(
             blockers.append(_blocker(entry, one["problem"]))
         elif one["uuid"] != entry["uuid"]:
             blockers.append(_blocker(entry, f"the one of this name on {place} is another one"))
-        elif free < one["memory_mib"]:
-            blockers.append(_blocker(one, f"no room for {one['memory_mib']} MiB: {host} has {max(free, 0)} MiB"))
+        elif free < one["needs_mib"]:
+            blockers.append(_blocker(one, f"no room for {one['needs_mib']} MiB: {host} has {max(free, 0)} MiB"))
         else:
-            free -= one["memory_mib"]
+            free -= one["takes_mib"]
             moves.append(_move(one, place, host))
     return {"moves": moves, "blockers": blockers, "record": away}
 

@@ -44,8 +44,6 @@ Record = t.Mapping[str, t.Any]
 _SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 # Where libvirt takes the ports from on which a guest and its disks arrive.
 _PORTS = range(49152, 49216)
-# QEMU's own memory, beside that of its guest.
-_OVERHEAD = 128 * 2**20
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -87,7 +85,7 @@ def needs_of(
         "machine": model["machine"],
         "qemu": version,
         "cpu": _cpu(root),
-        "memory": model["max_memory_mib"] * 2**20 + _OVERHEAD if found.live is not None else 0,
+        "memory": migration.taken_mib(model["max_memory_mib"]) * 2**20 if found.live is not None else 0,
         "disks": [_disk(target, disk, pools) for target, disk in migration.disks_of(model).items()],
         "fixed": [_disk(target, disk, pools) for target, disk in fixed.items()],
         "files": {path: _stamp(path) for path in kept if path and path not in brought},

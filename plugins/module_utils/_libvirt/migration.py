@@ -31,6 +31,8 @@ _LIMITS_MS = (2, 20, 60, 150, 300)
 ROUNDS = 3
 # A round in which this part of what was sent was dirtied again has brought next to nothing.
 _VAIN = 0.8
+# QEMU's own memory, beside that of its guest.
+_OVERHEAD_MIB = 128
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -133,6 +135,11 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
             f"memory: {host} has {human_bytes(seen['memory'])} available, {human_bytes(needs['memory'])} are needed."
         )
     return found
+
+
+def taken_mib(guest_mib: int) -> int:
+    """What a guest takes of its host's memory when it has so much."""
+    return guest_mib + _OVERHEAD_MIB
 
 
 def warnings(name: str, *, live: bool, encrypted: bool, private: t.Iterable[str] = ()) -> tuple[str, ...]:

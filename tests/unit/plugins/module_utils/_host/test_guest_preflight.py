@@ -67,6 +67,7 @@ def test_what_it_starts_with_the_next_time_is_needed_too(tmp_path: Path, monkeyp
     assert (needs["disks"], needs["brought"]) == ([], [own])
     assert [one["path"] for one in needs["fixed"]] == [own]
     assert needs["address_mac"] == "52:54:00:00:00:02"
+    assert needs["memory"] == (96 + 128) * 2**20
 
 
 def test_a_screen_needs_its_address_and_a_port_of_its_own() -> None:
