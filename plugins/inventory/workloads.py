@@ -15,7 +15,7 @@ description:
     inventory, reached through the host that has it.
   - The name of the file with these options must end in C(workloads.yml) or C(workloads.yaml).
   - A host that does not answer is named in a warning. The others are not affected. With O(cache), what it said the last
-    time is used instead, and marked C(cnvm_stale).
+    time is used instead, and marked C(cnvm_stale), and it is asked again each time until it answers.
   - Host keys are checked, those of hosts and those of workloads.
 notes:
   - It uses the C(ssh) of the controller with the variables that Ansible's own SSH connection reads (such as
@@ -96,7 +96,7 @@ compose:
   ansible_user: "'cnvm' if cnvm_kind == 'container' else 'debian'"
 
 ---
-# Asked at most every five minutes. Of a host that is off, what it said before.
+# Asked at most every five minutes. Of a host that is off, what it said before; that one is asked each time.
 plugin: cnvm.platform.workloads
 inventory: [hosts.yml]
 cache: true
@@ -235,19 +235,25 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     # --- what they say ---
 
     def _answers(self, path: str, places: t.Sequence[_workloads.Place], *, fresh: bool) -> list[_workloads.Place]:
-        """The places with what each has said."""
-        known = self._recall(path)
+        """The places with what each has said: now, or within the time of the cache."""
+        known = self._recall(path).get("hosts", {})
         now = time.time()
-        timeout = self.get_option("cache_timeout")
-        hosts = known.get("hosts", {})
-        usable = not timeout or 0 <= now - known.get("asked_at", 0) <= timeout
-        if fresh or not usable or sorted(hosts) != [place.name for place in places]:
-            hosts = self._ask(places, hosts, now)
-            self._keep(path, {"asked_at": now, "hosts": hosts})
+        hosts = {place.name: known.get(place.name, {}) for place in places}
+        asked = [place for place in places if fresh or place.problem or not self._is_good(hosts[place.name], now)]
+        if asked:
+            hosts |= self._ask(asked, hosts, now)
+            self._keep(path, {"hosts": hosts})
         found: list[_workloads.Place] = []
         for place in places:
             found += self._with_answer(place, hosts[place.name])
         return found
+
+    def _is_good(self, said: t.Mapping[str, t.Any], now: float) -> bool:
+        """Whether a host need not be asked again. One that was silent is, and so is one whose libvirt was."""
+        if "answer" not in said or said["error"] or said["answer"].get("guests_error"):
+            return False
+        timeout = self.get_option("cache_timeout")
+        return not timeout or 0 <= now - said["answered_at"] <= timeout
 
     def _ask(
         self, places: t.Sequence[_workloads.Place], before: t.Mapping[str, t.Any], now: float

@@ -117,8 +117,9 @@ def test_a_fresh_answer_is_not_asked_for_again(bench: Bench) -> None:
 
 def test_an_old_answer_is(bench: Bench) -> None:
     bench.read()
-    bench.kept["asked_at"] -= 4000
+    bench.kept["hosts"]["host1"]["answered_at"] -= 4000
     bench.says("192.0.2.1", "other")
+    bench.says("192.0.2.2", "new")
     assert set(bench.read()) == {"other", "db"}
 
 
@@ -151,6 +152,22 @@ def test_the_last_answer_of_a_silent_host(bench: Bench, how: str) -> None:
     assert not bench.read(cache=False)["web"]["cnvm_stale"]
 
 
+def test_a_silent_host_is_asked_again_and_no_other(bench: Bench) -> None:
+    """That it was silent is no answer, however fresh."""
+    bench.read()
+    bench.hushes("192.0.2.1")
+    bench.read(cache=False)
+    bench.says("192.0.2.2", "new")
+    for count in (5, 6):
+        found = bench.read()
+        assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": True, "db": False}
+        assert (bench.asked(), len(bench.warnings)) == (count, 1)
+    bench.says("192.0.2.1", "web")
+    for _time in range(2):
+        assert not bench.read()["web"]["cnvm_stale"]
+        assert (bench.asked(), bench.warnings) == (7, [])
+
+
 def test_guests_of_a_host_whose_libvirt_is_silent(bench: Bench) -> None:
     bench.read()
     answer = {
@@ -169,6 +186,11 @@ def test_guests_of_a_host_whose_libvirt_is_silent(bench: Bench) -> None:
         found = bench.read(cache=False)
         assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": True, "box": True, "db": False}
         assert len(bench.warnings) == 1
+    (bench.folder / "192.0.2.1.json").write_text(json.dumps(answer))
+    bench.read()
+    bench.says("192.0.2.1", "web")
+    found = bench.read()  # libvirt may answer by now
+    assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": False, "db": False}
 
 
 def test_what_hosts_say_is_no_template(bench: Bench) -> None:
