@@ -58,7 +58,7 @@ options:
     type: dict
     default: {}
   timeout_s:
-    description: After how many seconds a host that does not answer is given up.
+    description: After how many seconds a host that does not answer is given up, from V(1) to V(3600).
     type: int
     default: 15
   direct_networks:
@@ -131,6 +131,8 @@ from ansible.utils.unsafe_proxy import wrap_var
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer
 from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh, _workloads
 
 _Variables = dict[str, dict[str, t.Any]]
@@ -166,8 +168,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self._read_config_data(path)
         try:
             direct = _workloads.networks(self.get_option("direct_networks"))
+            integer(self.get_option("timeout_s"), "timeout_s", least=1, most=3600)
         except ValueError as error:
             raise AnsibleParserError(f"direct_networks: {error}.") from error
+        except InputError as error:
+            raise AnsibleParserError(str(error)) from error
         settings = _workloads.Settings(self.get_option("prefix"), direct, self.get_option("accept_new_host_keys"))
         asked, others = self._host_variables(path)
         places = self._answers(path, self._places(asked), fresh=not cache)

@@ -261,6 +261,8 @@ def test_a_host_whose_way_is_not_known(bench: Bench) -> None:
         ({"inventory": ["hosts.yml"]}, "Either 'inventory' or 'hosts'"),
         ({"hosts": {}, "inventory": ["hosts.yml"]}, "there is no .*hosts.yml"),
         ({"direct_networks": ["10.0.0.1/8"]}, "direct_networks"),
+        ({"timeout_s": 0}, "timeout_s: 0 is not allowed. Allowed: a whole number from 1"),
+        ({"timeout_s": -5}, "timeout_s: -5 is not allowed"),
     ],
 )
 def test_refusals(bench: Bench, options: dict[str, t.Any], said: str) -> None:
