@@ -32,8 +32,9 @@ notes:
     says why. Connecting to it fails at once with that reason. Take C(GROUP:&cnvm_reachable) as the hosts of a play, or
     set O(only_reachable).
   - Two workloads of the same name are called C(NAME.HOST), and so is one with the name of a host that stands in the
-    files of O(inventory) or in a source that Ansible has read before this one. What comes after is not known here, so
-    let this be the last source (C(-i hosts.yml -i workloads.yml)).
+    files of O(inventory) or in a source that Ansible has read before this one. So is one with the name of a group of
+    these, of Ansible's own groups, or of those that are made here, also by O(keyed_groups) and O(groups). What comes
+    after is not known here, so let this be the last source (C(-i hosts.yml -i workloads.yml)).
   - The key of a workload is looked for under its address on the overlay. An address of a libvirt network can be that of
     other guests on other hosts; such a guest's key is looked for under C(NAME.HOST).
 options:
@@ -125,6 +126,7 @@ import typing as t
 
 from ansible import template
 from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.inventory.data import InventoryData
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable, get_cache_plugin
 from ansible.utils.unsafe_proxy import wrap_var
@@ -155,6 +157,15 @@ def _no_template(value: t.Any) -> t.Any:
     return value
 
 
+class _Trial(InventoryData):
+    """An inventory for one host, which may have the name of a group: Ansible's own would take the group for it."""
+
+    def add_child(self, group: str, child: str) -> bool:
+        if child in self.hosts:
+            return self.groups[group].add_host(self.hosts[child])
+        return super().add_child(group, child)
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     """Ansible's way to find it."""
 
@@ -174,16 +185,24 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         except InputError as error:
             raise AnsibleParserError(str(error)) from error
         settings = _workloads.Settings(self.get_option("prefix"), direct, self.get_option("accept_new_host_keys"))
-        asked, others = self._host_variables(path)
+        asked, others, groups = self._host_variables(path)
         places = self._answers(path, self._places(asked), fresh=not cache)
         # What this file gave an inventory before is not there when it is read again: Ansible begins with an empty one.
         there = {str(name): host.get_vars() for name, host in inventory.hosts.items()}
-        entries, warnings = _workloads.entries(places, settings, (there, others))
+        groups |= set(inventory.groups)
+
+        def listed() -> tuple[list[_workloads.Entry], list[str]]:
+            only = self.get_option("only_reachable")
+            found, warnings = _workloads.entries(places, settings, (there, others), groups)
+            return [one for one in found if not (only and one.variables["cnvm_unreachable_reason"])], warnings
+
+        # Which groups they will make is known by a trial alone: some come of the user's expressions.
+        groups |= self._groups_of(listed()[0])
+        entries, warnings = listed()
         for text in warnings:
             self.display.warning(text)
         for entry in entries:
-            if not (self.get_option("only_reachable") and entry.variables["cnvm_unreachable_reason"]):
-                self._add(entry)
+            self._add(entry)
 
     # --- the hosts to ask ---
 
@@ -206,18 +225,20 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))
         return _workloads.Place(name, destination, argv, open=_ssh.open_connection(name, variables))
 
-    def _host_variables(self, path: str) -> tuple[_Variables, _Variables]:
-        """Of each host to ask its variables, and those of the others, as a play has them; and its own ones of each host
-        that stands in the same files."""
+    def _host_variables(self, path: str) -> tuple[_Variables, _Variables, set[str]]:
+        """Of each host to ask its variables, and those of the others, as a play has them; its own ones of each host
+        that stands in the same files; and the groups in these."""
         given, files = self.get_option("hosts"), self.get_option("inventory")
         if bool(given) == bool(files):
             raise AnsibleParserError("Either 'inventory' or 'hosts' must say which hosts to ask.")
         if given:
-            hosts = {str(name): dict(variables or {}) for name, variables in given.items()}
-            return {name: {"inventory_hostname": name, "hostvars": hosts, **own} for name, own in hosts.items()}, {}
+            hosts = {str(name): variables or {} for name, variables in given.items()}
+            around = {name: {"inventory_hostname": name, "hostvars": hosts} for name in hosts}
+            asked = {name: {**around[name], **own} if isinstance(own, dict) else own for name, own in hosts.items()}
+            return asked, {}, set()
         return self._from_files(path, [os.path.join(os.path.dirname(path), str(file)) for file in files])
 
-    def _from_files(self, path: str, files: t.Sequence[str]) -> tuple[_Variables, _Variables]:
+    def _from_files(self, path: str, files: t.Sequence[str]) -> tuple[_Variables, _Variables, set[str]]:
         if path in _reading:
             raise AnsibleParserError(f"{path} names itself as the inventory with its hosts.")
         for file in files:
@@ -235,7 +256,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if not hosts:
             raise AnsibleParserError(f"pattern: no host of {', '.join(files)} is in {pattern!r}.")
         others = {str(name): host.get_vars() for name, host in manager.hosts.items()}
-        return {host.name: variables.get_vars(host=host) for host in hosts}, others
+        return {host.name: variables.get_vars(host=host) for host in hosts}, others, set(manager.groups)
 
     # --- what they say ---
 
@@ -327,16 +348,28 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     # --- the inventory ---
 
+    def _groups_of(self, entries: t.Iterable[_workloads.Entry]) -> set[str]:
+        """The names of all groups that these will be in, and of those above them."""
+        inventory, found = self.inventory, set()
+        try:
+            for entry in entries:
+                self.inventory = _Trial()
+                self._add(entry)
+                found |= set(self.inventory.groups)
+        finally:
+            self.inventory = inventory
+        return found
+
     def _add(self, entry: _workloads.Entry) -> None:
         variables = {key: _no_template(value) for key, value in entry.variables.items()}
         inventory: t.Any = self.inventory
         inventory.add_host(entry.name)
         for key, value in variables.items():
             inventory.set_variable(entry.name, key, value)
-        for group in entry.groups:
-            inventory.add_child(inventory.add_group(group), entry.name)
         strict = self.get_option("strict")
         known = {"inventory_hostname": entry.name, **variables}
         self._set_composite_vars(self.get_option("compose"), known, entry.name, strict=strict)
+        for group in entry.groups:
+            inventory.add_child(inventory.add_group(group), entry.name)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, entry.name, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, entry.name, strict=strict)

@@ -112,28 +112,37 @@ def networks(texts: t.Iterable[object]) -> tuple[t.Union[ipaddress.IPv4Network, 
 
 
 def entries(
-    places: t.Sequence[Place], settings: Settings, there: t.Sequence[t.Mapping[str, Item]] = ()
+    places: t.Sequence[Place],
+    settings: Settings,
+    there: t.Sequence[t.Mapping[str, Item]] = (),
+    groups: t.Collection[str] = (),
 ) -> tuple[list[Entry], list[str]]:
-    """(the inventory's hosts sorted by name, warnings). ``there``: the variables of hosts that are known already."""
+    """(the inventory's hosts sorted by name, warnings). ``there``: the variables of hosts that are known already.
+    ``groups``: the names of all groups: where a host has one of them, Ansible takes the group for it."""
     seen, warnings = _once(_all(places))
     count: dict[str, int] = {}
     for one in seen:
         count[one.name] = count.get(one.name, 0) + 1
     ours = {one.name for one in seen if one.managed and sum(x.managed for x in seen if x.name == one.name) == 1}
     # A workload must not become another host by its name.
-    hosts = {place.name for place in places} | {"localhost"}
+    hosts = {place.name for place in places} | {"localhost", "127.0.0.1"}
 
-    def taken(name: str, one: _Seen) -> bool:
-        return name in hosts or any(name in known and not one.is_there(known[name]) for known in there)
+    def taken(name: str, one: _Seen) -> str:
+        """What of the inventory has this name, if anything."""
+        if name in groups:
+            return "group"
+        host = name in hosts or any(name in known and not one.is_there(known[name]) for known in there)
+        return "host" if host else ""
 
     found: dict[str, Entry] = {}
     for one in seen:
         name = one.name
-        if taken(name, one) or (count[name] > 1 and not (one.managed and name in ours)):
+        other = taken(name, one)
+        if other or (count[name] > 1 and not (one.managed and name in ours)):
             name = f"{name}.{one.place.name}"
             while name in found or name in count or taken(name, one):
                 name = f"{name}.{one.kind}"
-            why = "There is more than one" if count[one.name] > 1 else "The inventory has a host"
+            why = f"The inventory has a {other}" if other else "There is more than one"
             warnings.append(f"{why} {one.name!r}: the {one.kind} of {one.place.name} is {name!r} here.")
         found[name] = _entry(name, one, settings)
     return [found[name] for name in sorted(found)], [*warnings, *_one_for_ssh(seen)]

@@ -40,12 +40,12 @@ class Bench:
         self.options: dict[str, t.Any] = {
             "hosts": HOSTS, "inventory": [], "pattern": "cnvm_hosts", "timeout_s": 30, "direct_networks": [],
             "accept_new_host_keys": False, "only_reachable": False, "prefix": "cnvm_", "strict": True, "compose": {},
-            "groups": {}, "keyed_groups": [], "cache": True, "cache_timeout": 3600,
+            "groups": {}, "keyed_groups": [], "leading_separator": True, "cache": True, "cache_timeout": 3600,
         }  # fmt: skip
         self.says("192.0.2.1", "web")
         self.says("192.0.2.2", "db", state="stopped")
 
-    def says(self, address: str, name: str, **more: t.Any) -> None:
+    def says(self, address: str, name: str, /, **more: t.Any) -> None:
         """What a host answers from now on."""
         item = {"name": name, "uuid": name, "managed": True, "state": "running", "address": "10.0.0.9", "generation": 1}
         answer = {"schema": 1, "guests": [{**item, **more}], "containers": [], "guests_error": ""}
@@ -228,6 +228,49 @@ def test_no_other_host_of_the_inventory_is_replaced(bench: Bench) -> None:
     (bench.folder / "hosts.json").write_text(json.dumps(hosts))
     bench.options.update(hosts={}, inventory=["hosts.json"])
     assert set(bench.read()) == {"web", "db.host2"}
+
+
+@pytest.mark.parametrize("name", ["all", "ungrouped", "cnvm_hosts", "cnvm_guests", "cnvm_state_stopped", "racks", "up"])
+def test_no_workload_has_the_name_of_a_group(bench: Bench, name: str) -> None:
+    """Ansible would take the group for it: one of the files, its own, ours, or one that an expression makes."""
+    bench.says("192.0.2.1", name)
+    (bench.folder / "hosts.json").write_text(json.dumps({"cnvm_hosts": {"hosts": HOSTS}}))
+    keyed = {"key": trust_as_template("'racks'"), "separator": "", "parent_group": "up"}
+    bench.options.update(hosts={}, inventory=["hosts.json"], keyed_groups=[keyed])
+    bench.options["compose"] = {"kind": trust_as_template("cnvm_kind")}
+    for _time in range(2):
+        found = bench.read(again=True)
+        assert {name: one["kind"] for name, one in found.items()} == {f"{name}.host1": "guest", "db": "guest"}
+        (warning,) = bench.warnings
+        assert warning == f"The inventory has a group {name!r}: the guest of host1 is '{name}.host1' here."
+    for group in ("cnvm_guests", "racks"):
+        assert {host.name for host in bench.inventory.groups[group].hosts} == set(found)
+
+
+@pytest.mark.parametrize("named", ["web", "db"])
+def test_a_group_that_the_user_makes_has_its_name_for_itself(bench: Bench, named: str) -> None:
+    """Whoever comes first: the one who makes it, or the one of its name. A host that was read before is in it."""
+    bench.options["groups"] = {named: trust_as_template("cnvm_state == 'stopped'")}
+    bench.inventory.add_group("web")
+    bench.inventory.add_host("phys1", "web")
+    found = bench.read(again=True)
+    assert set(found) == {"phys1", "web.host1", "db" if named == "web" else "db.host2"}
+    guests = {host.name for host in bench.inventory.groups["cnvm_guests"].get_hosts()}
+    assert guests == set(found) - {"phys1"}
+
+
+def test_one_that_is_off_does_no_harm(bench: Bench) -> None:
+    """It is listed, by what it is, and nobody tries to reach it."""
+    bench.says("192.0.2.2", "db", state="stopped", address=None, tags={"group": "back"})
+    found = bench.read()
+    groups = {name: {host.name for host in group.hosts} for name, group in bench.inventory.groups.items()}
+    for name in ("cnvm_state_stopped", "cnvm_host_host2", "cnvm_group_back"):
+        assert groups[name] == {"db"}
+    assert groups["cnvm_guests"] == {"web", "db"}
+    assert groups["cnvm_reachable"] == {"web"}
+    assert "ansible_host" not in found["db"]
+    assert found["db"]["cnvm_unreachable_reason"] == "The guest db is stopped."
+    assert bench.warnings == []
 
 
 @pytest.mark.parametrize("given", ["hosts", "inventory"])

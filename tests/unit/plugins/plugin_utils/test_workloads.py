@@ -218,7 +218,7 @@ def test_a_name_that_was_made_is_nobody_elses() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["host1", "host2", "localhost"])
+@pytest.mark.parametrize("name", ["host1", "host2", "localhost", "127.0.0.1"])
 def test_no_workload_becomes_a_host(name: str) -> None:
     found, _warnings = _workloads.entries([place(guests=[{**GUEST, "name": name}]), place("host2")], Settings())
     assert [entry.name for entry in found] == [f"{name}.host1"]
@@ -229,6 +229,13 @@ def test_no_workload_becomes_another_host_of_the_inventory() -> None:
     found, (warning,) = _workloads.entries([place(guests=[GUEST])], Settings(), ({}, known))
     assert [entry.name for entry in found] == ["db.host1.guest.guest"]
     assert "The inventory has a host 'db'" in warning
+
+
+def test_no_workload_becomes_a_group() -> None:
+    groups = {"db", "db.host1", "web"}
+    found, (warning,) = _workloads.entries([place(guests=[GUEST])], Settings(), groups=groups)
+    assert [entry.name for entry in found] == ["db.host1.guest"]
+    assert warning == "The inventory has a group 'db': the guest of host1 is 'db.host1.guest' here."
 
 
 def test_a_workload_that_was_read_before_is_itself() -> None:
