@@ -217,9 +217,16 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 found.append(_workloads.Place(name, problem=f"its variables say no way to it ({problem})"))
         return found
 
-    def _place(self, name: str, everything: dict[str, t.Any]) -> _workloads.Place:
+    def _place(self, name: str, everything: object) -> _workloads.Place:
+        if not isinstance(everything, dict):
+            raise AnsibleError(f"hosts: {everything!r} is not a mapping of variables")
         templar = template.Templar(loader=self.loader, variables=everything)
-        variables = {key: templar.template(everything[key]) for key in _ssh.VARIABLES if key in everything}
+        variables = {key: everything[key] for key in _ssh.VARIABLES if key in everything}
+        for key, value in variables.items():
+            try:
+                variables[key] = templar.template(value)
+            except AnsibleError as error:
+                raise AnsibleError(f"{key}: {error}") from error
         if variables.get("ansible_connection") == "local":
             return _workloads.Place(name)
         argv, destination = _ssh.command(name, variables, self.get_option("timeout_s"))

@@ -17,6 +17,7 @@ import time
 import typing as t
 
 from ansible import constants
+from ansible.errors import AnsibleError
 from ansible.plugins.loader import connection_loader
 from ansible.utils.path import unfrackpath
 
@@ -61,7 +62,10 @@ def command(name: str, variables: t.Mapping[str, t.Any], timeout_s: int) -> tupl
     argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={timeout_s}"]
     argv += ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
     for key in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
-        argv += shlex.split(option(key)) if option(key) != _SSH_ARGS else []
+        try:
+            argv += shlex.split(option(key)) if option(key) != _SSH_ARGS else []
+        except ValueError as error:
+            raise AnsibleError(f"ansible_{key}: {error}") from error
     if option("port"):
         argv += ["-p", option("port")]
     if option("private_key_file"):
@@ -97,7 +101,12 @@ def open_connection(name: str, variables: t.Mapping[str, t.Any]) -> tuple[str, .
     plugin = connection_loader.get("ssh", class_only=True)
     host, port, user = (_option(name, variables, key) for key in ("host", "port", "remote_user"))
     path = _option(name, variables, "control_path") or plugin._create_control_path(host or name, port, user)
-    path = path % {"directory": unfrackpath(_option(name, variables, "control_path_dir"))}
+    try:
+        path = path % {"directory": unfrackpath(_option(name, variables, "control_path_dir"))}
+    except (ValueError, TypeError, KeyError) as error:
+        raise AnsibleError(
+            f"ansible_control_path: {path!r} is not allowed, it has a % other than that of %(directory)s and %%"
+        ) from error
     return ("-o", f'ControlPath="{path}"') if os.path.exists(path) else ()
 
 
@@ -114,7 +123,7 @@ def ask(argv: t.Sequence[str], timeout_s: float) -> tuple[t.Any, str]:
         process = subprocess.Popen(
             list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter of words that no program can be given
         return None, str(error)
     with process:
         try:

@@ -23,6 +23,9 @@ _STATES = frozenset((
 ))  # fmt: skip
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 _NOT_IN_GROUPS = re.compile(r"[^A-Za-z0-9_]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# How far values are nested in a host's answer at most; those of ours are by less than half of that.
+_DEEPEST = 32
 Item = t.Mapping[str, t.Any]
 
 
@@ -103,7 +106,16 @@ def check_answer(answer: object) -> str:
             isinstance(one, dict) and isinstance(one.get("name"), str) for one in found
         ):
             return f"its answer has no list of {key}"
-    return ""
+    return "" if _is_plain(answer, _DEEPEST) else "its answer has lone surrogates, or is nested too deep"
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Whether what follows can take it: neither lone surrogates nor any depth can be written or templated."""
+    if isinstance(value, str):
+        return not _LONE_SURROGATE.search(value)
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return not isinstance(value, list) or (depth > 0 and all(_is_plain(one, depth - 1) for one in value))
 
 
 def networks(texts: t.Iterable[object]) -> tuple[t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network], ...]:

@@ -294,7 +294,34 @@ def test_a_host_whose_way_is_not_known(bench: Bench) -> None:
     assert (found["web"]["cnvm_stale"], found["db"]["cnvm_stale"]) == (True, False)
     assert found["web"]["cnvm_unreachable_reason"].startswith("There is no way to host1: its variables say no way")
     assert "ansible_host" not in found["web"]
+    assert "(ansible_ssh_common_args: " in bench.warnings[0]
     assert "'nobody' is undefined" in bench.warnings[0]
+    bench.read()
+    assert len(bench.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ansible_ssh_common_args": '-o ProxyCommand="ssh jump'}, "(ansible_ssh_common_args: No closing quotation)"),
+        ({"ansible_control_path": "/tmp/%C"}, "(ansible_control_path: '/tmp/%C' is not allowed"),
+        ({"ansible_port": "ssh"}, "ansible_port"),
+        ({"ansible_host": "a\0b"}, "embedded null byte"),
+        ("foo", "(hosts: 'foo' is not a mapping of variables)"),
+    ],
+)
+def test_a_host_with_a_bad_variable_empties_nothing(bench: Bench, variables: object, said: str) -> None:
+    bench.options["hosts"] = {**HOSTS, "host1": variables}
+    assert set(bench.read()) == {"db"}
+    (warning,) = bench.warnings
+    assert warning.startswith("The host host1 does not say which workloads it has: ")
+    assert said in warning
+
+
+def test_a_host_whose_answer_is_no_text_empties_nothing(bench: Bench) -> None:
+    bench.says("192.0.2.1", "web", uuid="\ud800")
+    assert set(bench.read()) == {"db"}
+    assert "host1 does not say which workloads it has: its answer has lone surrogates" in bench.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -252,6 +253,12 @@ def test_a_workload_that_was_read_before_is_itself() -> None:
 )
 def test_answers_that_are_none(answer: t.Any) -> None:
     assert _workloads.check_answer(answer)
+
+
+@pytest.mark.parametrize("bad", ["a\ud800", {"\udfff": 1}, [["\ud800"]], json.loads("[" * 40 + "]" * 40)])
+def test_answers_that_nothing_can_take(bad: t.Any) -> None:
+    answer = place(guests=[{**GUEST, "tags": {"a": bad}}]).answer
+    assert _workloads.check_answer(answer) == "its answer has lone surrogates, or is nested too deep"
 
 
 def test_an_answer() -> None:
