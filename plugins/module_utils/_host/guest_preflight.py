@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import capabilities, errors, guest_plan, migration, network, xml
+from .._libvirt import capabilities, changes, domain, errors, guest_plan, migration, network, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -61,6 +61,7 @@ def needs_of(
     name: str, found: domains.Known, definition: Record, host: Host, version: int, post_copy: bool
 ) -> dict[str, t.Any]:
     """What the target must have for it. ``version``: of this host's QEMU. ``post_copy``: whether it is allowed."""
+    live = found.live is not None
     root = found.live if found.live is not None else found.xml
     following = found.model
     model = found.live_model or following
@@ -70,36 +71,60 @@ def needs_of(
     brought = [path for path in (paths.guest_seed(name),) if os.path.exists(path)]
     brought += [disk["path"] for disk in fixed.values() if disk["path"].startswith(home)]
     nvram = xml.text_of(root, "os/nvram")
-    if nvram and found.live is None and os.path.exists(nvram):
+    if nvram and not live and os.path.exists(nvram):
         brought.append(nvram)
     # What it starts with the next time may be something else.
     kept = [disk["path"] for disk in fixed.values()]
     for each in (model, following):
         kept += [each["kernel"], each["initrd"], *(drive["path"] for drive in each["cdroms"].values())]
     return {
+        **_start(root, live=live),
+        "next_start": _next_start(found),
         "uuid": model["uuid"],
-        "live": found.live is not None,
-        "post_copy": post_copy and found.live is not None,
-        "type": model["type"],
-        "arch": model["arch"],
-        "machine": model["machine"],
+        "post_copy": post_copy and live,
         "qemu": version,
-        "cpu": _cpu(root),
-        "memory": migration.taken_mib(model["max_memory_mib"]) * 2**20 if found.live is not None else 0,
+        "memory": migration.taken_mib(model["max_memory_mib"]) * 2**20 if live else 0,
         "disks": [_disk(target, disk, pools) for target, disk in migration.disks_of(model).items()],
         "fixed": [_disk(target, disk, pools) for target, disk in fixed.items()],
         "files": {path: _stamp(path) for path in kept if path and path not in brought},
         "brought": brought,
-        "firmware": _firmware(root),
-        "networks": sorted({(card["type"], card["source"]) for card in model["networks"].values()}),
-        "macs": sorted(model["networks"]),
         "address": definition.get("address") or "",
         "address_mac": next((card["mac"] for card in definition["networks"] if card["address"]), ""),
         "log": model["serial"]["log"] or following["serial"]["log"],
-        "screen": _screen(model, live=found.live is not None),
-        "definition": xml.document(found.stored) if found.live is None and found.stored is not None else "",
+        "definition": xml.document(found.stored) if not live and found.stored is not None else "",
         "mark": "",
     }
+
+
+def _start(root: Element, *, live: bool) -> dict[str, t.Any]:
+    """What a guest with this XML must have of its host. ``live``: to go on there; otherwise to be started."""
+    model = domain.parse(root)
+    return {
+        "live": live,
+        "type": model["type"],
+        "arch": model["arch"],
+        "machine": model["machine"],
+        "cpu": _cpu(root, live=live),
+        "firmware": _firmware(root),
+        "networks": sorted({(card["type"], card["source"]) for card in model["networks"].values()}),
+        "macs": sorted(model["networks"]),
+        "screen": _screen(model, live=live),
+    }
+
+
+def _next_start(found: domains.Known) -> dict[str, t.Any]:
+    """The same for the next start of a guest that runs; {} where that needs nothing else, and for one that is off."""
+    if found.live is None:
+        return {}
+    now, later = _start(found.live, live=True), _start(found.xml, live=False)
+    following = found.model
+    running = changes.live_model(domain.parse(found.live), following)
+    # What libvirt has made of a CPU when it started it is no difference, nor is a port that must be free now.
+    if (running["type"], running["cpu"]) == (following["type"], following["cpu"]):
+        later["cpu"] = now["cpu"]
+    if now["screen"][:1] == later["screen"][:1]:
+        later["screen"] = now["screen"]
+    return {} if later == {**now, "live": False} else later
 
 
 def _screen(model: Record, *, live: bool) -> list[t.Any]:
@@ -110,10 +135,13 @@ def _screen(model: Record, *, live: bool) -> list[t.Any]:
     return [graphics.get("listen") or "127.0.0.1", (graphics["port"] or 0) if live else 0]
 
 
-def _cpu(root: Element) -> str:
-    """The CPU that it has, or will have; '' where that is the one of its host, whatever that is."""
+def _cpu(root: Element, *, live: bool) -> str:
+    """The CPU that it has, or will have; '' where that is the one of its host, whatever that is, or where libvirt will
+    start it without a look at that of the host."""
     found = root.find("cpu")
-    return "" if found is None or found.get("mode", "custom") != "custom" else xml.document(found)
+    if found is None or found.get("mode", "custom") != "custom" or (not live and found.get("check") == "none"):
+        return ""
+    return xml.document(found)
 
 
 def _firmware(root: Element) -> dict[str, int]:
@@ -259,7 +287,6 @@ def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
         return {**seen, "reason": str(error)}
     seen.update(_look_at_files(definition, needs), memory=movedir.available_memory(), address_holder="")
     seen["ports"] = _ports() if needs["live"] else []
-    seen["screen"] = _lacks_screen(*needs["screen"]) if needs["screen"] else ""
     seen["post_copy"] = _lacks_post_copy() if needs["post_copy"] else ""
     if needs["address"]:
         try:
@@ -270,12 +297,26 @@ def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
 
 
 def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, t.Any]:
-    with libvirt.doing("tell what this host can do"):
-        said = capabilities.parse_capabilities(str(connection.getCapabilities()), needs["arch"])
+    with libvirt.doing("tell QEMU's version"):
         version = int(connection.getVersion())
     known_domains = domains.read(connection)
     uuids = {one.model["uuid"]: other for other, one in known_domains.items()}
     macs = {mac: other for other, one in known_domains.items() for mac in one.model["networks"] if other != name}
+    following = needs["next_start"]
+    return {
+        **_look_at_start(connection, needs, macs),
+        "next_start": _look_at_start(connection, following, macs) if following else {},
+        "qemu": version,
+        "name_taken": name in known_domains,
+        "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
+        "pools": libvirt.pool_directories(connection),
+    }
+
+
+def _look_at_start(connection: libvirt.Connection, needs: Record, macs: t.Mapping[str, str]) -> dict[str, t.Any]:
+    """What this host has for a guest to go on, or to be started. ``macs``: those of its other domains."""
+    with libvirt.doing("tell what this host can do"):
+        said = capabilities.parse_capabilities(str(connection.getCapabilities()), needs["arch"])
     missing = []
     for kind, source in needs["networks"]:
         if kind == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
@@ -290,15 +331,12 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
     return {
         "arch": os.uname().machine,
         "machines": [*said["machine_types"], *said["machines"]],
-        "qemu": version,
         "kvm": needs["type"] != "kvm" or kvm.probe()["usable"],
         "cpu": _cpu_problem(connection, needs),
-        "name_taken": name in known_domains,
-        "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
         "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
         "networks_missing": missing,
-        "pools": libvirt.pool_directories(connection),
         "firmware": [path for path, size in needs["firmware"].items() if not _has_firmware(path, size, needs)],
+        "screen": _lacks_screen(*needs["screen"]) if needs["screen"] else "",
     }
 
 
@@ -393,7 +431,7 @@ def _lacks_screen(address: str, port: int) -> str:
         try:
             probe.bind((address, port))
         except OSError as error:
-            return f"cannot have its screen at {address} port {port}: {error.strerror}"
+            return f"cannot have its screen at {address}{f' port {port}' if port else ''}: {error.strerror}"
     return ""
 
 

@@ -66,9 +66,8 @@ def refusals(name: str, host: str, needs: Needs, pools: t.Mapping[str, str]) -> 
             )
         if below and (not disk["template"] or below != paths.template_disk(disk["template"])):
             found.append(f"disks: {host} gives {path} no file to rest on but a template, and {below} is none.")
-    found += [
-        f"files: {path!r} is no plain path." for path in (*needs["files"], *needs["firmware"]) if not _plain(path)
-    ]
+    firmware = {**needs["firmware"], **needs["next_start"].get("firmware", {})}
+    found += [f"files: {path!r} is no plain path." for path in (*needs["files"], *firmware) if not _plain(path)]
     own = (paths.guest_seed(name), *paths.guest_nvram(name), *(disk["path"] for disk in _own(name, needs["fixed"])))
     found += [f"files: {host} takes no {path} from another host." for path in needs["brought"] if path not in own]
     if needs["log"] not in ("", paths.guest_log(name)):

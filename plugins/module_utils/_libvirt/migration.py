@@ -5,7 +5,8 @@
 """Whether a guest can move to another host, and what libvirt is told when it does.
 
 The *needs* of a guest are what its target must have; the source makes them, they go over the wire. What the target has
-*seen* of itself comes in as plain data.
+*seen* of itself comes in as plain data. Both have in ``next_start``, where that is something else, what it is about the
+start that is to follow: one that could not be started at the target is not brought there.
 """
 
 from __future__ import annotations
@@ -98,14 +99,38 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     """Why the target (``host``) cannot take it, all of them; ``seen``: what it has found of itself."""
     if not seen["reachable"]:
         return [f"libvirt: {host} has no libvirt that answers: {seen['reason']}"]
+    found = _lacks(name, host, needs, seen)
+    following = _lacks(name, host, needs["next_start"], seen["next_start"]) if needs["next_start"] else []
+    found += [one.replace(": ", " (from its next start on): ", 1) for one in following if one not in found]
+    if needs["live"] and seen["qemu"] < needs["qemu"]:
+        versions = [_version(number) for number in (seen["qemu"], needs["qemu"])]
+        found.append(f"QEMU: {host} has {versions[0]}, older than {versions[1]} here. Install a newer one there.")
+    if seen["name_taken"]:
+        found.append(f"name: {host} has another domain called {name}.")
+    if seen["uuid_taken"]:
+        found.append(f"uuid: the UUID of {name} is that of {seen['uuid_taken']} on {host}.")
+    if seen["address_holder"]:
+        found.append(f"address: {needs['address']} is taken: {seen['address_holder']} answers for it.")
+    found += [f"files: {host} {what}." for what in seen["files"]]
+    found += [f"disks: {host} {what}." for what in seen["disks"]]
+    found += [f"template: {host}: {what}." for what in seen["templates"]]
+    found += admission.refusals(name, host, needs, seen["pools"])
+    found += [f"ports: {what}." for what in seen["ports"]]
+    found += plan.space_problems(host, seen["space"])
+    if needs["live"] and seen["memory"] < needs["memory"]:
+        found.append(
+            f"memory: {host} has {human_bytes(seen['memory'])} available, {human_bytes(needs['memory'])} are needed."
+        )
+    return found
+
+
+def _lacks(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[str, t.Any]) -> list[str]:
+    """What the target lacks for it to go on, or to be started."""
     found = []
     if needs["arch"] != seen["arch"]:
         found.append(f"arch: {host} is {seen['arch']}, {name} is {needs['arch']}.")
     elif needs["machine"] not in seen["machines"]:
         found.append(f"machine: the QEMU of {host} has no machine {needs['machine']}. Install a newer one there.")
-    if needs["live"] and seen["qemu"] < needs["qemu"]:
-        versions = [_version(number) for number in (seen["qemu"], needs["qemu"])]
-        found.append(f"QEMU: {host} has {versions[0]}, older than {versions[1]} here. Install a newer one there.")
     if needs["type"] == "kvm" and not seen["kvm"]:
         found.append(f"KVM: {host} cannot use it, and {name} runs with it.")
     if seen["cpu"]:
@@ -114,26 +139,10 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
         f"firmware: {host} has no {path}, or one of another size than here. Install the same version of its package."
         for path in seen["firmware"]
     ]
-    if seen["name_taken"]:
-        found.append(f"name: {host} has another domain called {name}.")
-    if seen["uuid_taken"]:
-        found.append(f"uuid: the UUID of {name} is that of {seen['uuid_taken']} on {host}.")
     found += [f"networks: the MAC {mac} is that of {other} on {host}." for mac, other in seen["macs_taken"].items()]
     found += [f"networks: {host} has no {what}." for what in seen["networks_missing"]]
-    if seen["address_holder"]:
-        found.append(f"address: {needs['address']} is taken: {seen['address_holder']} answers for it.")
-    found += [f"files: {host} {what}." for what in seen["files"]]
-    found += [f"disks: {host} {what}." for what in seen["disks"]]
-    found += [f"template: {host}: {what}." for what in seen["templates"]]
-    found += admission.refusals(name, host, needs, seen["pools"])
-    found += [f"ports: {what}." for what in seen["ports"]]
     if seen["screen"]:
         found.append(f"graphics: {host} {seen['screen']}.")
-    found += plan.space_problems(host, seen["space"])
-    if needs["live"] and seen["memory"] < needs["memory"]:
-        found.append(
-            f"memory: {host} has {human_bytes(seen['memory'])} available, {human_bytes(needs['memory'])} are needed."
-        )
     return found
 
 

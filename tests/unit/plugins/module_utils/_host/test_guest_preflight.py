@@ -21,6 +21,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     domains,
     guest_preflight,
     info,
+    kvm,
     libvirt,
     movedir,
     snapshot_records,
@@ -34,14 +35,14 @@ from .fake_domains import FakeConnection
 CPU_INCOMPATIBLE = 91
 
 
-def guest(kernel: str, disk: str) -> xml.Element:
+def guest(kernel: str, disk: str, bridge: str = "cnvm0") -> xml.Element:
     return xml.parse(f"""<domain type='qemu'><name>web</name><uuid>0705aea1-1ea0-540a-967e-c710e0d8de07</uuid>
       <memory unit='MiB'>96</memory>
       <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type><kernel>{kernel}</kernel></os>
       <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/>
         <target dev='vda' bus='virtio'/><readonly/></disk>
       <interface type='network'><mac address='52:54:00:00:00:01'/><source network='default'/></interface>
-      <interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='cnvm0'/></interface>
+      <interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='{bridge}'/></interface>
       </devices></domain>""")
 
 
@@ -59,15 +60,69 @@ def test_what_it_starts_with_the_next_time_is_needed_too(tmp_path: Path, monkeyp
         "address": "10.100.101.9",
     }  # fmt: skip
     known = domains.Known(
-        None, "running", "", True, False, stored=guest("/boot/new", own), live=guest("/boot/old", own)
+        None, "running", "", True, False, stored=guest("/boot/new", own, "cnvm1"), live=guest("/boot/old", own)
     )
     host = t.cast("t.Any", None)
     needs = guest_preflight.needs_of("web", known, definition, host, 10_000_000, False)
+    assert needs["networks"] == [("bridge", "cnvm0"), ("network", "default")]
+    assert needs["next_start"]["networks"] == [("bridge", "cnvm1"), ("network", "default")]
     assert sorted(needs["files"]) == ["/boot/new", "/boot/old"]
     assert (needs["disks"], needs["brought"]) == ([], [own])
     assert [one["path"] for one in needs["fixed"]] == [own]
     assert needs["address_mac"] == "52:54:00:00:00:02"
     assert needs["memory"] == (96 + 128) * 2**20
+
+
+CPU = '<cpu check="partial">\n  <model>EPYC</model>\n</cpu>\n'
+SECOND = "<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/></interface>"
+# What libvirt makes of the CPU of one that it starts.
+RUNNING = {"cpu": "<cpu check='full'><model>EPYC</model><feature policy='require' name='x2apic'/></cpu>"}
+
+
+def machine(**changed: str) -> xml.Element:
+    """A domain; ``changed``: what of its XML is something else."""
+    has = {
+        "kind": "qemu", "machine": "pc-q35-10.0", "loader": "", "network": "default", "second": "", "cpu": CPU,
+        "screen": "<graphics type='vnc' port='5901' listen='127.0.0.1'/>", **changed,
+    }  # fmt: skip
+    return xml.parse(f"""<domain type='{has["kind"]}'><name>web</name><memory unit='MiB'>96</memory>
+      <os><type arch='x86_64' machine='{has["machine"]}'>hvm</type>{has["loader"]}</os>{has["cpu"]}<devices>
+      <interface type='network'><mac address='52:54:00:00:00:01'/><source network='{has["network"]}'/></interface>
+      {has["second"]}{has["screen"]}</devices></domain>""")
+
+
+def next_start(live: t.Optional[xml.Element], stored: xml.Element) -> dict[str, t.Any]:
+    return guest_preflight._next_start(domains.Known(None, "", "", True, False, stored=stored, live=live))
+
+
+@pytest.mark.parametrize(
+    ("changed", "needed"),
+    [
+        # Of a CPU that is emulated a host need not have anything.
+        ({"kind": "kvm"}, {"type": "kvm", "cpu": CPU}),
+        ({"machine": "pc-q35-11.0"}, {"machine": "pc-q35-11.0"}),
+        ({"cpu": CPU.replace("EPYC", "Cascadelake")}, {"cpu": CPU.replace("EPYC", "Cascadelake")}),
+        # These start anywhere.
+        ({"cpu": "<cpu mode='host-passthrough'/>"}, {"cpu": ""}),
+        ({"cpu": "<cpu check='none'><model>Cascadelake</model></cpu>"}, {"cpu": ""}),
+        ({"loader": f"<loader type='pflash'>{os.devnull}</loader>"}, {"firmware": {os.devnull: 0}}),
+        ({"network": "lan"}, {"networks": [("network", "lan")]}),
+        ({"second": SECOND}, {"macs": ["52:54:00:00:00:01", "52:54:00:00:00:02"]}),
+        ({"screen": "<graphics type='vnc' listen='192.0.2.1'/>"}, {"screen": ["192.0.2.1", 0]}),
+        ({"screen": ""}, {"screen": []}),
+    ],
+)
+def test_what_waits_for_the_next_start_is_needed(changed: dict[str, str], needed: dict[str, t.Any]) -> None:
+    """And for the rest what runs needs already."""
+    now = guest_preflight._start(machine(**RUNNING), live=True)
+    assert next_start(machine(**RUNNING), machine(**changed)) == {**now, "live": False, **needed}
+
+
+def test_a_next_start_that_needs_nothing_else_is_not_asked_for() -> None:
+    """What libvirt has made of the CPU, and the port that must be free now, are no difference."""
+    assert next_start(machine(**RUNNING), machine()) == {}
+    assert next_start(machine(**RUNNING), machine(cpu="<cpu mode='host-model'/>")) == {}
+    assert next_start(None, machine()) == {}
 
 
 def test_a_screen_needs_its_address_and_a_port_of_its_own() -> None:
@@ -151,7 +206,9 @@ def test_a_port_that_is_taken_is_told() -> None:
         port = taken.getsockname()[1]
         assert f"at 127.0.0.1 port {port}: Address already in use" in guest_preflight._lacks_screen("127.0.0.1", port)
     assert guest_preflight._lacks_screen("127.0.0.1", port) == ""
-    assert "Cannot assign" in guest_preflight._lacks_screen("192.0.2.1", 5901)
+    assert "at 192.0.2.1 port 5901: Cannot assign" in guest_preflight._lacks_screen("192.0.2.1", 5901)
+    # libvirt chooses the port.
+    assert "at 192.0.2.1: Cannot assign" in guest_preflight._lacks_screen("192.0.2.1", 0)
 
 
 # -- What libvirt itself keeps
@@ -207,7 +264,7 @@ def needs(kernel: str, **more: t.Any) -> dict[str, t.Any]:
         "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": False, "post_copy": False, "type": "qemu",
         "arch": "x86_64", "machine": "pc-q35-10.0", "cpu": "", "disks": [], "fixed": [], "screen": [], "address": "",
         "files": {kernel: {"size": 1, "sha256": "x"}}, "networks": [["network", "default"]],
-        "macs": ["52:54:00:00:00:01"], "firmware": {}, **more,
+        "macs": ["52:54:00:00:00:01"], "firmware": {}, "next_start": {}, **more,
     }  # fmt: skip
 
 
@@ -304,9 +361,18 @@ def test_what_its_firmware_is_made_of(tmp_path: Path) -> None:
     ("cpu", "kept"),
     [("<cpu>\n  <model>EPYC</model>\n</cpu>\n", True), ("<cpu mode='host-model'/>", False), ("<features/>", False)],
 )
-def test_the_cpu_that_it_needs(cpu: str, kept: bool) -> None:
+@pytest.mark.parametrize("live", [True, False])
+def test_the_cpu_that_it_needs(cpu: str, kept: bool, live: bool) -> None:
     """One that is off gets that of its host, if nothing else is said."""
-    assert guest_preflight._cpu(xml.parse(f"<domain>{cpu}</domain>")) == (cpu if kept else "")
+    assert guest_preflight._cpu(xml.parse(f"<domain>{cpu}</domain>"), live=live) == (cpu if kept else "")
+
+
+def test_a_cpu_that_libvirt_does_not_check_starts_anywhere() -> None:
+    """Once it runs, the guest has seen what it has."""
+    cpu = '<cpu check="none">\n  <model>EPYC</model>\n</cpu>\n'
+    root = xml.parse(f"<domain>{cpu}</domain>")
+    assert guest_preflight._cpu(root, live=False) == ""
+    assert guest_preflight._cpu(root, live=True) == cpu
 
 
 @pytest.mark.parametrize(
@@ -332,6 +398,29 @@ def test_the_cpu_of_a_target(target: FakeConnection, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(target, "compareHypervisorCPU", compare)
     assert look(needs("/boot/vmlinuz", files={}, cpu=cpu))["cpu"] == said
+
+
+def test_what_a_target_lacks_for_the_next_start(target: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of it; what it is to go on with is all there."""
+    target.defineXML(xml.document(guest("", "")).replace("<name>web<", "<name>other<").replace("0705aea1", "99999999"))
+    monkeypatch.setattr(kvm, "probe", lambda: {"usable": False})
+    monkeypatch.setattr(target, "compareHypervisorCPU", lambda *asked: int("EPYC" in asked[4]))
+    wanted = needs("", files={}, cpu="<cpu><model>EPYC</model></cpu>", macs=[], screen=["127.0.0.1", 0])
+    wanted["next_start"] = {
+        "live": False, "type": "kvm", "arch": "x86_64", "machine": "pc-q35-11.0",
+        "cpu": "<cpu><model>Cascadelake</model></cpu>", "firmware": {"/does/not/exist": 1},
+        "networks": [["bridge", "no-bridge"]], "macs": ["52:54:00:00:00:01"], "screen": ["192.0.2.1", 0],
+    }  # fmt: skip
+    seen = look(wanted)
+    following = seen["next_start"]
+    keys = ("kvm", "cpu", "firmware", "networks_missing", "macs_taken", "screen")
+    assert [seen[key] for key in keys] == [True, "", [], [], {}, ""]
+    assert following.pop("screen").startswith("cannot have its screen at 192.0.2.1: ")
+    assert [following[key] for key in keys[:-1]] == [
+        False, "it is not a superset.", ["/does/not/exist"], ["bridge no-bridge"], {"52:54:00:00:00:01": "other"},
+    ]  # fmt: skip
+    assert following["machines"] == ["pc-q35-10.0", "q35"]
+    assert look({**wanted, "next_start": {}})["next_start"] == {}
 
 
 def test_a_target_without_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def disk(
 
 NEEDS: dict[str, t.Any] = {
     "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "disks": [disk()], "fixed": [], "log": LOG,
-    "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {},
+    "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {}, "next_start": {},
     "brought": ["/var/lib/cnvm/workloads/web/seed.iso", NVRAM],
 }  # fmt: skip
 
@@ -69,6 +69,7 @@ def test_a_disk_that_it_only_reads_is_brought_when_it_is_its_own() -> None:
         ({"disks": [disk(below="/etc/shadow")]}, "/etc/shadow is none"),
         ({"files": {"boot/vmlinuz": {}}}, "no plain path"),
         ({"firmware": {"/usr/../etc/shadow": 1}}, "no plain path"),
+        ({"next_start": {"firmware": {"/usr/../etc/shadow": 1}}}, "no plain path"),
         ({"log": "/etc/cron.d/x"}, "write to /etc/cron.d/x"),
     ],
 )

@@ -19,7 +19,7 @@ NEEDS: dict[str, t.Any] = {
     "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": True, "type": "qemu", "arch": "x86_64",
     "machine": "pc-q35-10.0", "qemu": 10_000_013, "cpu": "<cpu/>", "memory": 2**30, "address": "10.1.1.5",
     "disks": [{"name": "vda", "path": DISK, "below": BASE, "template": "a" * 64, "shared": False, "pool": ""}],
-    "fixed": [], "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {},
+    "fixed": [], "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {}, "next_start": {},
     "brought": ["/var/lib/cnvm/workloads/web/seed.iso"],
     "networks": [["bridge", "cnvm0"]], "macs": ["52:54:00:00:00:01"], "log": "/var/log/cnvm/guests/web.log",
 }  # fmt: skip
@@ -27,7 +27,7 @@ SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [], "address_holder": "",
     "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
-    "firmware": [],
+    "firmware": [], "next_start": {},
     "space": [{"path": "/var/lib/cnvm", "free_bytes": 2**30, "needed_bytes": 2**20}],
     "memory": 2**31,
 }  # fmt: skip
@@ -94,6 +94,37 @@ def test_kvm_is_needed_by_those_that_run_with_it() -> None:
     assert said(kvm=False) == []
     (found,) = said({**NEEDS, "type": "kvm"}, kvm=False)
     assert found.startswith("KVM:")
+
+
+# What is different there for the next start, and what is to be said of it.
+LATER: dict[str, tuple[t.Any, str]] = {
+    "arch": ("aarch64", "arch (from its next start on): host2 is aarch64, web is x86_64."),
+    "machines": ([], "machine (from its next start on): the QEMU of host2 has no machine pc-q35-10.0. Install a"),
+    "kvm": (False, "KVM (from its next start on): host2 cannot use it, and web runs with it."),
+    "cpu": ("it lacks avx2", "cpu (from its next start on): host2 cannot give web its CPU: it lacks avx2"),
+    "firmware": (
+        ["/usr/share/OVMF/CODE.fd"],
+        "firmware (from its next start on): host2 has no /usr/share/OVMF/CODE.fd",
+    ),
+    "macs_taken": (
+        {"52:54:00:00:00:01": "b"},
+        "networks (from its next start on): the MAC 52:54:00:00:00:01 is that of b",
+    ),
+    "networks_missing": (["bridge br9"], "networks (from its next start on): host2 has no bridge br9."),
+    "screen": ("cannot have its screen", "graphics (from its next start on): host2 cannot have its screen."),
+}
+
+
+@pytest.mark.parametrize("key", sorted(LATER))
+def test_what_it_could_not_start_with_the_next_time_is_told(key: str) -> None:
+    """Once: what it lacks in any case is no matter of the next start."""
+    value, words = LATER[key]
+    needs = {**NEEDS, "type": "kvm", "next_start": {**NEEDS, "type": "kvm", "live": False}}
+    assert said(needs, next_start=SEEN) == []
+    (found,) = said(needs, next_start={**SEEN, key: value})
+    assert found.startswith(words)
+    (found,) = said(needs, next_start={**SEEN, key: value}, **{key: value})
+    assert "next start" not in found
 
 
 def guest(extra: str = "", disk: str = "", top: str = "", name: str = "web") -> xml.Element:
