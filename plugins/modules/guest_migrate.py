@@ -35,7 +35,9 @@ options:
     type: raw
     default: 300
   bandwidth_mib_s:
-    description: Most MiB per second that are sent, of memory and of each disk. 0 is no limit.
+    description:
+      - Most MiB per second that are sent, of the memory and of each disk by itself; also of a disk of a guest that does
+        not run, of a template that is brought, and of another file. 0 is no limit.
     type: raw
     default: 0
   connections:
@@ -66,6 +68,7 @@ options:
     description:
       - Give up and roll back when the move is not done after so many seconds. A guest that runs at the target already
         is not given up.
+      - A target that fetches a template, and gets no further with it for ten minutes, is not waited for in any case.
     type: raw
     default: 3600
 attributes:
@@ -248,7 +251,9 @@ timeline:
       type: float
       sample: 2091.4
     bytes:
-      description: Bytes that went over the link, by kind.
+      description:
+        - Bytes that went over the link, by kind. V(memory) and V(disks); V(template), where the target lacked one and
+          no other move was just bringing it; V(files) that belong to the guest, such as cloud-init's seed.
       type: dict
       sample: {"memory": 60416021, "disks": 8716288}
 left_behind:

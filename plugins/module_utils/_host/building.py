@@ -25,11 +25,16 @@ def _home(above: str) -> str:
     return f"{above}/building"
 
 
+def place(above: str, label: str) -> str:
+    """Where ``directory`` makes one."""
+    return f"{_home(above)}/{label}"
+
+
 @contextlib.contextmanager
 def directory(above: str, label: str) -> t.Iterator[str]:
     """A fresh directory on the file system of ``above``, root's alone: an image may have files that are set-user-id.
     What has not been renamed goes at the end."""
-    path = f"{_home(above)}/{label}"
+    path = place(above, label)
     with contextlib.ExitStack() as held:
         with _alone(above):
             doomed = _put_aside(above, held)

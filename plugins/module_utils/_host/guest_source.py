@@ -107,7 +107,10 @@ class Leaving(kinds.Leaving):
         _unmark(move.journal)
         for digest in self.survey.learnt["templates"]:
             move.phase("template")
-            move.channel.call("template", timeout_s=move.left(86_400), digest=digest)
+            move.channel.call(
+                "template", timeout_s=move.left(86_400), digest=digest, bandwidth_mib_s=move.request["bandwidth_mib_s"],
+                progress=move.progress("template"),
+            )  # fmt: skip
         move.phase("prepare")
         move.channel.call("prepare", timeout_s=move.left(120))
         for path in self.survey.needs["brought"]:
@@ -117,6 +120,7 @@ class Leaving(kinds.Leaving):
         self.move.channel.call(
             "file", timeout_s=self.move.left(86_400), path=path, size=os.path.getsize(path),
             stream=lambda out: sparse.send(path, out, self.move.progress(kind)),
+            mib_s=self.move.request["bandwidth_mib_s"],
         )  # fmt: skip
 
     def hold(self) -> None:

@@ -340,8 +340,20 @@ def _op_template(call: Call) -> dict[str, t.Any]:
     digest = str(call.args["digest"])
     if not is_digest(digest):
         raise PeerError(f"{digest!r} is no digest.")
-    # Another guest may be bringing it just now.
-    template_making.fetch(call.host, call.journal["peer"], digest, digest=digest, waits=lambda: not call.gone())
+    fetched = -1
+
+    def waits() -> bool:
+        """Another guest may be bringing it just now: the source hears that more of it comes."""
+        nonlocal fetched
+        before, fetched = fetched, template_making.fetched_bytes(digest)
+        if fetched != before:
+            call.tell(0)
+        return not call.gone()
+
+    template_making.fetch(
+        call.host, call.journal["peer"], digest, digest=digest, mib_s=int(call.args["bandwidth_mib_s"]), waits=waits,
+        progress=call.tell,
+    )  # fmt: skip
     return {}
 
 

@@ -145,7 +145,8 @@ def is_gone(name: str, where: str) -> str:
 
 
 class Call(t.NamedTuple):
-    """What the source of a move asks of its target. ``receive`` gives what the work makes of the stream that came."""
+    """What the source of a move asks of its target. ``receive`` gives what the work makes of the stream that came;
+    ``tell`` lets the source hear that so many more bytes have come which it does not send itself."""
 
     host: Host
     journal: dict[str, t.Any]
@@ -153,6 +154,7 @@ class Call(t.NamedTuple):
     has_stream: bool
     receive: t.Callable[[t.Callable[[t.BinaryIO], t.Any]], t.Any]
     gone: t.Callable[[], bool]
+    tell: t.Callable[[int], None]
 
     @property
     def name(self) -> str:

@@ -17,7 +17,12 @@ from .._core import paths
 from .._core.errors import HostError, InputError, PeerError
 from .._migrate import wire
 from . import files
+from .limit import Limit
 from .system import Host
+
+# Who tells how far it is may tell nothing for so long: it reads what has come once more, and sees it onto its disk.
+_NO_PROGRESS_S = 600.0
+_LATE = "did not answer in time"
 
 
 def overlay() -> dict[str, t.Any]:
@@ -55,7 +60,10 @@ class Channel:
         self._in = self._process.stdin.fileno()
         self._out = self._process.stdout.fileno()
         self._buffer = bytearray()
-        self._deadline = time.monotonic() + 15
+        self._deadline, self._late = time.monotonic() + 15, _LATE
+        self._limit = Limit(0)
+        # How many answers are to come: that to a call which ran out of time comes before that to the next one.
+        self._awaited = 0
         for fd in (self._in, self._out):
             os.set_blocking(fd, False)
 
@@ -72,18 +80,20 @@ class Channel:
         poll.register(fd, event)
         left = self._deadline - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
-            raise self._lost("did not answer in time")
+            raise self._lost(self._late)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             self._wait(self._in, select.POLLOUT)
             try:
-                view = view[os.write(self._in, view) :]
+                count = os.write(self._in, view[: self._limit.piece])
             except BlockingIOError:
                 continue
             except OSError as error:
                 raise self._lost("was lost") from error
+            view = view[count:]
+            self._limit.sent(count)
 
     def _read_line(self) -> bytes:
         found = b""
@@ -111,19 +121,36 @@ class Channel:
         *,
         timeout_s: float,
         stream: t.Optional[t.Callable[[t.BinaryIO], t.Any]] = None,
+        mib_s: int = 0,
+        progress: t.Optional[t.Callable[[int], None]] = None,
         **args: t.Any,
     ) -> dict[str, t.Any]:
-        """Ask the peer to do ``op``; its result. ``stream`` writes the bytes that go with it.
+        """Ask the peer to do ``op``; its result. ``stream`` writes the bytes that go with it, no more than ``mib_s`` of
+        them in a second (0 is no limit).
 
-        An operation that fails before it has read its stream answers at once; the answer is read then.
+        An operation that fails before it has read its stream answers at once; the answer is read then. ``progress``
+        hears of the bytes that the peer fetches by itself, and a peer that gets no further is not waited for.
         """
-        self._deadline = time.monotonic() + timeout_s
+        end = time.monotonic() + timeout_s
+        self._deadline, self._late = end, _LATE
+        self._limit = Limit(mib_s)
+        self._awaited += 1
         self._write(wire.line({"op": op, "args": args, "stream": stream is not None}))
         if stream is not None:
             writer = wire.ChunkWriter(self._write)
             stream(t.cast("t.BinaryIO", writer))
             writer.close()
-        return wire.result_of(wire.parse(self._read_line()), self.peer)
+        while True:
+            if progress is not None:
+                stuck = f"showed no progress for {_NO_PROGRESS_S:g} s"
+                self._deadline, self._late = min((end, _LATE), (time.monotonic() + _NO_PROGRESS_S, stuck))
+            answer = wire.parse(self._read_line())
+            if "progress" not in answer:
+                self._awaited -= 1
+                if not self._awaited:
+                    return wire.result_of(answer, self.peer)
+            elif progress is not None:
+                progress(int(answer["progress"]))
 
     def close(self) -> None:
         """End the connection; the peer cleans up what was not finished."""

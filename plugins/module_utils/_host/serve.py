@@ -83,6 +83,11 @@ class Conversation:
         poll.register(self._read.fileno(), 0)
         return any(event & (select.POLLHUP | select.POLLERR) for _fd, event in poll.poll(0))
 
+    def _tell(self, count: int) -> None:
+        """Say that so many more bytes have come. Who has hung up wants no more of them (BrokenPipeError)."""
+        self._write.write(wire.line({"progress": count}))
+        self._write.flush()
+
     def _take(self, name: str, what: str, *, again: bool) -> None:
         """Take the lock of a workload. ``again``: the same source asks about what it has begun here, so a conversation
         that holds the lock is one that it has given up. A recovery of this host is asking that source just now: if it
@@ -135,11 +140,16 @@ class Conversation:
         own = self._target().OPERATIONS.get(word) if self.journal else None
         if own is None:
             raise PeerError(f"This host knows no operation {word!r}.", hint="Run host_bootstrap again.")
-        result = own(
-            kinds.Call(
-                self.host, self.journal, args, stream is not None, lambda work: _pumped(stream, work), self._gone
-            )
+        call = kinds.Call(
+            self.host,
+            self.journal,
+            args,
+            stream is not None,
+            lambda work: _pumped(stream, work),
+            self._gone,
+            self._tell,
         )
+        result = own(call)
         self.journal = files.read_json(paths.journal_file(self.name)) or {}
         return result
 

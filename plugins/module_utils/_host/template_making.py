@@ -4,8 +4,9 @@
 # This module util is PRIVATE to the collection.
 """Templates are made: of a disk image file, of packages, of a stopped guest's disk, or taken over from another host.
 
-``cnvm-host template fetch PEER WORD`` takes a template over; the peer answers ``template send WORD`` with its record in
-one line of JSON and the bytes of its image behind it. What arrives is believed when its digest is what it is called.
+``cnvm-host template fetch PEER WORD`` takes a template over; the peer answers ``template send WORD [MIB_S]`` with its
+record in one line of JSON and the bytes of its image behind it, no more than MIB_S of them in a second. What arrives is
+believed when its digest is what it is called.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import json
 import os
 import select
 import shutil
+import time
 import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, HostError, InputError, PeerError, Refused
 from .._core.mmdebstrap import Recipe
 from .._core.names import check_name, is_digest
-from .._core.values import human_bytes
+from .._core.values import human_bytes, integer
 from .._image import template
 from .._image.commands import Making
 from .._image.template import Wanted
@@ -42,12 +44,15 @@ from . import (
     template_building,
     templates,
 )
+from .limit import Limit
 from .system import Host
 
 _MAKING = Making(templates.FORMAT)
 # The peer has nothing to do but to read a file and send it.
 _SILENCE_S = 30.0
 _FETCH_S = 24 * 3600
+# Who waits for what is fetched hears so often that more of it has come.
+_TELL_S = 0.5
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -167,27 +172,28 @@ def _from_guest(host: Host, wanted: Wanted, place: str, uri: str) -> dict[str, t
 # --------------------------------------------------------------------------------------------------------------------
 # Of another host
 # --------------------------------------------------------------------------------------------------------------------
-def send(word: str, host: Host) -> None:
-    """Answer a peer that wants a template: its record, then its bytes."""
+def send(word: str, host: Host, mib_s: int = 0) -> None:
+    """Answer a peer that wants a template: its record, then its bytes, ``mib_s`` in a second (0 is no limit)."""
     digest = templates.require(template.word_of(word, "template"), "template")
     templates.check(digest, remember=True)
     out = t.cast("t.BinaryIO", host.stdout)
     cli.write_line(host, {"template": templates.described(digest)})
     with open(paths.template_disk(digest), "rb", buffering=0) as file:
-        offset, size = 0, os.fstat(file.fileno()).st_size
+        offset, size, limit = 0, os.fstat(file.fileno()).st_size, Limit(mib_s)
         while offset < size:
-            offset += os.sendfile(out.fileno(), file.fileno(), offset, min(size - offset, wire.CHUNK))
+            sent = os.sendfile(out.fileno(), file.fileno(), offset, min(size - offset, limit.piece))
+            offset += sent
+            limit.sent(sent)
 
 
 class _Incoming:
     """What a peer sends. Each wait has an end; ssh's own words are kept for the message."""
 
-    def __init__(self, host: Host, peer: t.Mapping[str, t.Any], word: str) -> None:
+    def __init__(self, host: Host, peer: t.Mapping[str, t.Any], word: str, mib_s: int) -> None:
         self.peer = str(peer["name"])
+        argv = peers.ssh_argv(peer, "template", "send", word, str(mib_s))
         # -3 and -1 are subprocess.DEVNULL and PIPE.
-        self._process = host.popen(
-            peers.ssh_argv(peer, "template", "send", word), stdin=-3, stdout=-1, stderr=-1, start_new_session=True
-        )
+        self._process = host.popen(argv, stdin=-3, stdout=-1, stderr=-1, start_new_session=True)
         self._out = self._process.stdout.fileno()
         self._rest = b""
 
@@ -239,14 +245,16 @@ class _Incoming:
 
 
 def fetch(
-    host: Host, peer: str, word: str, *, digest: str = "", waits: t.Callable[[], bool] = lambda: False
-) -> tuple[str, bool]:
+    host: Host, peer: str, word: str, *, digest: str = "", mib_s: int = 0, waits: t.Callable[[], bool] = lambda: False,
+    progress: t.Optional[t.Callable[[int], None]] = None,
+) -> tuple[str, bool]:  # fmt: skip
     """Take a template over from ``peer``, under its digest alone; (digest, whether it was new here).
 
-    ``digest``: what it must be. ``waits``: whether to wait for somebody who is just fetching it, asked again and again.
-    Only the helper can do this: a module has no programs that run beside it.
+    ``digest``: what it must be. ``mib_s``: how much the peer may send in a second, 0 is no limit. ``waits``: whether to
+    wait for somebody who is just fetching it, asked again and again. ``progress`` is called now and then with the bytes
+    that have come since. Only the helper can do this: a module has no programs that run beside it.
     """
-    incoming = _Incoming(host, peers.find(peer, "peer"), word)
+    incoming = _Incoming(host, peers.find(peer, "peer"), word, mib_s)
     try:
         about = incoming.line()
         if digest and about["digest"] != digest:
@@ -255,25 +263,43 @@ def fetch(
         with files.lock(path, f"fetching template {word!r}", waits=waits):
             if templates.resolve(about["digest"]) and not templates.problem(about["digest"], remember=True):
                 return str(about["digest"]), False
-            return _receive(incoming, about), True
+            return _receive(incoming, about, progress), True
     finally:
         incoming.close()
 
 
-def _receive(incoming: _Incoming, about: t.Mapping[str, t.Any]) -> str:
+def fetched_bytes(digest: str) -> int:
+    """How much has come of a template that somebody is just fetching."""
+    try:
+        return os.path.getsize(f"{building.place(paths.TEMPLATES, _label(digest))}/disk.qcow2")
+    except FileNotFoundError:
+        return 0
+
+
+def _label(digest: str) -> str:
+    return f"fetch-{digest[:16]}"
+
+
+def _receive(incoming: _Incoming, about: t.Mapping[str, t.Any], progress: t.Optional[t.Callable[[int], None]]) -> str:
     size, digest = int(about["file_bytes"]), str(about["digest"])
-    with building.directory(paths.TEMPLATES, f"fetch-{digest[:16]}") as place:
+    with building.directory(paths.TEMPLATES, _label(digest)) as place:
         free = os.statvfs(place)
         if size > free.f_bavail * free.f_frsize:
             raise HostError(f"There is no room for the template: it needs {human_bytes(size)}.", hint="Make room.")
         total, left = hashlib.sha256(), size
+        untold, told_at = 0, time.monotonic()
         with open(f"{place}/disk.qcow2", "wb", buffering=0) as file:
             while left:
                 part = incoming.read(min(left, wire.CHUNK))
                 if not part:
                     raise incoming.lost(f"the connection ended {human_bytes(left)} before the end.")
                 total.update(part)
-                left -= file.write(part)
+                written = file.write(part)
+                left -= written
+                untold += written
+                if progress is not None and (not left or time.monotonic() - told_at > _TELL_S):
+                    progress(untold)
+                    untold, told_at = 0, time.monotonic()
         if total.hexdigest() != digest:
             raise PeerError(f"What {incoming.peer} sent is not the template {digest}.", hint="Try again.")
         known = {key: about.get(key) for key in ("made_of", "origin", "reset_identity", "reset") if key in about}
@@ -406,14 +432,14 @@ def _take_away(word: str, *, check_mode: bool) -> dict[str, t.Any]:
 # The helper's words
 # --------------------------------------------------------------------------------------------------------------------
 def _template(args: t.Sequence[str], host: Host) -> int:
-    if len(args) == 2 and args[0] == "send":
-        send(args[1], host)
+    if len(args) in (2, 3) and args[0] == "send":
+        send(args[1], host, integer(args[2], "MIB_S", least=0, most=wire.MOST_MIB_S) if args[2:] else 0)
     elif len(args) == 3 and args[0] == "fetch":
         peer, word = check_name(args[1], "PEER"), template.word_of(args[2], "TEMPLATE")
         digest, new = fetch(host, peer, word, digest=word if is_digest(word) else "")
         cli.write_line(host, {"digest": digest, "new": new})
     else:
-        raise InputError("Usage: cnvm-host template send TEMPLATE, or fetch PEER TEMPLATE.")
+        raise InputError("Usage: cnvm-host template send TEMPLATE [MIB_S], or fetch PEER TEMPLATE.")
     return 0
 
 

@@ -16,6 +16,7 @@ from .._core.errors import InputError
 from .._core.names import check_name
 from .._core.values import boolean, choice, integer, known_keys
 from .plan import MODES
+from .wire import MOST_MIB_S
 
 # Numbers are text here: the helper decodes them strictly (a survey sends text, YAML makes 1 of true).
 CONTAINER: dict[str, dict[str, t.Any]] = {
@@ -80,7 +81,7 @@ def _guest(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "name": check_name(given.get("guest"), "guest"),
         "target": check_name(given.get("target"), "target"),
         "max_downtime_ms": number("max_downtime_ms", 1, 60_000),
-        "bandwidth_mib_s": number("bandwidth_mib_s", 0, 1_000_000),
+        "bandwidth_mib_s": number("bandwidth_mib_s", 0, MOST_MIB_S),
         "connections": connections,
         "allow_post_copy": post_copy,
         "auto_converge": boolean(given.get("auto_converge", True), "auto_converge"),

@@ -38,7 +38,7 @@ class Timeline:
         return str(self.phases[-1]["phase"]) if self.phases else ""
 
     def add_bytes(self, kind: str, count: int) -> None:
-        """``count`` more bytes of ``kind`` (image, layer, checkpoint, pages) went over the link."""
+        """``count`` more bytes of ``kind`` (image, layer, template, disks …) went over the link."""
         self.bytes[kind] = self.bytes.get(kind, 0) + count
 
     def between_ms(self, first: str, last: str) -> float:

@@ -6,7 +6,8 @@
 
 A request is ``{"op": …, "args": {…}, "stream": bool}``. With ``stream`` chunks follow: a length in 4 bytes (big endian)
 and so many bytes, the last with length 0; then a line ``{"sha256": …, "bytes": …}``. The answer is a line
-``{"result": {…}}`` or ``{"error": {"kind", "message", "hint", "details"}}``.
+``{"result": {…}}`` or ``{"error": {"kind", "message", "hint", "details"}}``. Lines ``{"progress": …}`` may come before
+it: so many more bytes have come to who answers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .._core import errors
 
 MAX_LINE = 4 * 2**20
 CHUNK = 2**20
+# The highest limit that there is: more than any link carries.
+MOST_MIB_S = 1_000_000
 _LENGTH = struct.Struct(">I")
 
 

@@ -106,6 +106,7 @@ def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
     with bare.fleet.slow(target, "8mbit"):
         move = bare.start(source)
         eventually("a part of it is there", lambda: bare.look(target)["templates"])
+        eventually("the source is told", lambda: move.status().get("bytes", {}).get("template"))
         kill(target, SERVE)
         result = move.result()
     assert (result["outcome"], result["failed_phase"]) == ("source", "template"), result

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt, limit
+
+from .fake_clock import Clock
 
 
 @pytest.fixture(autouse=True)
 def no_connection_to_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is left by another test."""
     monkeypatch.setattr(libvirt, "_mine", libvirt._Mine())
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that limits of what is sent go by."""
+    made = Clock()
+    monkeypatch.setattr(limit, "time", made)
+    return made

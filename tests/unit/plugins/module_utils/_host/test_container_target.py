@@ -225,7 +225,9 @@ def test_no_directory_is_bound_into_what_comes(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_an_image_is_stored_nowhere_else(digest: t.Any, name: str, said: str) -> None:
     args = {"description": {"digest": digest}, "name": name}
-    call = kinds.Call(HOST, JOURNAL, args, True, lambda work: pytest.fail("received"), lambda: False)
+    call = kinds.Call(
+        HOST, JOURNAL, args, True, lambda work: pytest.fail("received"), lambda: False, lambda count: None
+    )
     with pytest.raises(CnvmError, match=said):
         container_target.OPERATIONS["image"](call)
 
@@ -258,7 +260,9 @@ def test_an_image_that_another_container_is_just_bringing_is_waited_for() -> Non
     """Until it is there, or the source has hung up."""
     digest = "a" * 64
     args = {"description": {"digest": digest}, "name": "debian"}
-    call = kinds.Call(HOST, {"name": "web"}, args, True, lambda work: work(t.cast("t.Any", None)), lambda: True)
+    call = kinds.Call(
+        HOST, {"name": "web"}, args, True, lambda work: work(t.cast("t.Any", None)), lambda: True, lambda count: None
+    )
     with contextlib.ExitStack() as other:
         other.enter_context(files.lock(f"{paths.RUN}/locks/image-{digest}.lock", "receiving the image"))
         with pytest.raises(Refused, match="is at work on it"):

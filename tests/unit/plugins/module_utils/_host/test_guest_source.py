@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 import types
@@ -24,10 +25,12 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_preflight,
     guest_source,
     libvirt,
+    mover,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, migration
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
+from ansible_collections.cnvm.platform.plugins.module_utils._migrate.timeline import Timeline
 
 from . import fake_libvirt
 
@@ -405,6 +408,36 @@ def test_a_tunnel_that_is_lost_lets_nothing_go_on_once_the_target_has_it(
     leaving._thread = t.cast("t.Any", types.SimpleNamespace(join=lambda timeout: None))
     leaving.leave()
     assert each.calls == [*([] if answered else ["destroy None"]), "release", "close"]
+
+
+def test_all_that_is_sent_is_limited_and_counted(tmp_path: Path) -> None:
+    """A template that the target fetches, a file that belongs to the guest, and the disk of one that does not run."""
+    seed, disk = tmp_path / "seed.iso", tmp_path / "vda.qcow2"
+    seed.write_bytes(b"x" * 5000)
+    disk.write_bytes(b"x" * 7000)
+    called: list[tuple[str, int]] = []
+    seen = Timeline(time.monotonic)
+
+    def call(op: str, *, timeout_s: float, mib_s: int = 0, bandwidth_mib_s: int = 0, **more: t.Any) -> None:
+        called.append((op, mib_s or bandwidth_mib_s))
+        if op == "template":
+            more["progress"](3000)
+        if op == "file":
+            more["stream"](io.BytesIO())
+
+    move = mover.Move(
+        t.cast("t.Any", None), {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60,
+        "bandwidth_mib_s": 50}, "m1", lambda status: None,
+    )  # fmt: skip
+    move.channel = t.cast("t.Any", types.SimpleNamespace(call=call))
+    move.time = seen
+    survey = types.SimpleNamespace(needs={"brought": [str(seed)]}, learnt={"templates": ["a" * 64]})
+    leaving = guest_source.Leaving.__new__(guest_source.Leaving)
+    vars(leaving).update(move=move, survey=survey)
+    leaving.bring()
+    leaving._send(str(disk), "disks")
+    assert called == [("template", 50), ("prepare", 0), ("file", 50), ("file", 50)]
+    assert seen.bytes == {"template": 3000, "files": 5000, "disks": 7000}
 
 
 @pytest.fixture

@@ -111,7 +111,8 @@ def test_no_disk_is_made_on_a_template_that_has_changed(tmp_path: Path, monkeypa
         "path": str(tmp_path / "vda.qcow2"), "shared": False, "template": digest, "virtual": images.MIB,
         "format": "qcow2",
     }  # fmt: skip
-    call = kinds.Call(HOST, {"name": "web", "needs": {"disks": [disk]}}, {}, False, lambda work: None, lambda: False)
+    journal = {"name": "web", "needs": {"disks": [disk]}}
+    call = kinds.Call(HOST, journal, {}, False, lambda work: None, lambda: False, lambda count: None)
     os.utime(paths.template_disk(digest))
     guest_target.OPERATIONS["prepare"](call)
     (tmp_path / "vda.qcow2").unlink()
@@ -292,18 +293,27 @@ def test_whether_a_copy_may_have_run(
     assert not guest_target.has_run("web", {**journal, "state": "prepared", "mode": "offline"})
 
 
-def test_a_template_is_waited_for_until_the_source_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_is_waited_for_until_the_source_hangs_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears that more of it comes, be it by this move or by that of another guest."""
+    monkeypatch.setattr(paths, "TEMPLATES", str(tmp_path))
     asked: list[bool] = []
+    told: list[int] = []
 
-    def fetch(host: Host, peer: str, word: str, *, digest: str, waits: t.Callable[[], bool]) -> None:
-        assert (peer, word, digest) == ("host1", "a" * 64, "a" * 64)
-        asked.extend([waits(), waits()])
+    def fetch(host: Host, peer: str, word: str, **more: t.Any) -> None:
+        assert (peer, word, more["digest"], more["mib_s"]) == ("host1", "a" * 64, "a" * 64, 50)
+        with building.directory(paths.TEMPLATES, f"fetch-{'a' * 16}") as place:
+            for size in (3, 3, 4, 4):
+                Path(f"{place}/disk.qcow2").write_bytes(b"x" * size)
+                asked.append(more["waits"]())
+        more["progress"](7)
 
     monkeypatch.setattr(template_making, "fetch", fetch)
-    gone = iter([False, True])
-    call = kinds.Call(HOST, {"peer": "host1"}, {"digest": "a" * 64}, False, lambda work: None, lambda: next(gone))
+    gone = iter([False, False, False, True])
+    args = {"digest": "a" * 64, "bandwidth_mib_s": 50}
+    call = kinds.Call(HOST, {"peer": "host1"}, args, False, lambda work: None, lambda: next(gone), told.append)
     assert guest_target.OPERATIONS["template"](call) == {}
-    assert asked == [True, False]
+    assert asked == [True, True, True, False]
+    assert told == [0, 0, 7]
 
 
 def test_nothing_that_came_stays_when_it_is_given_up(

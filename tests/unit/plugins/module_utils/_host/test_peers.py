@@ -24,6 +24,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import files, 
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import wire
 
+from .fake_clock import Clock
+
 PEER = {"name": "host2", "tunnel": "10.100.100.2"}
 
 
@@ -82,6 +84,77 @@ print(json.dumps({"result": {"same": said["sha256"] == total.hexdigest(), "bytes
     )
     size = 3 * wire.CHUNK + 5
     assert one.call("layer", timeout_s=20, stream=lambda out: out.write(b"x" * size)) == {"same": True, "bytes": size}
+
+
+def test_no_more_of_a_stream_goes_out_than_was_asked_for(channel: t.Any, clock: Clock) -> None:
+    """All the time, not a lot of it at once and then nothing; of the next one it is no limit."""
+    one = channel(
+        """
+import struct
+source = sys.stdin.buffer
+while source.readline():
+    while True:
+        (length,) = struct.unpack(">I", source.read(4))
+        if not length:
+            break
+        source.read(length)
+    source.readline()
+    print('{"result": {}}', flush=True)
+"""
+    )
+    size = 3 * wire.CHUNK
+    one.call("file", timeout_s=20, mib_s=2, stream=lambda out: out.write(b"x" * size))
+    assert sum(clock.slept) == pytest.approx(size / (2 * 2**20), rel=0.01)
+    assert max(clock.slept) < 0.1
+    clock.slept.clear()
+    one.call("file", timeout_s=20, stream=lambda out: out.write(b"x" * size))
+    assert clock.slept == []
+
+
+def test_progress_comes_before_the_answer(channel: t.Any) -> None:
+    lines = "".join(f'{{"progress": {count}}}\n' for count in (5, 0, 7)) + '{"result": {"a": 1}}\n'
+    heard: list[int] = []
+    one = channel(f"sys.stdout.write({lines!r}); sys.stdout.flush(); time.sleep(9)")
+    assert one.call("template", timeout_s=20, progress=heard.append) == {"a": 1}
+    assert heard == [5, 0, 7]
+
+
+def test_a_peer_that_gets_no_further_is_not_waited_for(channel: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs of life, which come while it waits, are none of progress."""
+    monkeypatch.setattr(peers, "_NO_PROGRESS_S", 1.0)
+    one = channel(
+        """
+for _number in range(8):
+    print(json.dumps({"progress": 1}), flush=True)
+    time.sleep(0.2)
+while True:
+    print(flush=True)
+    time.sleep(0.1)
+"""
+    )
+    heard: list[int] = []
+    with pytest.raises(PeerError, match=r"The connection to host2 showed no progress for 1 s\."):
+        one.call("template", timeout_s=60, progress=heard.append)
+    assert len(heard) == 8
+    # The time that it has in all is kept, too.
+    with pytest.raises(PeerError, match="did not answer in time"):
+        one.call("template", timeout_s=0.3, progress=heard.append)
+
+
+def test_an_answer_that_comes_too_late_is_not_that_to_the_next_question(channel: t.Any) -> None:
+    one = channel(
+        """
+sys.stdin.readline()
+sys.stdin.readline()
+print(json.dumps({"progress": 1}))
+print(json.dumps({"result": {"to": "template"}}))
+print(json.dumps({"result": {"to": "give_up"}}), flush=True)
+time.sleep(9)
+"""
+    )
+    with pytest.raises(PeerError, match="did not answer in time"):
+        one.call("template", timeout_s=0.2, progress=pytest.fail)
+    assert one.call("give_up", timeout_s=20) == {"to": "give_up"}
 
 
 def test_error_of_the_other_side(channel: t.Any) -> None:

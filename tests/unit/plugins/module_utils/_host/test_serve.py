@@ -173,6 +173,23 @@ def test_resume_does_not_wait_for_a_move() -> None:
     assert answer["error"]["kind"] == "Refused"
 
 
+def test_what_comes_is_told_before_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(call: kinds.Call) -> dict[str, t.Any]:
+        call.tell(5)
+        call.tell(0)
+        return {"a": 1}
+
+    target = types.SimpleNamespace(
+        OPERATIONS={"template": fetch}, is_alive=lambda name, journal: True, has_run=lambda name, journal: False
+    )
+    journal = records.journal("target", records.TARGET_RECEIVING, "m1", OWNER, "host1", "S", "live", "b")
+    files.write_json(paths.journal_file("web"), journal)
+    monkeypatch.setattr(kinds, "target_of", lambda journal: target)
+    monkeypatch.setattr(recover, "resolve_in_background", lambda host, name: None)
+    answers = ask(request("resume", name="web", move_id="m1"), request("template"))
+    assert answers[1:] == [{"progress": 5}, {"progress": 0}, {"result": {"a": 1}}]
+
+
 def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """``anew`` writes the journal on. Of a copy that had never been active a recovery leaves nothing."""
     journal = records.journal("target", records.TARGET_PREPARED, "m1", OWNER, "host1", "S", "post_copy", "b")

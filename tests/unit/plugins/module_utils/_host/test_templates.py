@@ -42,6 +42,7 @@ from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
 
 from . import fake_domains
+from .fake_clock import Clock
 from .fake_domains import FakeConnection
 from .fake_qemu import Qemu
 
@@ -554,22 +555,24 @@ def test_a_guest_that_cannot_become_one(qemu: Qemu, place: Path, guest: dict[str
 # -- Of another host
 
 
-def sent(word: str) -> bytes:
+def sent(*words: str) -> bytes:
     """What a host answers to ``template send``."""
     with open(os.path.join(paths.TEMPLATES, "sent"), "w+b") as file:
-        template_making.send(word, Host(run=Qemu(), stdout=t.cast("t.BinaryIO", file)))
+        assert template_making.answer(["send", *words], Host(run=Qemu(), stdout=t.cast("t.BinaryIO", file))) == 0
         file.seek(0)
         return file.read()
 
 
-def ask(place: Path, answer: bytes, *, said: bytes = b"") -> Host:
-    """A host whose ssh gets this answer."""
+def ask(place: Path, answer: bytes, *, said: bytes = b"", limits: t.Optional[list[str]] = None) -> Host:
+    """A host whose ssh gets this answer. ``limits``: how much of it in a second was asked for."""
     (place / "answer").write_bytes(answer)
     (place / "said").write_bytes(said)
+    asked = [] if limits is None else limits
 
     def popen(argv: list[str], **options: t.Any) -> t.Any:
         assert argv[:3] == ["ssh", "-F", paths.SSH_CONFIG]
-        assert argv[-3:-1] == ["template", "send"]
+        assert argv[-4:-2] == ["template", "send"]
+        asked.append(argv[-1])
         script = f"cat {place}/answer; cat {place}/said >&2"
         return subprocess.Popen(["sh", "-c", script], **options)
 
@@ -595,6 +598,30 @@ def test_a_template_is_taken_over(place: Path, there: tuple[dict[str, t.Any], by
     # What is here is not read again.
     head = answer[: answer.index(b"\n") + 1]
     assert template_making.fetch(ask(place, head), "host1", "debian") == (found["digest"], False)
+
+
+def test_no_more_of_it_is_sent_than_was_asked_for(qemu: Qemu, place: Path, clock: Clock) -> None:
+    size = register(qemu, place)["file_bytes"]
+    whole = sent("debian")
+    assert clock.slept == []
+    assert sent("debian", "1") == whole
+    assert sum(clock.slept) == pytest.approx(size / MIB)
+    assert max(clock.slept) < 0.1
+
+
+@pytest.mark.parametrize("often", [True, False])
+def test_it_is_told_how_much_of_it_has_come(
+    place: Path, there: tuple[dict[str, t.Any], bytes], monkeypatch: pytest.MonkeyPatch, often: bool
+) -> None:
+    """In parts while they come, or all of it at its end."""
+    found, answer = there
+    told: list[int] = []
+    limits: list[str] = []
+    monkeypatch.setattr(template_making, "_TELL_S", -1.0 if often else 3600.0)
+    host = ask(place, answer, limits=limits)
+    template_making.fetch(host, "host1", "debian", mib_s=7, progress=told.append)
+    assert (sum(told), limits) == (found["file_bytes"], ["7"])
+    assert (len(told) > 1) is often
 
 
 def test_one_that_is_just_being_fetched_is_waited_for(place: Path, there: tuple[dict[str, t.Any], bytes]) -> None:
@@ -692,7 +719,8 @@ def test_the_helper_s_words(qemu: Qemu, place: Path, there: tuple[dict[str, t.An
         with pytest.raises(CnvmError):
             template_making.commands()["template"](bad, host)
     # A peer may ask for one, and for nothing else.
-    for bad in (["fetch", "host1", "debian"], [], ["send", "../../etc/passwd"], ["send", "a", "b"]):
+    for bad in (["fetch", "host1", "debian"], [], ["send", "../../etc/passwd"], ["send", "debian", "-1"],
+                ["send", "debian", "1", "2"]):  # fmt: skip
         with pytest.raises(CnvmError):
             template_making.answer(bad, host)
 
