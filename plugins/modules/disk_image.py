@@ -50,7 +50,8 @@ options:
         description:
           - Its format. Default is the one that its name ends with, else V(qcow2). V(vhd) is what qemu-img calls V(vpc).
           - An image that is there must have it. V(raw) is believed and never guessed from the content, which a guest
-            may have written.
+            may have written. One that looks like another image does not grow; one that its guest has encrypted (LUKS)
+            does.
         type: str
         choices: [raw, qcow2, vmdk, vdi, vhd, vpc, vhdx]
       size:

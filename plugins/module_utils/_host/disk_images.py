@@ -29,6 +29,8 @@ SCHEMA = 1
 RECORDS = f"{paths.STATE}/disks"
 # In check mode, the size of an image that nobody has made yet: larger than nothing, so that every size will do.
 _NOT_KNOWN = headers.SECTOR
+# What a raw disk begins with though it is one: a CD's file system, and a disk that its guest has encrypted.
+_IN_RAW = ("iso", "luks")
 
 
 # -- Records
@@ -138,9 +140,10 @@ class _Work:
             return self._look_around(wanted, seen)
         with disks.File(wanted.path) as image:
             marks = headers.identify(image)
-        if wanted.format == "raw" and any(mark != "iso" for mark in marks):
+        other = [mark for mark in marks if mark not in _IN_RAW]
+        if wanted.format == "raw" and other:
             # Perhaps a guest wrote that into its disk. As long as nothing is to be done to it, it does not matter.
-            seen = dataclasses.replace(seen, strange=f"by its content {marks[0]}")
+            seen = dataclasses.replace(seen, strange=f"by its content {other[0]}")
             if wanted.size in (None, status.st_size):
                 seen = dataclasses.replace(seen, header=disks.inspect(wanted.path, "raw").header)
         elif wanted.format != "raw" and wanted.format not in marks:

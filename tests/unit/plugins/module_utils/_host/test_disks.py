@@ -480,6 +480,14 @@ def test_a_guest_that_writes_a_header_into_its_raw_disk(place: Path, qemu: Qemu)
     assert "qcow2" not in [word for words in qemu.calls for word in words]
 
 
+def test_a_raw_disk_that_its_guest_has_encrypted_grows(place: Path, qemu: Qemu) -> None:
+    item = {"path": f"{place}/a.raw", "size": "64M"}
+    bring(qemu, [item])
+    with open(item["path"], "r+b") as file:
+        file.write(b"LUKS\xba\xbe\0\2")
+    twice(qemu, [{**item, "size": "128M"}], [["resize"]])
+
+
 # -- Sources from outside
 
 
