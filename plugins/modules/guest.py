@@ -178,7 +178,8 @@ options:
             default: true
           size_mib:
             description:
-              - Size in MiB. A disk that is smaller grows, also while the guest runs; one that is larger is refused.
+              - Size in MiB. A disk that is smaller grows, also while the guest runs; one that is larger is refused, and
+                so is growth where libvirt keeps the guest's memory (C(virsh managedsave)).
               - Required for an empty disk. Default is the template's size.
             type: raw
           format:

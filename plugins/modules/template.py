@@ -96,7 +96,8 @@ options:
     type: str
   guest:
     description:
-      - Name of a stopped guest of the host. The disk that it boots from is copied; the guest stays as it is.
+      - Name of a stopped guest of the host. The disk that it boots from is copied; the guest stays as it is. Refused
+        where libvirt keeps its memory (C(virsh managedsave)).
       - When the template was made of that guest before, nothing is done; see O(refresh).
     type: raw
   peer:

@@ -13,7 +13,7 @@ from .._core import paths
 from .._core.errors import HostError, InputError, Missing, Refused
 from .._libvirt import domain, errors, xml
 from .._libvirt.domain import Model
-from .._libvirt.guest_plan import Wanted
+from .._libvirt.guest_plan import Wanted, unsave
 from .._libvirt.xml import Element
 from .._net.endpoint import check_address
 from . import disks, files, guest_disks, guest_jobs, libvirt
@@ -53,6 +53,7 @@ class Checks:
                     f"{where}: shared_folders: there is no directory {folder['source']} on this host.",
                     hint="Create it first.",
                 )
+        _check_saved(job, stored)
         self._check_machine(job, model, stored)
         self._check_variables(job, model, stored)
         address = wanted.definition["address"]
@@ -201,6 +202,18 @@ class Checks:
                     f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
                     hint="Remove that guest in a run of its own; it says where its disks are kept.",
                 )
+
+
+def _check_saved(job: Job, stored: Model) -> None:
+    """Refused where a disk would grow below memory that libvirt keeps, with which the guest goes on."""
+    had = guest_jobs.given(stored)
+    grown = [work.name for work in job.works if work.kind == "grow" and work.path in had]
+    if grown and t.cast(Known, job.known).saved:
+        raise Refused(
+            f"guests: {job.name}: disks: {grown[0]} cannot grow: the guest was saved with its memory, which fits its "
+            "disks as they are.",
+            hint=unsave(job.name),
+        )
 
 
 def _check_cd(path: str, option: str) -> None:

@@ -152,6 +152,11 @@ def _guest_disk(name: str, uri: str) -> dict[str, t.Any]:
             f"Guest {name!r} is {known.state}: what is on its disk is not all that it has written.",
             hint="Stop it first (cnvm.platform.guest, state: stopped).",
         )
+    if known.saved:
+        raise Refused(
+            f"Guest {name!r} was saved with its memory: what is on its disk is not all that it has written.",
+            hint=guest_plan.unsave(name),
+        )
     found = known.model["disks"]
     if not found:
         raise InputError(f"guest: {name!r} has no disk.", hint="Name another guest.")

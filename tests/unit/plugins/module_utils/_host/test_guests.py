@@ -1626,6 +1626,19 @@ def test_saved_memory_goes_on_with_what_it_was(connection: FakeConnection) -> No
     assert [reason["option"] for reason in found["restart_reasons"]] == ["machine"]
 
 
+def test_nor_does_a_disk_grow_below_it(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    connection.domains["web"].saved = True
+    for state in ("stopped", "running"):
+        with pytest.raises(Refused, match="vda cannot grow: the guest was saved with its memory") as refused:
+            bring({**WEB, "disks": [{"size_mib": 2}], "state": state})
+        assert "virsh managedsave-remove web" in refused.value.hint
+    # What it has later is no part of that.
+    fake_domains.qcow2(place / "other.qcow2", 2**20)
+    more = {"path": str(place / "other.qcow2"), "size_mib": 2}
+    assert "grow disk vdb" in one({**WEB, "disks": [{"size_mib": 1}, more], "state": "stopped"})["actions"]
+
+
 def test_a_start_that_fails_leaves_the_guest_defined(connection: FakeConnection) -> None:
     bring({**WEB, "state": "stopped"})
     connection.domains["web"].refuses["start"] = FakeError(errors.INTERNAL_ERROR, "process exited")

@@ -488,8 +488,10 @@ def test_a_report_of_some_and_of_none(qemu: Qemu, place: Path) -> None:
 
 
 class _Model:
-    def __init__(self, state: str, disk: str, live: bool = False, below: t.Sequence[str] = ()) -> None:
-        self.state, self.live = state, object() if live else None
+    def __init__(
+        self, state: str, disk: str, live: bool = False, below: t.Sequence[str] = (), saved: bool = False
+    ) -> None:
+        self.state, self.live, self.saved = state, object() if live else None, saved
         backing = [{"path": path, "format": "qcow2", "read_only": False} for path in below]
         self.model = {"disks": {"vda": {"path": disk, "format": "qcow2", "backing": backing}} if disk else {}}
 
@@ -543,6 +545,10 @@ def test_a_guest_that_cannot_become_one(qemu: Qemu, place: Path, guest: dict[str
     guest["arch"] = _Model("running", "/x", live=True)
     with pytest.raises(Refused, match="is running"):
         bring(qemu, name="arch", guest="arch")
+    guest["arch"] = _Model("stopped", "/x", saved=True)
+    with pytest.raises(Refused, match="saved with its memory") as refused:
+        bring(qemu, name="arch", guest="arch")
+    assert "virsh managedsave-remove arch" in refused.value.hint
     guest["arch"] = _Model("stopped", "")
     with pytest.raises(InputError, match="no disk"):
         bring(qemu, name="arch", guest="arch")
