@@ -45,7 +45,7 @@ options:
           - V(stopped) creates it if need be, and shuts it down, also for the next boot of the host.
           - V(paused) creates and starts it if need be, and lets it stand still.
           - V(absent) stops and removes it with its NVRAM, saved memory, snapshots and seed. Its disks are kept, see
-            O(guests[].delete_disks).
+            O(guests[].delete_disks). Refused while another guest has a file of its directory, or an image rests on one.
         type: str
         choices: [present, running, stopped, paused, absent]
         default: running
@@ -350,7 +350,8 @@ options:
         description:
           - With O(guests[].state=absent), whether the disks that this module made are removed. Files and devices that
             were there before are never removed, nor is what was written to them since a snapshot.
-          - Otherwise disks of the guest's own directory are kept below C(/var/lib/cnvm/kept-disks).
+          - All else in the guest's own directory is kept below C(/var/lib/cnvm/kept-disks). Without this option, its
+            disks are, too.
         type: bool
         default: false
       wait_for:
@@ -549,7 +550,7 @@ guests:
       type: str
       sample: lease
     kept_disks:
-      description: Where the disks of a removed guest are.
+      description: Where the disks of a removed guest are, and what else was in its directory.
       type: list
       elements: str
       sample: [/var/lib/cnvm/kept-disks/web/vda.qcow2]

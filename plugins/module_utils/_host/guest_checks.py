@@ -16,7 +16,7 @@ from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted, unsave
 from .._libvirt.xml import Element
 from .._net.endpoint import check_address
-from . import disks, files, guest_disks, guest_jobs, libvirt
+from . import disk_guests, disks, files, guest_disks, guest_jobs, libvirt
 from .domains import Known, read
 from .guest_jobs import Job
 from .ownership import Newcomer, Registry
@@ -202,6 +202,36 @@ class Checks:
                     f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
                     hint="Remove that guest in a run of its own; it says where its disks are kept.",
                 )
+
+
+def check_leaving(jobs: t.Sequence[Job]) -> None:
+    """Refused where a guest that is removed takes along what others need: what lies in its directory is brought to
+    another place with it, or deleted."""
+    places = {job.name: {*guest_disks.at_home(job.name), *job.gone_disks} for job in jobs}
+    images = sorted(set().union(*places.values()))
+    if not images:
+        return
+    guests, overlays = disk_guests.of(images), disks.overlays_around(images)
+    for job in jobs:
+        home = f"{os.path.realpath(paths.guest_disks_dir(job.name))}/"
+        gone = {os.path.realpath(path) for path in job.gone_disks}
+        needed: dict[str, list[str]] = {}
+        for path in sorted(places[job.name]):
+            users = [f"guest {name}" for name in guests[path] if name != job.name]
+            for overlay in disks.resting_on(path, overlays):
+                real = os.path.realpath(overlay)
+                together = real.startswith(home) and os.path.realpath(path) not in gone
+                users += [] if real in gone or together else [overlay]
+            if users:
+                needed[path] = users
+        if needed:
+            words = "; ".join(f"{path} ({', '.join(users[:5])})" for path, users in list(needed.items())[:5])
+            raise Refused(
+                f"Guest {job.name!r} is not removed: others need files that go with it: {words}.",
+                hint="Remove these guests or take the disk away from them, and flatten, rebase or remove these "
+                "overlays. Or move the file to another place, and tell them (path, backing).",
+                dependants=sorted({user for users in needed.values() for user in users}),
+            )
 
 
 def _check_saved(job: Job, stored: Model) -> None:

@@ -10,6 +10,7 @@ A disk that is not touched costs no command: its header is read at most.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import glob
 import os
 import typing as t
@@ -324,23 +325,28 @@ def delete(places: t.Iterable[str]) -> None:
         files.remove_file(path, durable=True)
 
 
+def at_home(name: str) -> list[str]:
+    """The files in the directory of a guest's own disks, whoever has brought them there."""
+    directory = paths.guest_disks_dir(name)
+    found = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    return [f"{directory}/{one}" for one in found if not fnmatch.fnmatch(one, disks.TEMPORARY)]
+
+
 def check_keep(name: str) -> None:
     """Refused where a guest's own disks cannot be brought to where they can stay: they are moved, not copied."""
     source, target = paths.guest_disks_dir(name), paths.KEPT_DISKS
-    if not os.path.isdir(source) or not os.listdir(source):
-        return
     place = target
     while not os.path.isdir(place):
         place = os.path.dirname(place)
     if os.stat(source).st_dev != os.stat(place).st_dev:
         raise Refused(
             f"guests: {name}: its disks cannot be kept: {source} and {target} are on two file systems.",
-            hint=f"Let {paths.STATE} be on one; or move the disks that you want away, and set delete_disks: true.",
+            hint=f"Let {paths.STATE} be on one; or move away what you want to keep, and set delete_disks: true.",
         )
 
 
-def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> list[str]:
-    """Bring a removed guest's own disks (or ``only`` these paths) to where they can stay, and return where that is.
+def keep(host: Host, name: str) -> list[str]:
+    """Bring what is in the directory of a removed guest to where it can stay, and return where that is.
 
     Images that rest on one another name each other by path: they are told the new one. Where they go is written down
     first: a run that was cut off is finished by the next one.
@@ -351,11 +357,6 @@ def keep(host: Host, name: str, only: t.Optional[t.Collection[str]] = None) -> l
         return [] if begun is None else _tell_new_place(host, source, begun["target"], begun["names"])
     delete(glob.glob(f"{glob.escape(source)}/{disks.TEMPORARY}"))
     names = sorted(os.listdir(source))
-    if only is not None:
-        stay = {place for path in only for place in files.places(path)}
-        kept = [one for one in names if f"{os.path.realpath(source)}/{one}" in stay]
-        delete(f"{source}/{one}" for one in names if one not in kept)
-        names = kept
     if not names:
         return []
     target = paths.kept_disks_dir(name)

@@ -33,8 +33,9 @@ class Job:
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     # Guests that are removed in the same call, and of which it gets the address, a MAC or a disk.
     follows: set[str] = dataclasses.field(default_factory=set)
-    # Of one that is removed: the files of the disks that were made for it, and what is kept.
+    # Of one that is removed: the files of the disks that were made for it, those that are deleted, and what is kept.
     made_disks: list[str] = dataclasses.field(default_factory=list)
+    gone_disks: list[str] = dataclasses.field(default_factory=list)
     kept_disks: list[str] = dataclasses.field(default_factory=list)
 
     @property

@@ -20,6 +20,7 @@ from .._libvirt.changes import Changes
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Plan, Seen, Wanted, plan
 from . import (
+    files,
     guest_checks,
     guest_disks,
     guest_jobs,
@@ -82,6 +83,7 @@ class Planner:
             seen[name] = dataclasses.replace(seen[name], elsewhere=holder, owner=history)
         jobs = [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
         self._checks.check_new_cards(jobs)
+        guest_checks.check_leaving([job for job in jobs if job.plan.remove])
         return jobs
 
     def _job(self, item: dict[str, t.Any], seen: Seen, known: t.Optional[Known]) -> Job:
@@ -104,16 +106,7 @@ class Planner:
                 return job
         job.plan = plan(item, seen, wanted, **options)
         if job.plan.remove:
-            if not item["delete_disks"]:
-                guest_disks.check_keep(job.name)
-            model = None if job.known is None else job.known.model
-            job.made_disks = [
-                guest_disks.place_now(self.connection, job.name, disk, model, f"guests: {job.name}: disks")
-                for disk in (seen.definition or {}).get("disks", ())
-                if disk["made"]
-            ]
-            begun = [path for path in guest_disks.making(job.name) if path not in job.made_disks]
-            job.made_disks += filter(os.path.lexists, begun)
+            self._leave(job)
         if wanted is not None:
             with self._made_by_then(job):
                 self._checks.check(job)
@@ -129,6 +122,30 @@ class Planner:
             for digest in sorted(templates.below(seen.definition or {})):
                 templates.check(digest, remember=not self.check_mode)
         return job
+
+    def _leave(self, job: Job) -> None:
+        """What goes with a guest that is removed, and what stays."""
+        model = None if job.known is None else job.known.model
+        made = [
+            guest_disks.place_now(self.connection, job.name, disk, model, f"guests: {job.name}: disks")
+            for disk in (job.seen.definition or {}).get("disks", ())
+            if disk["made"]
+        ]
+        begun = [path for path in guest_disks.making(job.name) if path not in made and os.path.lexists(path)]
+        job.made_disks = [*made, *begun, *snapshot_records.made(job.name, made)]
+        # Without a definition it is not known which of them were made.
+        if job.item["delete_disks"] and job.seen.definition is not None:
+            job.gone_disks = job.made_disks
+        gone = {place for path in job.gone_disks for place in files.places(path)}
+        stay = [path for path in guest_disks.at_home(job.name) if not gone & files.places(path)]
+        if not stay:
+            return
+        guest_disks.check_keep(job.name)
+        if job.item["delete_disks"]:
+            self.warnings.append(
+                f"Guest {job.name} leaves files in its directory of which it is not known that they were made for it; "
+                f"they are kept below {paths.KEPT_DISKS}: {', '.join(map(os.path.basename, stay))}."
+            )
 
     @contextlib.contextmanager
     def _made_by_then(self, job: Job, *, there: bool = False) -> t.Iterator[None]:

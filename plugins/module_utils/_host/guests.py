@@ -30,7 +30,6 @@ from . import (
     libvirt,
     movedir,
     ownership,
-    snapshot_records,
     templates,
 )
 from .domains import Known, forget_variables, read
@@ -245,7 +244,6 @@ class Batch:
 
     def remove(self, job: Job) -> None:
         """Remove a guest that is stopped, with all that belongs to it but its disks, unless they are to go, too."""
-        definition = job.seen.definition or {}
         each = libvirt.domain(self.connection, job.name)
         if each is not None:
             self._undefine(each, job.name)
@@ -255,17 +253,9 @@ class Batch:
         for path in (*outside, *guest_disks.making(job.name)):
             # What a run has left that was cut off as it made them.
             files.remove_file(disks.temporary(path))
-        # Without a definition it is not known which of them were made.
-        if job.item["delete_disks"] and job.seen.definition is not None:
-            made = [disk["name"] for disk in definition.get("disks", ()) if disk.get("made")]
-            model = domain.EMPTY if job.known is None else job.known.model
-            others = {name: disk for name, disk in model["disks"].items() if name not in made}
-            given = {disk["path"] for disk in definition.get("disks", ()) if not disk.get("made")}
-            given |= guest_jobs.given({"disks": others})
-            guest_disks.delete(outside)
-            job.kept_disks = guest_disks.keep(self.host, job.name, {*snapshot_records.overlays(job.name, made), *given})
-        else:
-            job.kept_disks = [*outside, *guest_disks.keep(self.host, job.name)]
+        guest_disks.delete(job.gone_disks)
+        stay = [path for path in outside if path not in job.gone_disks]
+        job.kept_disks = [*stay, *guest_disks.keep(self.host, job.name)]
         for path in movedir.console_logs(job.name):
             files.remove_file(path)
         files.remove_tree(paths.workload_dir(job.name))

@@ -63,11 +63,17 @@ def guest_of(path: str) -> str:
     return ""
 
 
-def overlays(name: str, disks_made: t.Collection[str]) -> list[str]:
-    """The files above disks that are not among ``disks_made``: what was written to these since their first snapshot."""
+def made(name: str, bases: t.Collection[str]) -> list[str]:
+    """The files that snapshots have made for a guest whose own disks are ``bases``: what was written above these, and
+    memory. Not what was written above other disks."""
     record = load(name)
     if record is None:
         return []
-    known = {**record["files"], **(record["pending"] or {}).get("files", {})}
+    records = [one for one in (record, record["pending"]) if one]
+    rests_on = {path: about["backing"] for one in records for path, about in one["files"].items()}
+    found: set[str] = set()
+    while more := {path for path, below in rests_on.items() if below in {*bases, *found}} - found:
+        found |= more
+    memory = {path for one in records for path in snapshots.all_files(one) if path not in rests_on}
     home = f"{paths.guest_disks_dir(name)}/"
-    return [path for path, one in known.items() if one["disk"] not in disks_made and path.startswith(home)]
+    return sorted(path for path in {*found, *memory, *record.get("gone", ())} if path.startswith(home))

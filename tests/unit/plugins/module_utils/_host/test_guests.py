@@ -440,6 +440,64 @@ def test_nor_is_what_was_written_to_it_since_a_snapshot(place: Path) -> None:
     assert mine.exists()
 
 
+def test_nor_is_anything_else_that_lies_beside_its_disks(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+    bring(WEB)
+    snap("one", memory=True)
+    home = place / "workloads/web/disks"
+    (home / "memory-1.save").touch()
+    (home / "backup-of-vda.qcow2").write_text("mine")
+    Path(disks.temporary(f"{home}/vdc.qcow2")).touch()
+    for check_mode in (True, False):
+        result = bring({"name": "web", "state": "absent", "delete_disks": True}, check_mode=check_mode)
+        assert result["warnings"][0].endswith(f"below {place}/kept_disks: backup-of-vda.qcow2, vdb.qcow2.")
+    kept = place / "kept_disks/web"
+    assert result["guests"][0]["kept_disks"] == [f"{kept}/backup-of-vda.qcow2", f"{kept}/vdb.qcow2"]
+    assert sorted(os.listdir(kept)) == ["backup-of-vda.qcow2", "vdb.qcow2"]
+    assert os.listdir(place / "workloads") == []
+    # Nothing of it is in the way of another one of that name.
+    bring(WEB)
+    assert not bring({"name": "web", "state": "absent", "delete_disks": True})["warnings"]
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_what_another_guest_has_stays_where_it_is(connection: FakeConnection, place: Path, delete: bool) -> None:
+    given = place / "workloads/web/disks/vdb.qcow2"
+    bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+    assert f"its file {given} is kept" in " ".join(bring(WEB)["warnings"])
+    bring({**WEB, "name": "db", "disks": [{"path": str(given)}]})
+    absent, before = {"name": "web", "state": "absent", "delete_disks": delete}, list(connection.calls)
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=r"need files that go with it: .*/vdb\.qcow2 \(guest db\)\.") as refused:
+            bring(absent, check_mode=check_mode)
+        assert refused.value.details["dependants"] == ["guest db"]
+    assert (connection.calls, given.exists()) == (before, True)
+    # What is removed in the same call has it until then.
+    with pytest.raises(Refused, match="guest db"):
+        bring(absent, {"name": "db", "state": "absent"})
+    bring({"name": "db", "state": "absent", "delete_disks": True})
+    assert f"{place}/kept_disks/web/vdb.qcow2" in one(absent)["kept_disks"]
+
+
+def test_so_does_what_others_rest_on(place: Path) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    home, kept = place / "workloads/web/disks", place / "kept_disks/old"
+    kept.mkdir(parents=True)
+    absent = {"name": "web", "state": "absent"}
+    fake_domains.qcow2(kept / "o.qcow2", 2**20, str(home / "vda.qcow2"), "qcow2")
+    for delete in (False, True):
+        with pytest.raises(Refused, match=rf"/vda\.qcow2 \({kept}/o\.qcow2\)"):
+            bring({**absent, "delete_disks": delete})
+    # One beside it is told where it goes, but not when it is deleted.
+    os.rename(kept / "o.qcow2", home / "o.qcow2")
+    with pytest.raises(Refused, match=rf"/vda\.qcow2 \({home}/o\.qcow2\)"):
+        bring({**absent, "delete_disks": True})
+    moved = place / "kept_disks/web"
+    assert one(absent)["kept_disks"] == [f"{moved}/{name}.qcow2" for name in ("o", "vda-1", "vda")]
+    assert [node.path for node in disks.chain(f"{moved}/o.qcow2")] == [f"{moved}/o.qcow2", f"{moved}/vda.qcow2"]
+
+
 def test_secure_boot_needs_variables_of_its_own(connection: FakeConnection, place: Path) -> None:
     """Those that there are have no keys, or have them; and the guest's boot entries, which are not ours to lose."""
     off: dict[str, t.Any] = {**WEB, "state": "stopped", "firmware": "uefi"}
