@@ -97,6 +97,7 @@ options:
         description:
           - The image that it rests on (V(qcow2) only). It is made as an overlay on it, which costs nothing and takes up
             what changes. An image that is there and rests on another one is rebased.
+          - Refused where a guest writes to it, or to what it rests on, be that guest stopped.
           - A chain has at most 16 images, this one included.
         type: str
       backing_format:

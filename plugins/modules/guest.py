@@ -156,7 +156,8 @@ options:
           path:
             description:
               - File on the host, or a block device below C(/dev) with O(guests[].disks[].format=raw). A file that is
-                there is used as it is, if it is sound and rests on no file from elsewhere.
+                there is used as it is, if it is sound and rests on no file from elsewhere, nor on one to which another
+                guest writes.
               - Default is a file in the guest's own directory, or in O(guests[].disks[].pool).
             type: str
           pool:

@@ -11,32 +11,38 @@ import typing as t
 
 from .._core import paths
 from .._libvirt import domain
-from . import domains, files, guest_disks, libvirt, ownership
+from . import domains, files, guest_disks, libvirt, ownership, snapshot_records
 
 
-def of(images: t.Iterable[str]) -> dict[str, dict[str, bool]]:
-    """{image: {guest: whether libvirt keeps its memory, which fits its disks as they are}}."""
+def of(images: t.Iterable[str], *, written: bool = False) -> dict[str, dict[str, bool]]:
+    """{image: {guest: whether libvirt keeps its memory, which fits its disks as they are}}.
+
+    ``written``: only guests that write to it, be it when a snapshot is merged; not those that only read it.
+    """
     if not libvirt.available():
-        return _of(images, {}, {})
+        return _of(images, {}, {}, written)
     with libvirt.connect() as connection:
-        return _of(images, domains.read(connection), libvirt.pool_directories(connection))
+        return _of(images, domains.read(connection), libvirt.pool_directories(connection), written)
 
 
 def _of(
-    images: t.Iterable[str], known: t.Mapping[str, domains.Known], pools: t.Mapping[str, str]
+    images: t.Iterable[str], known: t.Mapping[str, domains.Known], pools: t.Mapping[str, str], written: bool
 ) -> dict[str, dict[str, bool]]:
     disks: dict[str, set[str]] = {}
     for name, one in known.items():
         models = (one.model, one.live_model or domain.EMPTY)
-        disks[name] = {disk["path"] for model in models for disk in model["disks"].values()}
+        found = [disk for model in models for disk in model["disks"].values()]
+        disks[name] = {disk["path"] for disk in found if not (written and disk["read_only"])}
     for name in ownership.names(ownership.GUEST):
         definition = files.read_json(paths.definition_file(name)) or {}
         # Of one in a pool that is gone only libvirt may know where it was.
         places = {
             guest_disks.placed(name, disk, pools.get(disk["pool"], ""))
             for disk in definition.get("disks") or ()
-            if disk["path"] or not disk["pool"] or disk["pool"] in pools
+            if (disk["path"] or not disk["pool"] or disk["pool"] in pools) and not (written and disk["read_only"])
         }
+        if written:
+            places.update(snapshot_records.made(name, places))
         disks[name] = places | disks.get(name, set())
     # What lies behind a network has no path here.
     real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in disks.items()}

@@ -93,6 +93,7 @@ class _Work:
     """One call of the module: what it is told, and in check mode what there would be by now.
 
     ``would_be``: virtual sizes of images that would have been made. ``would_rest``: on what the images would rest.
+    ``written``: of the bases that were asked for, the files in their chains to which guests write.
     """
 
     def __init__(self, host: Host, max_virtual_bytes: int, places: t.Sequence[str], check_mode: bool) -> None:
@@ -102,6 +103,7 @@ class _Work:
         self.check_mode = check_mode
         self.would_be: dict[str, int] = {}
         self.would_rest: dict[str, str] = {}
+        self.written: dict[str, t.Mapping[str, t.Collection[str]]] = {}
 
     def _virtual(self, path: str, kind: str, what: str, *, untrusted: bool = False) -> int:
         """Virtual size of an image that another one is made of. In check mode it may be one that is not made yet."""
@@ -176,8 +178,19 @@ class _Work:
             return dataclasses.replace(seen, source_bytes=size)
         if wanted.backing and not seen.same_backing:
             size = self._virtual(wanted.backing, wanted.backing_format, f"{wanted.path}: backing")
-            return dataclasses.replace(seen, backing_bytes=size)
+            written = self._written(wanted.backing, wanted.backing_format)
+            return dataclasses.replace(seen, backing_bytes=size, written_below=written)
         return seen
+
+    def _written(self, path: str, kind: str) -> t.Mapping[str, t.Collection[str]]:
+        """The files of a chain to which guests write, and which ones. Many images may rest on one: it is asked once."""
+        if path not in self.written:
+            # In check mode it may be one that is not made yet.
+            there = os.path.lexists(path) and path not in self.would_be
+            chain = [node.path for node in disks.chain(path, kind)] if there else []
+            found = disk_guests.of(chain, written=True)
+            self.written[path] = {each: guests for each, guests in found.items() if guests}
+        return self.written[path]
 
     def _look_around(self, wanted: Wanted, seen: Seen) -> Seen:
         """Who else needs it. Looked for only where something is to be done to one that is there."""

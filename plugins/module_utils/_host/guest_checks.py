@@ -234,6 +234,32 @@ def check_leaving(jobs: t.Sequence[Job]) -> None:
             )
 
 
+def check_below(jobs: t.Sequence[Job]) -> None:
+    """Refused where a disk would rest on a file to which another guest writes: what lies above it is lost then."""
+    new: dict[str, list[str]] = {}
+    writers: dict[str, str] = {}
+    for job in jobs:
+        # In check mode it may not be known what it comes to.
+        model = {**domain.EMPTY, **(job.plan.wanted.model if job.plan.wanted is not None else {})}
+        had = guest_jobs.given(domain.EMPTY if job.known is None else job.known.model)
+        below = {one["path"] for disk in model["disks"].values() for one in disk["backing"]} - had
+        # To templates nobody writes.
+        new[job.name] = sorted(path for path in below if not path.startswith(f"{paths.TEMPLATES}/"))
+        writes = [disk["path"] for disk in model["disks"].values() if not disk["read_only"]]
+        writers.update({os.path.realpath(path): job.name for path in writes})
+    asked = {path for places in new.values() for path in places}
+    found = disk_guests.of(asked, written=True) if asked else {}
+    for name, places in new.items():
+        for path in places:
+            others = {*found[path], writers.get(os.path.realpath(path), name)} - {name}
+            if others:
+                raise Refused(
+                    f"A disk of guest {name!r} rests on {path}, to which guest {min(others)!r} writes.",
+                    hint="What lies above a file is lost when that changes. Flatten the disk first "
+                    "(cnvm.platform.disk_image, flatten: true), while that guest is stopped.",
+                )
+
+
 def _check_saved(job: Job, stored: Model) -> None:
     """Refused where a disk would grow below memory that libvirt keeps, with which the guest goes on."""
     had = guest_jobs.given(stored)

@@ -26,7 +26,8 @@ class Seen:
     ``backing``: its backing file as an absolute path. ``same_backing``: that is the file that is wanted.
     ``up_to_date``: it was made of the source as it is now, in the way that is wanted now. ``swapped``: so was one that
     lay there; this is another file.
-    ``source_bytes``, ``backing_bytes``: virtual sizes of what it is to be made of.
+    ``source_bytes``, ``backing_bytes``: virtual sizes of what it is to be made of. ``written_below``: files on which it
+    would rest, and the guests that write to them.
     ``attributes``: those of owner, group and mode that are not as wanted.
     ``snapshots_of``: the guest whose snapshots it is a part of. ``template``: the one whose image it is. ``guests``:
     those whose disk it is; ``saved``: one of them that is saved with its memory.
@@ -41,6 +42,7 @@ class Seen:
     swapped: bool = False
     source_bytes: int = 0
     backing_bytes: int = 0
+    written_below: t.Mapping[str, t.Collection[str]] = dataclasses.field(default_factory=dict)
     condition: t.Optional[Condition] = None
     attributes: tuple[str, ...] = ()
     in_use: bool = False
@@ -125,6 +127,13 @@ def plan(wanted: Wanted, seen: Seen) -> Plan:
             hint="Its digest says what it is, on all hosts. Remove it with cnvm.platform.template (state: absent), or "
             "make another one with the role cnvm.platform.guest_template.",
         )
+    if made.make or made.rebase:
+        for path, guests in seen.written_below.items():
+            raise Refused(
+                f"{wanted.path} must not rest on {path}, to which guest {', '.join(map(repr, guests))} writes.",
+                hint="An overlay is lost when the image below it changes. Make a template of the guest "
+                "(cnvm.platform.template), give a copy as backing, or take the disk away from the guest first.",
+            )
     if made.touches and seen.exists:
         _may_touch(wanted.path, seen)
         if seen.snapshots_of and (made.remove or made.make or made.flatten or made.rebase):

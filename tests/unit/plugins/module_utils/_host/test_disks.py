@@ -359,7 +359,7 @@ def guest(place: Path, *disks_of: dict[str, t.Any], name: str = "web") -> None:
     """One of this host, by its definition."""
     home = place.parent / "workloads" / name
     home.mkdir(parents=True)
-    empty = {"name": "vda", "path": "", "pool": "", "format": "qcow2"}
+    empty = {"name": "vda", "path": "", "pool": "", "format": "qcow2", "read_only": False}
     about = {"kind": "guest", "name": name, "disks": [{**empty, **disk} for disk in disks_of]}
     (home / "definition.json").write_text(json.dumps(about))
 
@@ -400,6 +400,37 @@ def test_the_disk_of_a_guest_that_is_stopped_stays(place: Path, qemu: Qemu) -> N
     shutil.rmtree(place.parent / "workloads/db")
     twice(qemu, [item], [["replace"]])
     assert disk_images.report([f"{place}/a.qcow2"])["images"][0]["dependants"] == []
+
+
+def test_nothing_rests_on_what_a_guest_writes_to(place: Path, qemu: Qemu, connection: FakeConnection) -> None:
+    base, web = f"{place}/b.qcow2", f"{place}/web.qcow2"
+    bring(
+        qemu,
+        [{"path": base, "size": "64M"}, {"path": web, "backing": base}, {"path": f"{place}/ro.qcow2", "size": "1M"}],
+    )
+    guest(place, {"path": web}, {"name": "vdb", "path": f"{place}/ro.qcow2", "read_only": True})
+    images.qcow2(backing=web.encode(), backing_format=b"qcow2").write(place / "between.qcow2")
+    over = {"path": f"{place}/o.qcow2"}
+    bring(qemu, [{**over, "backing": base}])
+    for below in (web, f"{place}/between.qcow2"):
+        for item in ({"path": f"{place}/new.qcow2"}, over, {**over, "rebase": "unsafe"}):
+            for check_mode in (True, False):
+                with pytest.raises(Refused, match=f"must not rest on {web}, to which guest 'web' writes") as refused:
+                    bring(qemu, [{**item, "backing": below}], check_mode=check_mode)
+        assert "cnvm.platform.template" in refused.value.hint
+    # What it rests on itself it does not write to, nor what it only reads.
+    twice(
+        qemu,
+        [{"path": f"{place}/n.qcow2", "backing": base}, {**over, "backing": f"{place}/ro.qcow2"}],
+        [["create"], ["rebase"]],
+    )
+    # Nor is it any better of one of which only libvirt knows.
+    connection.defineXML(
+        "<domain type='qemu'><name>old</name><memory unit='MiB'>9</memory><os><type arch='x86_64'>hvm</type></os>"
+        f"<devices><disk type='file'><source file='{base}'/><target dev='vda'/></disk></devices></domain>"
+    )
+    with pytest.raises(Refused, match="guest 'old' writes"):
+        bring(qemu, [{"path": f"{place}/new.qcow2", "backing": base}])
 
 
 def test_nor_is_one_changed_below_memory_that_was_saved(

@@ -1242,6 +1242,31 @@ def test_what_another_domain_has_is_refused(
     assert connection.calls == []
 
 
+def test_no_disk_rests_on_what_another_guest_writes_to(connection: FakeConnection, place: Path) -> None:
+    shared, over = place / "workloads/shared.qcow2", place / "over.qcow2"
+    web = {**WEB, "state": "stopped"}
+    bring(web)
+    db = {**WEB, "name": "db", "disks": [{"path": str(over)}]}
+    for below in ("vda", "vda-1"):
+        fake_domains.qcow2(over, 2**20, f"{place}/workloads/web/disks/{below}.qcow2", "qcow2")
+        for check_mode in (True, False):
+            with pytest.raises(Refused, match=f"rests on .*/{below}.qcow2, to which guest 'web' writes") as refused:
+                bring(db, check_mode=check_mode)
+            assert "flatten: true" in refused.value.hint
+        # A file that is frozen as part of a snapshot is written to when that is merged.
+        snap(f"above {below}".replace(" ", "-"))
+    # One that comes in the same call.
+    fake_domains.qcow2(shared, 2**20)
+    fake_domains.qcow2(over, 2**20, str(shared), "qcow2")
+    with pytest.raises(Refused, match="to which guest 'new' writes"):
+        bring({**web, "name": "new", "disks": [{"path": str(shared)}]}, db)
+    # On what nobody writes to many rest.
+    other = place / "other.qcow2"
+    fake_domains.qcow2(other, 2**20, str(shared), "qcow2")
+    bring(db, {**db, "name": "new", "disks": [{"path": str(other)}]})
+    assert not bring(db)["changed"]
+
+
 def test_what_goes_with_another_guest_is_refused(connection: FakeConnection, place: Path) -> None:
     fixed, made, link = (place / f"{name}.qcow2" for name in ("fixed", "made", "link"))
     fake_domains.qcow2(fixed, 2**20)
