@@ -87,7 +87,8 @@ _value:
     - C(calls) has, by host, the options for M(cnvm.platform.guest_clone), one mapping for each set. C(placement) has
       the host of each clone, C(elsewhere) those that a host has which is not among O(hosts). C(new) lists those that no
       host has yet, and C(templates) which hosts need which template for them. C(silent) says why a host of O(others) is
-      not known. C(warnings) are those of O(check_mode). C(refused) is there alone, with O(tell).
+      not known, and C(warnings) has clones that are to be absent and that such a host may have; it has those of
+      O(check_mode), too. C(refused) is there alone, with O(tell).
   type: dict
 """
 

@@ -335,7 +335,8 @@ def plan(
     templates: as template_info has them}}. ``others``: {name: what came of guest_info} of hosts that get no clone,
     ``gone`` those of them that need not be known. The result: ``calls`` {host: options of guest_clone, one mapping for
     each set}, ``placement`` {clone: host}, ``elsewhere`` {clone: a host that is not in the play}, ``new`` (names),
-    ``templates`` {template: hosts that need it}, ``silent`` {host: why}, ``warnings``.
+    ``templates`` {template: hosts that need it}, ``silent`` {host: why}, ``warnings`` (clones that are to be absent and
+    that a silent host may have are one).
 
     InputError when there is no room for all of them. Refused when a template is missing, or a host that does not answer
     may have one of those that would be made. In check mode, where the hosts and templates may be what a task before
@@ -369,12 +370,16 @@ def plan(
         warnings.append(error.message)
 
     new = _place_new(sets, rooms, placement, elsewhere, most, refuse)
-    if new and asked.silent:
+    silent = "; ".join(f"{host} {why}" for host, why in asked.silent.items())
+    if new and silent:
         raise Refused(
-            f"Whether {_shown(new)} {'is' if len(new) == 1 else 'are'} there already is not known: "
-            f"{'; '.join(f'{host} {why}' for host, why in asked.silent.items())}. Nothing was made.",
+            f"Whether {_are(new)} there already is not known: {silent}. Nothing was made.",
             hint="Bring them back or, if they are gone for good, name them in guest_fleet_gone_hosts (-e gone=HOST).",
         )
+    unwanted = [clone.name for one in sets if one.state == "absent" for clone in one.clones]
+    unseen = [name for name in unwanted if name not in placement and name not in elsewhere]
+    if unseen and silent:
+        warnings.append(f"Whether {_are(unseen)} gone is not known: {silent}. What is there stays as it is.")
     needed = {
         template: sorted({placement[clone.name] for one in sets for clone in one.clones
                           if one.template == template and clone.name in new})
@@ -394,6 +399,10 @@ def plan(
 
 def _shown(names: t.Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _are(names: t.Sequence[str]) -> str:
+    return f"{_shown(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _check_templates(

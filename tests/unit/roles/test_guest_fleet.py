@@ -40,6 +40,26 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
     hosts.playbook("vm_list", output="")
 
 
+def test_a_description_is_taken_as_a_whole(hosts: Stage) -> None:
+    """Who adds a group means that part of it, and with state=absent would lose the others, too."""
+    (hosts.path / "clones").write_text("debian:1:pf1\ndebian:1:pf2\n", encoding="utf-8")
+    said = hosts.playbook("vm_instantiate", file="clones", group="pf1", count=0, state="absent", check=False)
+    assert "file: it does not go with count, group:" in said
+    assert hosts.asked("guest_info") == []
+    words = ("template", "count", "group", "type", "pattern")
+    hosts.playbook("vm_instantiate", file="clones", memory_mib=8, **unsaid(words))
+    assert [options["pattern"] for dummy, options in hosts.asked("guest_clone")] == ["debian-pf1-%d", "debian-pf2-%d"]
+
+
+def test_what_a_host_keeps_that_does_not_answer_is_said(hosts: Stage) -> None:
+    hosts.off = {"host2"}
+    words = {"template": "debian", "count": 1, "state": "absent"}
+    said = hosts.playbook("vm_instantiate", "--limit", "host1", **words)
+    assert "Whether debian-1 is gone is not known: host2 did not answer" in said
+    assert "host2: no answer. What is there stays as it is." in said
+    assert "no answer" not in hosts.playbook("vm_instantiate", "--limit", "host1", gone="host2", **words)
+
+
 def test_in_check_mode_it_is_looked_whether_somebody_answers(hosts: Stage) -> None:
     """That nobody does is not said of what was not looked at."""
     hosts.answers["host1"]["guest_info"]["guests"] = [

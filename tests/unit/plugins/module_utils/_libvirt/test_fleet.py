@@ -258,6 +258,16 @@ def test_a_silent_host_is_told_when_nothing_is_new() -> None:
         spread("a:2", hosts([]), others=[1])
 
 
+def test_what_a_silent_host_keeps_is_told() -> None:
+    """It cannot be removed there. Of those that others have nothing is to be said."""
+    away = {"state": "absent"}
+    (told,) = spread("a:3", hosts([guest("a-1")]), defaults=away, others={"h9": {}})["warnings"]
+    assert told.startswith("Whether a-2, a-3 are gone is not known: h9 was not asked")
+    elsewhere = {"h8": {"guests": [guest("a-2")]}, "h9": {}}
+    for description, others, gone in (("a:2", elsewhere, []), ("a:3", {"h9": {}}, ["h9"])):
+        assert spread(description, hosts([guest("a-1")]), defaults=away, others=others, gone=gone)["warnings"] == []
+
+
 @given(st.dictionaries(st.sampled_from(["msg", "unreachable", "failed"]), st.none() | st.booleans() | st.text()))
 def test_why_is_one_line(answer: dict[str, t.Any]) -> None:
     assert len(why_silent(answer).splitlines()) == 1
