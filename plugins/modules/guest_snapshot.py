@@ -31,7 +31,8 @@ options:
     required: true
   state:
     description:
-      - V(present) makes it, where it is not there.
+      - V(present) makes it, where it is not there. One that is there stays as it was made; a warning says what of
+        O(description), O(quiesce) and O(memory) is asked for and it lacks.
       - V(absent) merges it into what is above it, also while the guest runs; what the guest has now stays. It is
         refused where two lines part at it.
       - V(reverted) goes back to it. A running guest is turned off for it, and then started again, or goes on where it

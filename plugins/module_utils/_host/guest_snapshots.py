@@ -410,6 +410,7 @@ def bring_to(
     host_id = str((files.read_json(paths.HOST_FILE) or {}).get("host_id"))
     results = []
     before: dict[str, list[str]] = {}
+    warnings: list[str] = []
     with libvirt.connect(uri) as connection, contextlib.ExitStack() as held:
         if not check_mode:
             for name in sorted(wanted):
@@ -420,6 +421,14 @@ def bring_to(
         }
         for name in wanted:
             before[name] = snapshot_records.names(name)
+            if state == "present" and not todo[name]:
+                there = t.cast("dict[str, t.Any]", snapshots.find(snapshot_records.load(name), word))
+                lacking = snapshots.lacking(there, description, quiesce=quiesce, memory=memory)
+                if lacking:
+                    warnings.append(
+                        f"guests: {name}: the snapshot {word!r} is there already and stays as it was made "
+                        f"({'; '.join(lacking)}). Merge it away first, or make one of another name."
+                    )
             if todo[name] and not check_mode:
                 work = Work(host, connection, name, known[name], timeout_s=limit)
                 if todo[name] == "create":
@@ -439,6 +448,7 @@ def bring_to(
     return {
         "changed": any(one["changed"] for one in results),
         "guests": results,
+        "warnings": warnings,
         "diff": {
             "before": {name: before[name] for name in wanted if todo[name]},
             "after": {name: _after(before[name], todo[name], word) for name in wanted if todo[name]},

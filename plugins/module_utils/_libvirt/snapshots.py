@@ -109,6 +109,18 @@ def find(record: t.Optional[Record], name: str) -> t.Optional[dict[str, t.Any]]:
     return next((one for one in (record or {}).get("snapshots", ()) if one["name"] == name), None)
 
 
+def lacking(snapshot: t.Mapping[str, t.Any], description: str, *, quiesce: bool, memory: bool) -> list[str]:
+    """What is asked for of a snapshot that was made without it."""
+    found = []
+    if memory and not snapshot.get("memory"):
+        found.append("memory: it has none, and going back to it boots the guest afresh")
+    if quiesce and not snapshot.get("quiesced"):
+        found.append("quiesce: the guest's file systems were not at rest")
+    if description and description != snapshot.get("description"):
+        found.append(f"description: it has {snapshot.get('description') or ''!r}")
+    return found
+
+
 def below(record: Record, path: str) -> list[dict[str, t.Any]]:
     """What a file rests on, nearest first, as a model's disk has it."""
     found = []

@@ -1965,6 +1965,34 @@ def test_a_snapshot_of_a_running_guest(connection: FakeConnection, place: Path) 
     assert again["guests"][0]["snapshots"] == ["one"]
 
 
+def test_what_a_snapshot_that_is_there_lacks_is_said(connection: FakeConnection, place: Path) -> None:
+    """It cannot be given to it any more, and who goes back to it would miss it."""
+
+    def told(**more: t.Any) -> list[str]:
+        host = Host(run=fake_domains.run)
+        found = guest_snapshots.bring_to(host, ["web"], "one", "present", **more)
+        assert not found["changed"]
+        return t.cast("list[str]", found["warnings"])
+
+    bring(WEB)
+    snap("one", description="before")
+    assert told() == told(description="before") == []
+    for check_mode in (True, False):
+        (said,) = told(description="after", quiesce=True, memory=True, check_mode=check_mode)
+        assert said.startswith("guests: web: the snapshot 'one' is there already and stays as it was made (memory:")
+        assert "quiesce: the guest's file systems were not" in said
+        assert "description: it has 'before'" in said
+    (said,) = told(memory=True)
+    assert "quiesce" not in said
+
+
+def test_one_that_has_its_memory_lacks_nothing(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    host = Host(run=fake_domains.run)
+    for dummy in range(2):
+        assert guest_snapshots.bring_to(host, ["web"], "one", "present", memory=True)["warnings"] == []
+
+
 def test_a_snapshot_of_a_stopped_guest_and_back(connection: FakeConnection, place: Path) -> None:
     bring({**WEB, "state": "stopped"})
     snap("one")
