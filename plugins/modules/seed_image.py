@@ -52,7 +52,8 @@ options:
       meta_data:
         description:
           - Who the guest is, as a mapping or as YAML - C(instance-id), C(local-hostname), C(public-keys) and others.
-            For V(configdrive) these become C(uuid), C(hostname) and C(public_keys).
+            For V(configdrive) these become C(uuid), C(hostname) and C(public_keys). A name may also stand in
+            C(local_hostname) or C(hostname); it is put where cloud-init reads it.
         type: raw
       network_config:
         description:

@@ -28,13 +28,8 @@ class Seed:
 
 
 def data_of(item: t.Mapping[str, t.Any], overlay: t.Optional[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
-    """What is told to the guest: the user's data; its name and its overlay address, unless they say otherwise."""
+    """What is told to the guest beside its name: the user's data, and its overlay address unless they say otherwise."""
     data = {key: value for key, value in item["cloud_init"].items() if key != "policy"}
-    if data.get("meta_data") in (None, "", {}):
-        data["meta_data"] = {"local-hostname": item["name"]}
-    elif isinstance(data["meta_data"], dict):
-        named = any(key in data["meta_data"] for key in ("local-hostname", "local_hostname", "hostname"))
-        data["meta_data"] = data["meta_data"] if named else {**data["meta_data"], "local-hostname": item["name"]}
     if data.get("network_config") in (None, "", {}) and address_of(item) and overlay:
         network = static_network(item, overlay)
         data["network_config"] = openstack_network(network) if data.get("type") == "configdrive" else network
@@ -45,10 +40,8 @@ def wanted(host: Host, item: t.Mapping[str, t.Any], overlay: t.Optional[t.Mappin
     """The seed of a guest, compared with the one that is there; None when it is to have none."""
     if item["cloud_init"] is None:
         return None
-    data, policy = data_of(item, overlay), item["cloud_init"]["policy"]
-    made = seeds.write(
-        host, paths.guest_seed(item["name"]), data, policy, option=_option(item["name"]), check_mode=True
-    )
+    data, policy, name = data_of(item, overlay), item["cloud_init"]["policy"], item["name"]
+    made = seeds.write(host, paths.guest_seed(name), data, policy, name=name, option=_option(name), check_mode=True)
     record = {"digest": made.digest, "instance_id": made.instance_id, "policy": policy}
     return Seed(data, policy, record, made.changed, made.warnings)
 
@@ -56,7 +49,9 @@ def wanted(host: Host, item: t.Mapping[str, t.Any], overlay: t.Optional[t.Mappin
 def write(host: Host, name: str, seed: Seed) -> None:
     """Make it. Only root and QEMU's user, to whom libvirt gives it, can read it."""
     attributes = Attributes(uid=0, gid=0, mode=0o600)
-    seeds.write(host, paths.guest_seed(name), seed.data, seed.policy, option=_option(name), attributes=attributes)
+    seeds.write(
+        host, paths.guest_seed(name), seed.data, seed.policy, name=name, option=_option(name), attributes=attributes
+    )
 
 
 def _option(name: str) -> str:

@@ -112,15 +112,17 @@ def write(
     data: t.Mapping[str, t.Any],
     policy: str = "new_instance",
     *,
+    name: str = "",
     attributes: t.Optional[disks.Attributes] = None,
     option: str = "cloud_init",
     check_mode: bool = False,
 ) -> Written:
     """Make sure that the seed at ``path`` holds ``data`` (the keys are ``_image.seed.DATA_KEYS``).
 
-    ``policy``: whether a guest is a new instance when the data change. ``option`` names them in messages.
+    ``policy``: whether a guest is a new instance when the data change. ``name`` is the guest's where they name no
+    other. ``option`` names them in messages.
     """
-    made = seed.normalise(data, option, yaml_reader())
+    made = seed.normalise(data, option, yaml_reader(), name)
     decision = seed.decide(made, choice(policy, f"{option}: policy", POLICIES), path, look(path))
     if decision.write and not check_mode:
         _make(host, path, made, decision, attributes)

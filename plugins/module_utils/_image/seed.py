@@ -38,6 +38,9 @@ _MARK = "CNVM SEED 1 "
 _NAMESPACE = uuid.UUID("7d0c0c37-3c0c-4c3b-9b52-7a8a4a3d5f11")
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}\Z")
 _INSTANCE_LINE = re.compile(r"^[\"']?instance-id[\"']?\s*:\s*(.*?)\s*(?:#.*)?$", re.MULTILINE)
+# Where meta data have the guest's name. cloud-init reads it from the first in NoCloud, from the last in ConfigDrive.
+_NAME_KEYS = ("local-hostname", "local_hostname", "hostname")
+_NAME_LINE = re.compile(rf"^[\"']?({'|'.join(_NAME_KEYS)})[\"']?[ \t]*:[ \t]*(.*?)\s*$", re.MULTILINE)
 # Characters that YAML's readers refuse or take for line ends; JSON's writer lets them stand.
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
@@ -78,11 +81,11 @@ def _text_or_mapping(value: t.Any, option: str) -> t.Any:
     return value
 
 
-def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None) -> Data:
+def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None, name: str = "") -> Data:
     """What a guest is to be told, checked as far as that can be done here.
 
     InputError for what cloud-init could not use. ``yaml`` reads YAML; without it text is looked at from outside only,
-    which is a warning.
+    which is a warning. ``name`` is the guest's where the meta data name no other.
     """
     item = known_keys(dict(value), option, DATA_KEYS)
     kind = choice(item.get("type") or "nocloud", f"{option}: type", TYPES)
@@ -95,7 +98,7 @@ def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None
         # What is no cloud-init in a guest has no vendor data either.
         if given is not None and (wants_check or isinstance(given, dict)):
             warnings += userdata.check_user_data(given, f"{option}: {key}", yaml)
-    meta, instance_id = _meta_data(parts["meta_data"], f"{option}: meta_data", yaml, kind)
+    meta, instance_id = _meta_data(parts["meta_data"], f"{option}: meta_data", yaml, kind, name)
     network = parts["network_config"]
     if network is not None:
         network = _network(network, f"{option}: network_config", yaml, kind)
@@ -114,18 +117,16 @@ def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None
     return data
 
 
-def _meta_data(value: t.Any, option: str, yaml: YamlReader, kind: str) -> tuple[t.Any, str]:
+def _meta_data(value: t.Any, option: str, yaml: YamlReader, kind: str, name: str) -> tuple[t.Any, str]:
     """(meta data, the instance-id that they name)."""
-    if isinstance(value, str):
-        read = _mapping_of(value, option, yaml, kind)
-        if read is None:
-            found = _INSTANCE_LINE.search(value)
-            given: t.Any = found.group(1).strip("\"'") if found else None
-        else:
-            value, given = read, _named_id(read)
+    read = _mapping_of(value, option, yaml, kind) if isinstance(value, str) else value or {}
+    if read is None:
+        found = _INSTANCE_LINE.search(value)
+        given: t.Any = found.group(1).strip("\"'") if found else None
+        value = _text_with_name(value, name)
     else:
-        value = dict(value or {})
-        given = _named_id(value)
+        _check_meta_data(read, option)
+        value, given = _with_name(read, kind, name), _named_id(read)
     if given is None or given == "":
         return value, ""
     if not isinstance(given, str) or not _INSTANCE_ID.match(given):
@@ -134,6 +135,40 @@ def _meta_data(value: t.Any, option: str, yaml: YamlReader, kind: str) -> tuple[
             hint="Allowed: up to 100 letters, digits, '_', '.', ':' or '-'. Quote it if it is all digits.",
         )
     return value, given
+
+
+def _check_meta_data(meta: t.Mapping[str, t.Any], option: str) -> None:
+    for key in _NAME_KEYS:
+        if not isinstance(meta.get(key), (str, type(None))):
+            raise InputError(
+                f"{option}: {key}: it is no text.", hint=f"Write '{key}: web'. Quote a name that is all digits."
+            )
+    for key in ("public-keys", "public_keys"):
+        given = meta.get(key)
+        if not (_are_keys(given) or (isinstance(given, dict) and all(map(_are_keys, given.values())))):
+            raise InputError(
+                f"{option}: {key}: it is no public SSH key.", hint="Allowed: one, a list, or 'NAME: KEY' lines."
+            )
+
+
+def _are_keys(value: t.Any) -> bool:
+    return isinstance(value, (str, type(None))) or (
+        isinstance(value, list) and all(isinstance(one, str) for one in value)
+    )
+
+
+def _with_name(meta: dict[str, t.Any], kind: str, name: str) -> dict[str, t.Any]:
+    """Meta data with the guest's name where cloud-init reads it."""
+    read = "hostname" if kind == "configdrive" else "local-hostname"
+    found = next((meta[key] for key in (read, *_NAME_KEYS) if meta.get(key)), name)
+    return {**meta, read: found} if found else meta
+
+
+def _text_with_name(text: str, name: str) -> str:
+    """The same of text that nobody can read here."""
+    lines = dict(_NAME_LINE.findall(text))
+    found = next((lines[key] for key in _NAME_KEYS if lines.get(key)), json.dumps(name) if name else "")
+    return f"local-hostname: {found}\n{text}" if found and "local-hostname" not in lines else text
 
 
 def _named_id(value: t.Mapping[str, t.Any]) -> t.Any:
@@ -201,11 +236,8 @@ def _no_cloud_meta_data(value: t.Any, instance_id: str) -> str:
 
 def _config_drive(data: Data, instance_id: str) -> dict[str, str]:
     meta = dict(data.meta_data or {})
-    for ours in ("instance-id", "instance_id"):
+    for ours in ("instance-id", "instance_id", "local-hostname", "local_hostname"):
         meta.pop(ours, None)
-    hostname = meta.pop("local-hostname", None)
-    if hostname is not None:
-        meta.setdefault("hostname", hostname)
     keys = meta.pop("public-keys", None)
     if keys is not None:
         keys = [keys] if isinstance(keys, str) else keys

@@ -53,7 +53,7 @@ def test_a_description_is_taken_as_a_whole(hosts: Stage) -> None:
 
 def test_what_a_host_keeps_that_does_not_answer_is_said(hosts: Stage) -> None:
     hosts.off = {"host2"}
-    words = {"template": "debian", "count": 1, "state": "absent"}
+    words: dict[str, t.Any] = {"template": "debian", "count": 1, "state": "absent"}
     said = hosts.playbook("vm_instantiate", "--limit", "host1", **words)
     assert "Whether debian-1 is gone is not known: host2 did not answer" in said
     assert "host2: no answer. What is there stays as it is." in said

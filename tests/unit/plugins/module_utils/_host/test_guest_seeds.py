@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_seeds
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
+from ansible_collections.cnvm.platform.plugins.module_utils._host import guest_seeds, seeds
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._image import seed
 from ansible_collections.cnvm.platform.tests.unit.plugins.module_utils._libvirt import guest_models
 
@@ -29,3 +32,23 @@ def test_its_overlay_address_is_told_in_the_words_of_its_seed(kind: str, key: st
 
     assert key in told()
     assert told(network_config=own) == own
+
+
+@pytest.mark.parametrize(
+    ("meta", "name"), [(None, "web"), ({"x": 1}, "web"), ("x: 1\n", "web"), ("hostname: own\n", "own")]
+)
+def test_its_name_is_told_where_it_has_no_other(
+    meta: t.Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+    monkeypatch.setattr(paths, "guest_seed", lambda guest: str(tmp_path / f"{guest}.iso"))
+    monkeypatch.setattr(
+        seeds,
+        "_make",
+        lambda host, path, data, decision, attributes: made.append((data.meta_data["local-hostname"], decision.digest)),
+    )
+    host = Host(run=lambda *args, **options: pytest.fail("a command was run"))
+    wanted = guest_seeds.wanted(host, guest_models.item(cloud_init={"meta_data": meta}), None)
+    assert wanted
+    guest_seeds.write(host, "web", wanted)
+    assert made == [(name, wanted.record["digest"])]

@@ -97,6 +97,54 @@ def test_a_config_drive() -> None:
     assert normal(type="configdrive", meta_data={"uuid": "mine"}).instance_id == "mine"
 
 
+@pytest.mark.parametrize("reader", [None, READ])
+@pytest.mark.parametrize(
+    ("name", "meta"),
+    [
+        ("guest", None),
+        ("guest", "x: 1\n"),
+        ("guest", {"x": 1}),
+        ("guest", {"hostname": None, "local-hostname": ""}),
+        ("guest", "hostname:\nx: 1\n"),
+        ("own", "local-hostname: own\n"),
+        ("own", "hostname: own\n"),
+        ("own", "'local_hostname': \"own\"  # mine\nhostname: b\n"),
+        ("own", '{"hostname": "own"}'),
+        ("own", {"local-hostname": "own"}),
+        ("own", {"local_hostname": "own"}),
+        ("own", {"hostname": "own"}),
+    ],
+)
+def test_the_name_stands_where_nocloud_reads_it(name: str, meta: t.Any, reader: t.Any) -> None:
+    data = seed.normalise({"meta_data": meta}, "x", reader, "guest")
+    assert yaml.safe_load(seed.contents(data, "i-1")["meta-data"])["local-hostname"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "meta"),
+    [
+        ("guest", None),
+        ("guest", "x: 1\n"),
+        ("own", "local_hostname: own\n"),
+        ("own", {"local-hostname": "own"}),
+        ("own", {"local-hostname": "b", "hostname": "own"}),
+    ],
+)
+def test_the_name_stands_where_a_config_drive_has_it(name: str, meta: t.Any) -> None:
+    data = seed.normalise({"type": "configdrive", "meta_data": meta}, "x", READ, "guest")
+    found = json.loads(seed.contents(data, "i-1")["openstack/latest/meta_data.json"])
+    assert (found["hostname"], found["name"]) == (name, name)
+
+
+def test_nobody_is_named_where_there_is_no_name() -> None:
+    assert yaml.safe_load(files(meta_data={"x": 1})["meta-data"]) == {"x": 1, "instance-id": "i-1"}
+
+
+@pytest.mark.parametrize("keys", [None, "k1", ["k1", "k2"], {"a": "k1", "b": ["k2"]}])
+def test_public_keys_in_all_forms_of_cloud_init(keys: t.Any) -> None:
+    assert yaml.safe_load(files(meta_data={"public-keys": keys})["meta-data"])["public-keys"] == keys
+
+
 def test_another_reader_of_user_data() -> None:
     text = "[amiconfig]\nplugins=cernvm\n"
     assert files(type="configdrive", user_data=text, check_user_data=False)["openstack/latest/user_data"] == text
@@ -117,6 +165,12 @@ def test_another_reader_of_user_data() -> None:
         {"meta_data": {"instance-id": "a b"}},
         {"meta_data": {"instance-id": "a" * 101}},
         {"meta_data": {"x": float("nan")}},
+        {"meta_data": {"local-hostname": 7}},
+        {"meta_data": "hostname: 7\n"},
+        {"meta_data": {"local_hostname": ["w"]}, "type": "configdrive"},
+        {"meta_data": {"public-keys": 7}},
+        {"meta_data": {"public-keys": ["k1", 7]}},
+        {"meta_data": {"public_keys": {"a": {"b": "k1"}}}, "type": "configdrive"},
         {"network_config": {"version": 9}},
         {"network_config": "nothing"},
         {"type": "configdrive", "network_config": {"version": 2}},
