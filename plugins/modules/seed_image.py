@@ -14,7 +14,8 @@ description:
     vendor data, as C(NoCloud) (label C(cidata)) or C(ConfigDrive) (label C(config-2)). One call takes all of them.
   - B(Mistakes are said before a guest boots.) Text that cloud-init would not know, broken YAML, keys that are there
     twice, commands that YAML makes mappings of, MAC addresses and modes that YAML makes numbers of, addresses without
-    the length of their network and the like are refused; keys that cloud-init does not have are a warning.
+    the length of their network and the like are refused; keys that cloud-init does not have are a warning. So it is
+    with each part of an archive or a MIME message. That a Jinja template is not looked into is a warning, too.
   - B(When data change.) cloud-init does most of its work once for each instance-id. O(seeds[].policy) decides whether
     changed data are a new instance. An instance-id in O(seeds[].meta_data) is taken as it is, and then it is you who
     decides.

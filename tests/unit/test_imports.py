@@ -18,7 +18,7 @@ PURE = ("_core", "_net", "_image", "_libvirt", "_oci", "_criu", "_migrate")
 
 # What a pure room may have of the standard library: nothing that reads a clock, a file, a socket or chance.
 PURE_LIBRARY = """
-    __future__ abc array base64 binascii bisect collections contextlib copy dataclasses difflib enum errno fnmatch
+    __future__ abc array base64 binascii bisect collections contextlib copy dataclasses difflib email enum errno fnmatch
     functools hashlib hmac ipaddress itertools json math operator posixpath re shlex stat string struct textwrap types
     typing unicodedata uuid xml zlib
 """.split()  # noqa: SIM905

@@ -101,7 +101,8 @@ def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None
     meta, instance_id = _meta_data(parts["meta_data"], f"{option}: meta_data", yaml, kind, name)
     network = parts["network_config"]
     if network is not None:
-        network = _network(network, f"{option}: network_config", yaml, kind)
+        network, ignored = _network(network, f"{option}: network_config", yaml, kind)
+        warnings += ignored
     # What could be read is a mapping by now.
     unread = {"meta_data": meta, "network_config": network} if kind == "nocloud" and yaml is None else {}
     warnings += [userdata.not_read(f"{option}: {key}") for key, given in unread.items() if isinstance(given, str)]
@@ -191,17 +192,18 @@ def _mapping_of(text: str, option: str, yaml: YamlReader, kind: str) -> t.Option
     return value
 
 
-def _network(value: t.Any, option: str, yaml: YamlReader, kind: str) -> t.Any:
+def _network(value: t.Any, option: str, yaml: YamlReader, kind: str) -> tuple[t.Any, list[str]]:
+    """(what is written, warnings for what of it would be ignored)."""
     if kind == "configdrive":
         if isinstance(value, str):
             value = _mapping_of(value, option, yaml, kind)
         userdata.check_openstack_network(value, option)
-        return value
-    userdata.check_network(value, option, yaml)
+        return value, []
+    warnings = userdata.check_network(value, option, yaml)
     if isinstance(value, dict) and list(value) == ["network"]:
         # Old versions of cloud-init want what is below.
-        return value["network"]
-    return value
+        value = value["network"]
+    return value, warnings
 
 
 def contents(data: Data, instance_id: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ never quote values: these may be passwords and keys.
 
 from __future__ import annotations
 
+import difflib
+import email
 import ipaddress
 import re
 import typing as t
@@ -20,10 +22,24 @@ from .._core.errors import InputError
 YamlReader = t.Optional[t.Callable[[str], t.Any]]
 
 CLOUD_CONFIG = "#cloud-config"
-CLOUD_CONFIG_ARCHIVE = "#cloud-config-archive"
-# Other beginnings that cloud-init knows (its handlers/__init__.py); it takes capitals and blanks before them, too.
-_OTHER_STARTS = ("#!", "#include", "#cloud-boothook", "#part-handler", "## template: jinja")
-_OTHER_CONFIGS = (CLOUD_CONFIG_ARCHIVE, "#cloud-config-jsonp")
+_CONFIG, _ARCHIVE, _JINJA = "text/cloud-config", "text/cloud-config-archive", "text/jinja2"
+# What cloud-init takes a text for that begins so (its handlers/__init__.py); it takes capitals and blanks before them,
+# too. The first that fits.
+_STARTS = {
+    "#cloud-config-archive": _ARCHIVE,
+    "#cloud-config-jsonp": "text/cloud-config-jsonp",
+    CLOUD_CONFIG: _CONFIG,
+    "#cloud-boothook": "text/cloud-boothook",
+    "#include-once": "text/x-include-once-url",
+    "#include": "text/x-include-url",
+    "#part-handler": "text/part-handler",
+    "#!": "text/x-shellscript",
+    "## template: jinja": _JINJA,
+}
+_KINDS = frozenset((*_STARTS.values(), *(f"text/x-shellscript-per-{when}" for when in ("boot", "instance", "once"))))
+# Types of a MIME message's parts that say nothing: it looks how they begin (its user_data.py).
+_VAGUE = ("text/plain", "text/x-not-multipart", "text/x-shellscript")
+_PACKED = re.compile(r"application/.*(gzip|gunzip|compress)")
 
 _FLAGS = frozenset(
     """
@@ -60,6 +76,27 @@ _ANY = frozenset(
 )
 _KNOWN = _FLAGS | _MAPPINGS | _LISTS | _TEXTS | _ANY
 
+# Of network configurations: the types of version 1, and the keys of version 2 with those of netplan, which gets them
+# where there is one.
+_NETWORK_TYPES = ("bond", "bridge", "infiniband", "loopback", "nameserver", "physical", "route", "vlan")
+_NETWORK_KEYS = frozenset(
+    """
+    bonds bridges dummy-devices ethernets modems nm-devices openvswitch renderer tunnels version virtual-ethernets
+    vlans vrfs wifis
+    """.split()  # noqa: SIM905
+)
+_DEVICE_KEYS = frozenset(
+    """
+    accept-ra activation-mode addresses auth critical delay-virtual-functions-rebind dhcp-identifier dhcp4
+    dhcp4-overrides dhcp6 dhcp6-overrides embedded-switch-mode emit-lldp gateway4 gateway6 generic-receive-offload
+    generic-segmentation-offload hairpin id ignore-carrier infiniband-mode interfaces ipv6-address-generation
+    ipv6-address-token ipv6-mtu ipv6-privacy large-receive-offload link link-local macaddress match mtu nameservers
+    neigh-suppress networkmanager openvswitch optional optional-addresses parameters port-mac-learning ra-overrides
+    receive-checksum-offload renderer routes routing-policy set-name tcp-segmentation-offload
+    tcp6-segmentation-offload transmit-checksum-offload virtual-function-count wakeonlan
+    """.split()  # noqa: SIM905
+)
+
 _TRUTH = re.compile(r"(true|false|yes|no|on|off|1|0)\Z", re.IGNORECASE)
 _OCTAL = re.compile(r"(0o?)?[0-7]{3,4}\Z")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}\Z")
@@ -89,21 +126,45 @@ def check_user_data(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
     """InputError for user data (or vendor data) that cloud-init could not use; warnings for what it would ignore."""
     if not isinstance(value, str):
         return check_cloud_config(value, option)
-    head = value.lstrip("\ufeff \t\r\n")
-    if not head:
-        return []
     if value.startswith("\ufeff"):
         raise _wrong(option, "it begins with a byte order mark", "Save it as UTF-8 without one.")
-    line = head.split("\n", 1)[0]
-    low = line.rstrip().lower()
+    # cloud-init decides so, too. What has no headers in front is one part for its parser, and begins as the text does.
     if "mime-version:" in value[:4096].lower():
+        return _check_message(value, option, yaml)
+    return _check_text(value, option, yaml)
+
+
+def _check_message(value: str, option: str, yaml: YamlReader) -> list[str]:
+    """The same for the parts of a MIME message."""
+    message = email.message_from_bytes(value.encode("utf-8", "replace"))
+    parts = [part for part in message.walk() if part.get_content_maintype() not in ("multipart", "message")]
+    if not parts:
+        return [f"{option}: cloud-init finds no part in this MIME message."]
+    warnings = []
+    for number, part in enumerate(parts):
+        where = option if part is message else f"{option}[{number}]"
+        content = t.cast(bytes, part.get_payload(decode=True)).decode("utf-8", "replace")
+        kind = part.get_content_type()
+        if kind in _VAGUE:
+            warnings += _check_text(content, where, yaml)
+        else:
+            warnings += _check_part(kind, content, where, yaml)
+    return warnings
+
+
+def _begins(text: str) -> str:
+    """What cloud-init takes a text for; empty where it does not know."""
+    head = text.lstrip().lower()
+    return next((kind for start, kind in _STARTS.items() if head.startswith(start)), "")
+
+
+def _check_text(value: str, option: str, yaml: YamlReader) -> list[str]:
+    """The same for what is known by how it begins."""
+    if not value.strip():
         return []
-    if low.startswith("#!") and line.endswith("\r"):
-        raise _wrong(option, "its lines end with CR LF", "Save it with Unix line ends: the kernel takes CR along.")
-    archive = low.startswith(CLOUD_CONFIG_ARCHIVE)
-    if low.startswith((*_OTHER_STARTS, *_OTHER_CONFIGS)) and not archive:
-        return []
-    if not archive and low != CLOUD_CONFIG and not low.startswith(CLOUD_CONFIG + " "):
+    low = value.lstrip().split("\n", 1)[0].rstrip().lower()
+    kind = _begins(value)
+    if not kind or (kind == _CONFIG and low != CLOUD_CONFIG and not low.startswith(CLOUD_CONFIG + " ")):
         hint = "Begin it with one of: #cloud-config, #!, #include, #cloud-boothook, '## template: jinja'."
         if re.match(r"#\s*cloud[-_ ]?config", low):
             hint = "Its first line must be '#cloud-config', letter by letter."
@@ -112,12 +173,24 @@ def check_user_data(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
             "cloud-init would not know what it is",
             f"{hint} For guests that do not run cloud-init set check_user_data: false.",
         )
-    if yaml is None:
-        return [not_read(option)]
-    found = read(value, option, yaml)
-    if found is None:
-        return []
-    return _check_archive(found, option, yaml) if archive else check_cloud_config(found, option)
+    return _check_part(kind, value, option, yaml)
+
+
+def _check_part(kind: str, content: str, where: str, yaml: YamlReader) -> list[str]:
+    """The same for what cloud-init takes for ``kind``."""
+    if kind in (_CONFIG, _ARCHIVE):
+        if yaml is None:
+            return [not_read(where)]
+        found = read(content, where, yaml)
+        if found is None:
+            return []
+        return _check_archive(found, where, yaml) if kind == _ARCHIVE else check_cloud_config(found, where)
+    if kind == _JINJA or _PACKED.match(kind):
+        what = "a Jinja template" if kind == _JINJA else "compressed"
+        return [f"{where}: it is {what}, and was not checked: only cloud-init in the guest can read it."]
+    if kind not in _KINDS:
+        return [f"{where}: cloud-init has no such type of a part, and leaves it out unless a part handler takes it."]
+    return []
 
 
 def _check_archive(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
@@ -130,18 +203,13 @@ def _check_archive(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
         if not isinstance(part, (str, dict)):
             raise _wrong(where, "it is neither text nor a mapping", "Each part is a mapping with type and content.")
         about = part if isinstance(part, dict) else {"content": part}
-        content, kind = about.get("content"), about.get("type")
+        content = about.get("content")
         if not isinstance(content, (str, bytes, type(None))):
             raise _wrong(f"{where}.content", "it is no text", "Put it in quotes, or write it below 'content: |'.")
-        if not isinstance(content, str):
-            continue
-        # Without a type it is taken for cloud-config, unless it begins as something else.
-        begins = (
-            content.lstrip().lower().startswith((*_OTHER_STARTS, *_OTHER_CONFIGS, "mime-version:", "content-type:"))
-        )
-        if kind == "text/cloud-config" or (not kind and not begins):
-            found = read(content, f"{where}.content", yaml)
-            warnings += [] if found is None else check_cloud_config(found, f"{where}.content")
+        if isinstance(content, str):
+            # Without a type it is taken for cloud-config, unless it begins as something else.
+            kind = str(about.get("type") or _begins(content) or _CONFIG).lower()
+            warnings += _check_part(kind, content, f"{where}.content", yaml)
     return warnings
 
 
@@ -155,7 +223,7 @@ def check_cloud_config(value: t.Any, option: str) -> list[str]:
         if not isinstance(key, str):
             raise _wrong(where, "this key is no text", "Put it in quotes.")
         if key not in _KNOWN:
-            warnings.append(f"{where}: cloud-init has no such key{_similar(key)}.")
+            warnings.append(_no_such("key", key, _KNOWN, where))
         elif inner is not None:
             _check_type(key, inner, where)
     for key in ("runcmd", "bootcmd"):
@@ -166,12 +234,14 @@ def check_cloud_config(value: t.Any, option: str) -> list[str]:
     return warnings
 
 
-def _similar(key: str) -> str:
-    def squeezed(word: str) -> str:
-        return re.sub(r"[^a-z]", "", word.lower()).rstrip("s")
+def _no_such(what: str, word: object, known: t.Iterable[str], where: str) -> str:
+    """The warning for a word that cloud-init does not have, with the nearest that it has."""
+    nearest = difflib.get_close_matches(str(word).lower(), sorted(known), 1, 0.8)
+    return f"{where}: cloud-init has no such {what}{f'; {nearest[0]} is meant perhaps' if nearest else ''}."
 
-    found = next((known for known in sorted(_KNOWN) if squeezed(known) == squeezed(key)), "")
-    return f"; {found} is meant perhaps" if found else ""
+
+def _no_such_keys(given: t.Iterable[object], known: t.Collection[str], where: str) -> list[str]:
+    return [_no_such("key", key, known, f"{where}{key}") for key in given if key not in known]
 
 
 def _check_type(key: str, value: t.Any, where: str) -> None:
@@ -250,12 +320,13 @@ def _check_keys(value: t.Any, where: str, warnings: list[str]) -> None:
 # -- Networks
 
 
-def check_network(value: t.Any, option: str, yaml: YamlReader) -> None:
-    """InputError for a network configuration (versions 1 and 2) that cloud-init could not use."""
+def check_network(value: t.Any, option: str, yaml: YamlReader) -> list[str]:
+    """InputError for a network configuration (versions 1 and 2) that cloud-init could not use; warnings for what it
+    would ignore."""
     if isinstance(value, str):
         value = read(value, option, yaml)
         if value is None:
-            return
+            return []
     if not isinstance(value, dict):
         raise _wrong(option, "it is no mapping", "Write 'version: 2' and 'ethernets:'.")
     if isinstance(value.get("network"), dict) and len(value) == 1:
@@ -263,24 +334,24 @@ def check_network(value: t.Any, option: str, yaml: YamlReader) -> None:
     version = value.get("version")
     if isinstance(version, bool) or version not in (1, 2):
         if value.get("config") == "disabled":
-            return
+            return []
         raise _wrong(option, "it has no version 1 or 2", "Write 'version: 2'.")
-    if version == 1:
-        _check_version_1(value, option)
-    else:
-        _check_version_2(value, option)
+    return _check_version_1(value, option) if version == 1 else _check_version_2(value, option)
 
 
-def _check_version_1(value: dict[str, t.Any], option: str) -> None:
+def _check_version_1(value: dict[str, t.Any], option: str) -> list[str]:
     config = value.get("config")
     if config == "disabled":
-        return
+        return []
+    warnings = []
     if not isinstance(config, list):
         raise _wrong(f"{option}: config", "it is no list", "See cloud-init's networking config version 1.")
     for number, item in enumerate(config):
         where = f"{option}: config[{number}]"
         if not isinstance(item, dict) or not isinstance(item.get("type"), str):
             raise _wrong(where, "it has no type", "Each is a mapping with type and name.")
+        if item["type"] not in _NETWORK_TYPES:
+            warnings.append(_no_such("type", item["type"], _NETWORK_TYPES, f"{where}.type"))
         _check_mac(item.get("mac_address"), f"{where}.mac_address")
         subnets = item.get("subnets")
         if not isinstance(subnets, (list, type(None))):
@@ -290,9 +361,11 @@ def _check_version_1(value: dict[str, t.Any], option: str) -> None:
                 raise _wrong(f"{where}.subnets", "one of them has no type", "Write 'type: dhcp' or 'type: static'.")
             if each.get("address") is not None:
                 _check_address(each["address"], f"{where}.subnets.address", "/" if "netmask" not in each else "")
+    return warnings
 
 
-def _check_version_2(value: dict[str, t.Any], option: str) -> None:
+def _check_version_2(value: dict[str, t.Any], option: str) -> list[str]:
+    warnings = _no_such_keys(value, _NETWORK_KEYS, f"{option}: ")
     for kind in ("ethernets", "bonds", "bridges", "vlans"):
         devices = value.get(kind)
         if devices is None:
@@ -305,12 +378,15 @@ def _check_version_2(value: dict[str, t.Any], option: str) -> None:
                 continue
             if not isinstance(device, dict):
                 raise _wrong(where, "it is no mapping", "Write settings such as 'dhcp4: true' below it.")
-            _check_device(device, where)
+            warnings += _check_device(device, where)
+    return warnings
 
 
-def _check_device(device: dict[str, t.Any], where: str) -> None:
+def _check_device(device: dict[str, t.Any], where: str) -> list[str]:
+    warnings = _no_such_keys(device, _DEVICE_KEYS, f"{where}.")
     match = device.get("match")
     if isinstance(match, dict):
+        warnings += _no_such_keys(match, ("name", "macaddress", "driver"), f"{where}.match.")
         _check_mac(match.get("macaddress"), f"{where}.match.macaddress")
     elif match is not None:
         raise _wrong(f"{where}.match", "it is no mapping", "Write 'match: {macaddress: \"52:54:00:…\"}'.")
@@ -338,8 +414,9 @@ def _check_device(device: dict[str, t.Any], where: str) -> None:
         if route.get("via") is not None:
             _check_address(route["via"], f"{where}.routes.via", "")
     servers = device.get("nameservers")
-    if servers is not None and not isinstance(servers, dict):
+    if not isinstance(servers, (dict, type(None))):
         raise _wrong(f"{where}.nameservers", "it is no mapping", "Write 'nameservers: {addresses: [192.0.2.1]}'.")
+    return warnings + _no_such_keys(servers or (), ("addresses", "search"), f"{where}.nameservers.")
 
 
 def _check_mac(value: t.Any, where: str) -> None:

@@ -51,6 +51,11 @@ def test_mappings_become_what_cloud_init_reads() -> None:
     assert yaml.safe_load(found["meta-data"]) == {"local-hostname": "w", "instance-id": "i-1"}
 
 
+def test_what_of_a_network_would_be_ignored_is_told() -> None:
+    (told,) = normal(network_config={"network": {"version": 2, "ethernet": {}}}).warnings
+    assert told.startswith("seeds: network_config: ethernet: ")
+
+
 def test_text_is_written_as_it_is() -> None:
     text = "#!/bin/sh\necho 'ü'\n"
     assert files(user_data=text)["user-data"] == text

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import typing as t
 
 import pytest
@@ -37,8 +38,9 @@ GOOD_TEXTS = [
     "#cloud-config-archive\n- {type: text/x-shellscript, content: '[x'}\n",
     "#cloud-config-archive\n- 'packages: [curl]'\n- {type: text/cloud-config, content: 'runcmd: [reboot]'}\n",
     "#cloud-config-archive\n",
-    "## template: jinja\n#cloud-config\nhostname: {{ v1.instance_id }}\n",
-    "Content-Type: multipart/mixed; boundary=x\nMIME-Version: 1.0\n\n--x--\n",
+    "#!/bin/sh\r\nreboot\r\n",
+    "#!/bin/sh\n# MIME-Version: 1.0\nreboot\n",
+    "#cloud-config\n# MIME-Version: 1.0\npackages: [curl]  # ü\n",
     "  \n",
 ]
 
@@ -54,6 +56,85 @@ def test_texts_that_cloud_init_takes(text: str, reader: t.Any) -> None:
         assert found == []
 
 
+def message(*parts: str, mark: str = "x") -> str:
+    """A MIME message; each part is its headers, an empty line, and its content."""
+    inner = "".join(f"--{mark}\n{part}\n" for part in parts)
+    return f"Content-Type: multipart/mixed; boundary={mark}\nMIME-Version: 1.0\n\n{inner}--{mark}--\n"
+
+
+PACKED = base64.b64encode(b"runcmd: [ broken").decode()
+GOOD_PARTS = [
+    "Content-Type: text/cloud-config\n\npackages: [curl]  # ü\n",
+    "Content-Type: text/plain; charset=utf-8\n\n#cloud-config\npackages: [curl]\n",
+    "Content-Type: text/x-shellscript\n\n#!/bin/sh\r\nreboot\r\n",
+    "Content-Type: text/x-shellscript-per-boot\n\n#!/bin/sh\nreboot\n",
+    "Content-Type: text/cloud-config-archive\n\n- 'packages: [curl]'\n",
+    "\n",
+]
+
+
+def test_a_message_of_good_parts() -> None:
+    assert check_user_data(message(*GOOD_PARTS), "x", READ) == []
+    assert check_user_data(f"MIME-Version: 1.0\n{GOOD_PARTS[0]}", "x", READ) == []
+    found = check_user_data(message(*GOOD_PARTS), "x", None)
+    assert [text.partition(": only how it begins was checked")[0] for text in found] == ["x[0]", "x[1]", "x[4]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (message(GOOD_PARTS[2], "Content-Type: text/cloud-config\n\nruncmd: [ broken\n"), "[1]: it is no YAML"),
+        (message("Content-Type: text/plain\n\n#cloud-config\nruncmd: reboot\n"), "[0]: runcmd: it is no list"),
+        (message("Content-Type: text/plain\n\n# cloud-config\nruncmd: []\n"), "[0]: cloud-init would not know"),
+        (message("Content-Type: text/cloud-config-archive\n\n- 'runcmd: reboot'\n"), "[0][0].content: runcmd"),
+        (
+            message(f"Content-Type: text/cloud-config\nContent-Transfer-Encoding: base64\n\n{PACKED}\n"),
+            "[0]: it is no YAML",
+        ),
+        # In a message in it.
+        (
+            message(GOOD_PARTS[2], message("Content-Type: text/cloud-config\n\n- a\n", mark="y")),
+            "[1]: it is no mapping",
+        ),
+        ("MIME-Version: 1.0\nContent-Type: text/cloud-config\n\nruncmd: [ broken\n", ": it is no YAML"),
+        # These words do not make a message of it.
+        ("#cloud-config\n# MIME-Version: 1.0\nruncmd: [ broken\n", ": it is no YAML"),
+    ],
+)
+def test_broken_parts_of_a_message(text: str, where: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_user_data(text, "user_data", READ)
+    assert caught.value.message.startswith(f"user_data{where}")
+
+
+JINJA = "## template: jinja\n#cloud-config\nruncmd: [ broken\n"
+
+
+@pytest.mark.parametrize("reader", [None, READ])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (JINJA, "x: it is a Jinja template, and was not checked"),
+        (message(f"Content-Type: text/plain\n\n{JINJA}"), "x[0]: it is a Jinja template"),
+        (message("Content-Type: application/x-gzip\n\nabc\n"), "x[0]: it is compressed, and was not checked"),
+        (message("Content-Type: text/cloudconfig\n\na: 1\n"), "x[0]: cloud-init has no such type of a part"),
+        (message(), "x: cloud-init finds no part"),
+    ],
+)
+def test_what_is_not_looked_into_is_a_warning(text: str, words: str, reader: t.Any) -> None:
+    (found,) = check_user_data(text, "x", reader)
+    assert found.startswith(words)
+
+
+def test_what_an_archive_has_that_is_not_looked_into_is_a_warning() -> None:
+    parts = [JINJA, {"type": "text/cloudconfig", "content": "a: 1"}]
+    found = check_user_data(f"#cloud-config-archive\n{yaml.safe_dump(parts)}", "x", READ)
+    assert [words.partition(",")[0] for words in found] == [
+        "x[0].content: it is a Jinja template",
+        "x[1].content: cloud-init has no such type of a part",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -62,7 +143,7 @@ def test_texts_that_cloud_init_takes(text: str, reader: t.Any) -> None:
         ("#cloud_config\n", "letter by letter"),
         ("#cloud-configs\n", "letter by letter"),
         ("\ufeff#cloud-config\n", "byte order mark"),
-        ("#!/bin/sh\r\nreboot\r\n", "CR LF"),
+        ("\nMIME-Version: 1.0\nContent-Type: text/cloud-config\n\npackages: [curl]\n", "would not know"),
         ("[amiconfig]\nplugins=cernvm\n", "check_user_data"),
     ],
 )
@@ -155,11 +236,11 @@ def test_what_cloud_init_would_choke_on(config: dict[t.Any, t.Any], where: str) 
 
 
 def test_keys_that_are_not_known_are_a_warning() -> None:
-    warnings = check_cloud_config({"run_cmd": [], "package": [], "mine": 1}, "x")
-    assert len(warnings) == 3
-    assert "runcmd is meant perhaps" in warnings[0]
-    assert "packages is meant perhaps" in warnings[1]
-    assert "perhaps" not in warnings[2]
+    warnings = check_cloud_config({"run_cmd": [], "package": [], "write_flies": [], "mine": 1}, "x")
+    assert len(warnings) == 4
+    for known, said in zip(("runcmd", "packages", "write_files"), warnings):
+        assert said.endswith(f"{known} is meant perhaps.")
+    assert "perhaps" not in warnings[3]
 
 
 def test_what_is_no_key_is_a_warning() -> None:
@@ -224,9 +305,9 @@ V1 = {
     "config", [V1, V2, {"network": V2}, {"version": 1, "config": "disabled"}, {"config": "disabled"}]
 )
 def test_good_networks(config: dict[str, t.Any]) -> None:
-    check_network(config, "x", READ)
-    check_network(yaml.safe_dump(config), "x", READ)
-    check_network("anything", "x", None)
+    assert check_network(config, "x", READ) == []
+    assert check_network(yaml.safe_dump(config), "x", READ) == []
+    assert check_network("anything", "x", None) == []
 
 
 def nic(**words: t.Any) -> dict[str, t.Any]:
@@ -270,6 +351,25 @@ def test_networks_that_would_not_come_up(config: t.Any, where: str) -> None:
     with pytest.raises(InputError) as caught:
         check_network(config, "network_config", READ)
     assert caught.value.message.startswith(f"network_config:{where}")
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "nearest"),
+    [
+        ({"version": 2, "ethernet": {}}, " ethernet", "ethernets"),
+        (nic(adresses=["192.0.2.5/24"]), " ethernets.nic.adresses", "addresses"),
+        ({"network": nic(DHCP4=True)}, " ethernets.nic.DHCP4", "dhcp4"),
+        (nic(mine=1), " ethernets.nic.mine", ""),
+        (nic(match={"mac_address": "52:54:00:12:34:56"}), " ethernets.nic.match.mac_address", "macaddress"),
+        (nic(nameservers={"address": []}), " ethernets.nic.nameservers.address", "addresses"),
+        ({"version": 2, "vlans": {"v": {"ids": 5}}}, " vlans.v.ids", "id"),
+        ({"version": 1, "config": [{"type": "phisical"}]}, " config[0].type", "physical"),
+    ],
+)
+def test_words_of_a_network_that_are_not_known_are_a_warning(config: t.Any, where: str, nearest: str) -> None:
+    (said,) = check_network(config, "network_config", READ)
+    assert said.startswith(f"network_config:{where}: cloud-init has no such ")
+    assert ("perhaps" in said, nearest in said.partition(";")[2]) == (bool(nearest), True)
 
 
 def test_a_network_of_openstack() -> None:
