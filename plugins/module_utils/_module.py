@@ -52,7 +52,8 @@ def module_host(module: AnsibleModule) -> Host:
 
 
 def run_module(work: Work, argument_spec: dict[str, t.Any], **kwargs: t.Any) -> None:
-    """Make the module, do ``work`` and leave: its result with exit_json, a CnvmError with fail_json.
+    """Make the module, do ``work`` and leave: its result with exit_json, a CnvmError or the kernel's refusal with
+    fail_json. Anything else is a defect, and is not caught.
 
     A failure returns ``msg``, ``hint`` and the error's details under ``details``.
     """
@@ -66,7 +67,7 @@ def run_module(work: Work, argument_spec: dict[str, t.Any], **kwargs: t.Any) -> 
         module.no_log_values.update(plain)
     try:
         result = work(module_host(module), module.params, module.check_mode)
-    except CnvmError as error:
+    except (CnvmError, OSError) as error:
         module.fail_json(**extra, **failure(error))
     # As a part of the result they would be deprecated.
     for text in result.pop("warnings", ()):

@@ -14,7 +14,7 @@ import json
 import typing as t
 
 from .._core.errors import CnvmError
-from .system import Host
+from .system import Host, host_error
 
 # The word on the command line and the file that has it. Loaded when asked for: the helper's start is in a hot path.
 _ROOMS = {
@@ -41,7 +41,10 @@ def write_line(host: Host, value: object) -> None:
 
 
 def main(argv: t.Sequence[str], host: Host) -> int:
-    """Run ``cnvm-host argv…``; the exit code. A CnvmError becomes one line on stderr and code 1."""
+    """Run ``cnvm-host argv…``; the exit code.
+
+    A CnvmError or the kernel's refusal becomes one line on stderr and code 1.
+    """
     word = argv[0] if argv else ""
     try:
         if word == "version":
@@ -53,7 +56,8 @@ def main(argv: t.Sequence[str], host: Host) -> int:
             )
         commands: dict[str, Command] = importlib.import_module(f".{_ROOMS[word]}", __package__).commands()
         return commands[word](argv[1:], host)
-    except CnvmError as error:
+    except (CnvmError, OSError) as caught:
+        error = host_error(caught) if isinstance(caught, OSError) else caught
         if host.stderr is not None:
             host.stderr.write(f"{error}\n".encode("utf-8", "replace"))
             host.stderr.flush()

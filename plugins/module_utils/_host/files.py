@@ -59,12 +59,17 @@ def write_text(path: str, text: str, *, mode: int = 0o644, durable: bool = True)
     os.makedirs(directory, exist_ok=True)
     temporary = _unfinished(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        # A full disk is told without a name.
+        error.filename = path
+        raise
     os.replace(temporary, path)
     if durable:
         sync_dir(directory)

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import typing as t
 
-from .._core.errors import CnvmError
+from .._core.errors import CnvmError, HostError
 from .._core.runner import Runner
 
 
@@ -38,10 +40,37 @@ class Host(t.NamedTuple):
 Work = t.Callable[[Host, t.Mapping[str, t.Any], bool], dict[str, t.Any]]
 
 
-def failure(error: CnvmError) -> dict[str, t.Any]:
+_FULL = "Make room on its file system."
+_ROOT = "This needs root (become: true)."
+_HINTS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "Its file system can only be read. Mount it for writing, or choose another directory.",
+    errno.ENOTDIR: "A file stands where a directory has to be.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
+def host_error(error: OSError) -> HostError:
+    """What the kernel refused, as it is told. What names no file and has no hint here is a defect, and is raised."""
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    hint = _HINTS.get(error.errno or 0, _ROOT if denied and os.geteuid() != 0 else "")
+    if not isinstance(error.filename, (str, bytes)) and not hint:
+        raise error
+    # With a second name it was a rename or a link.
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    what = f"{' to '.join(names)} cannot be used: " if names else ""
+    said = HostError(f"{what}{error.strerror}.", hint=hint)
+    said.__cause__ = error
+    return said
+
+
+def failure(error: t.Union[CnvmError, OSError]) -> dict[str, t.Any]:
     """What a module that fails returns."""
     import traceback  # only for this, and the helper's start is in a hot path
 
+    if isinstance(error, OSError):
+        error = host_error(error)
     return {
         "failed": True,
         "msg": str(error),

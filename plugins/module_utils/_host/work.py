@@ -33,14 +33,14 @@ WORK = {
 
 
 def answer(host: Host, name: str, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Do it; the answer. What is no CnvmError is a defect, and is not caught."""
+    """Do it; the answer. What is neither a CnvmError nor the kernel's refusal is a defect, and is not caught."""
     here = own_version()
     if request["digest"] != here["digest"]:
         return {"other_version": here["version"]}
     work: Work = importlib.import_module(f".{WORK[name]}", __package__).work
     try:
         return work(host, request["params"], request["check_mode"])
-    except CnvmError as error:
+    except (CnvmError, OSError) as error:
         return failure(error)
 
 

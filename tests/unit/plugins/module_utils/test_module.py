@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import typing as t
 
@@ -69,6 +70,23 @@ def test_error_becomes_a_failure_with_hint_and_details(run: t.Any) -> None:
     assert result["failed"]
     assert result["msg"] == "web runs on host2. Teleport it back."
     assert (result["hint"], result["error"], result["details"]) == ("Teleport it back.", "Refused", {"owner": "host2"})
+
+
+@pytest.mark.parametrize(
+    ("error", "msg"),
+    [
+        (OSError(errno.ENOTDIR, "Not a directory", "/etc/passwd/x"), "/etc/passwd/x cannot be used: Not a dir"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. Make room "),
+    ],
+)
+def test_what_the_kernel_refuses_is_a_failure(run: t.Any, error: OSError, msg: str) -> None:
+    def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+        raise error
+
+    code, result = run(work)
+    assert code == 1
+    assert result["msg"].startswith(msg)
+    assert result["error"] == "HostError"
 
 
 def test_a_defect_is_not_dressed_up(run: t.Any) -> None:

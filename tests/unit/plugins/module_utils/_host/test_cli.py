@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import types
 
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import cli
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 
 # Each of them takes longer to load than what the hot paths have of their own.
 SLOW = {"dataclasses", "inspect", "random", "ssl", "tarfile", "tempfile", "traceback"}
@@ -24,3 +27,15 @@ def test_the_helper_loads_little(word: str) -> None:
     # As the launcher starts: isolated, and without site.
     done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True)
     assert not SLOW & set(done.stdout.splitlines())
+
+
+def test_what_the_kernel_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> int:
+        raise PermissionError(13, "Permission denied", "/run/cnvm")
+
+    room = types.SimpleNamespace(commands=lambda: {"info": refuse})
+    monkeypatch.setattr(cli, "importlib", types.SimpleNamespace(import_module=lambda *args: room))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    said = io.BytesIO()
+    assert cli.main(["info"], Host(run=None, stderr=said)) == 1  # type: ignore[arg-type]
+    assert said.getvalue() == b"/run/cnvm cannot be used: Permission denied. This needs root (become: true).\n"

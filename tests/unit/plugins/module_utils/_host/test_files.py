@@ -216,3 +216,13 @@ def test_an_unfinished_write_is_removed_and_what_was_there_stays(tmp_path: Path)
     files.remove_unfinished(str(tmp_path / "full.json"))
     files.remove_unfinished(str(path))
     assert sorted(os.listdir(tmp_path)) == ["full.json", "owner.json"]
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write_json(str(tmp_path / "definition.json"), {"name": "web"})
+    assert caught.value.filename == str(tmp_path / "definition.json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import typing as t
 
 import pytest
@@ -63,6 +64,15 @@ def test_a_refusal_is_what_the_module_returns(ask: Answers, monkeypatch: pytest.
         "error": "Refused",
         "details": {"owner": "host2"},
     }
+
+
+def test_what_the_kernel_refuses_is_told(ask: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "work", lambda *args: os.stat("/dev/null/x"))
+    said = ask()
+    assert (said["failed"], said["error"]) == (True, "HostError")
+    # Where it happened is not lost.
+    assert "os.stat(" in said["exception"]
+    assert said["msg"] == "/dev/null/x cannot be used: Not a directory. A file stands where a directory has to be."
 
 
 def test_a_defect_is_not_dressed_up(ask: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
