@@ -290,7 +290,7 @@ import typing as t
 from ansible_collections.cnvm.platform.plugins.module_utils._core import mmdebstrap
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import check_own_name, is_digest
-from ansible_collections.cnvm.platform.plugins.module_utils._core.values import integer, size_bytes
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import absolute_path, integer, size_bytes
 from ansible_collections.cnvm.platform.plugins.module_utils._host import bundles
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -343,13 +343,6 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def absolute(value: str, option: str) -> str:
-    """A path as the module wants them: a relative one would mean another file for each user."""
-    if not value.startswith("/") or "\0" in value or ".." in value.split("/"):
-        raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: an absolute path without '..'.")
-    return value
-
-
 def expected_digest(value: t.Optional[str]) -> str:
     """The digest that is asked for, without its algorithm."""
     digest = (value or "").removeprefix("sha256:")
@@ -367,9 +360,9 @@ def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
     if kind == "mmdebstrap":
         mmdebstrap.read(params[kind], kind)
     else:
-        absolute(params[kind], kind)
+        absolute_path(params[kind], kind)
     for item in params["files"]:
-        absolute(item["path"], "files.path")
+        absolute_path(item["path"], "files.path")
         if item["path"].endswith("/"):
             raise InputError(f"files.path: {item['path']!r} names no file.", hint="Leave the slash at its end out.")
         # YAML makes the number 420 of an unquoted 0644, so that only text is clear.
@@ -394,7 +387,7 @@ def wanted_image(params: t.Mapping[str, t.Any]) -> bundles.Wanted:
             max_ratio=integer(params["max_ratio"], "max_ratio", least=0, most=10**6),
         ),
         digest=expected_digest(params["digest"]),
-        dest=absolute(params["dest"], "dest") if params["dest"] else "",
+        dest=absolute_path(params["dest"], "dest") if params["dest"] else "",
         compression=params["compression"],
     )
 

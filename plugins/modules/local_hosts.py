@@ -266,8 +266,8 @@ def settings_of(params: t.Mapping[str, t.Any]) -> nspawn.Settings:
     set_name = lh.check_set(params["set"])
     return nspawn.Settings(
         set_name=set_name,
-        directory=lh.check_path(params["directory"].rstrip("/"), "directory") if params["directory"] else None,
-        cache_dir=lh.check_path(params["cache_dir"].rstrip("/"), "cache_dir"),
+        directory=lh.check_path(params["directory"], "directory") if params["directory"] else None,
+        cache_dir=lh.check_path(params["cache_dir"], "cache_dir"),
         subnet=lh.check_subnet(params["subnet"]) if params["subnet"] else None,
         bridge=lh.check_bridge(params["bridge"]) if params["bridge"] else None,
         internet=params["internet"],

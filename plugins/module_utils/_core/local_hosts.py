@@ -122,12 +122,13 @@ def check_set(value: object) -> str:
 
 def check_path(value: object, option: str) -> str:
     """An absolute path that can stand in mount options and unit properties as it is."""
-    if not isinstance(value, str) or not _PATH.match(value) or "/../" in f"{value}/" or "/./" in f"{value}/":
+    path = values.absolute_path(value, option)
+    if not _PATH.match(path):
         raise InputError(
-            f"{option}: {value!r} is not allowed.",
+            f"{option}: {path!r} is not allowed.",
             hint="Allowed: an absolute path of letters, digits and '_.@+-', without '.' or '..'.",
         )
-    return value
+    return path
 
 
 def check_packages(value: object, option: str) -> tuple[str, ...]:

@@ -18,6 +18,12 @@ _SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]+)?)\s*([KMGT]i?B?|B)?\Z", re.ASCII)
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TRUE = ("true", "yes", "on", "1", "y", "t")
 _FALSE = ("false", "no", "off", "0", "n", "f")
+# The kernel takes 255 bytes for a name, and qcow2 has room for 1023 for the path of a backing file.
+_NAME_BYTES, _PATH_BYTES = 255, 1023
+PATH_RULE = (
+    f"an absolute path without '.', '..' and control characters, of at most {_PATH_BYTES} bytes, "
+    f"{_NAME_BYTES} between two slashes"
+)
 
 
 def integer(value: object, option: str, *, least: int, most: int) -> int:
@@ -72,6 +78,28 @@ def size_bytes(value: object, option: str, *, least: int = 0, most: int = 2**62)
             hint=f"Allowed: bytes from {least} to {most}, or a number with K, M, G or T (powers of 1024).",
         )
     return number
+
+
+def has_control(text: str, *, but: str = "") -> bool:
+    """Whether ``text`` has a control character that is not one of ``but``, or what XML or UTF-8 cannot hold."""
+    return any(
+        (each < " " and each not in but) or each in "\x7f\ufffe\uffff" or "\ud800" <= each <= "\udfff" for each in text
+    )
+
+
+def absolute_path(value: object, option: str) -> str:
+    """A path in its shortest form. A relative one would mean another file for each user."""
+    if value is None or value == "":
+        raise InputError(f"{option} is missing.", hint=f"Give {PATH_RULE}.")
+    if not isinstance(value, str):
+        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
+    parts = [part for part in value.split("/") if part]
+    path = "/" + "/".join(parts)
+    good = value.startswith("/") and not {".", ".."} & set(parts) and not has_control(value)
+    if not good or len(path.encode()) > _PATH_BYTES or any(len(part.encode()) > _NAME_BYTES for part in parts):
+        shown = value if len(value) <= 200 else value[:197] + "..."
+        raise InputError(f"{option}: {shown!r} is not allowed.", hint=f"Allowed: {PATH_RULE}.")
+    return path
 
 
 def choice(value: object, option: str, allowed: t.Sequence[str]) -> str:

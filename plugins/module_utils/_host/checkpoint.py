@@ -19,6 +19,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import HostError, InputError, Refused
+from .._core.values import absolute_path
 from .._criu import commands as criu_commands
 from .._migrate import checkpoint as manifests
 from .._migrate import plan, records
@@ -53,9 +54,8 @@ def default_path(name: str) -> str:
 
 
 def check_path(path: str) -> str:
-    """``path`` when it can be a checkpoint's; InputError otherwise."""
-    if not path.startswith("/") or os.path.normpath(path) != path or "\0" in path:
-        raise InputError(f"path: {path!r} is not allowed.", hint="Allowed: an absolute path without '..'.")
+    """``path`` in its shortest form when it can be a checkpoint's; InputError otherwise."""
+    path = absolute_path(path, "path")
     if os.path.islink(path) or (os.path.lexists(path) and not os.path.isfile(path)):
         raise InputError(f"path: {path} is no plain file.", hint="Name a file.")
     return path

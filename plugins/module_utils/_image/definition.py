@@ -11,7 +11,7 @@ import re
 import typing as t
 
 from .._core.errors import InputError
-from .._core.values import boolean, choice, known_keys, size_bytes
+from .._core.values import absolute_path, boolean, choice, known_keys, size_bytes
 from .commands import Making
 from .formats import ALIASES, FORMATS, NAMES, of_name
 from .headers import SECTOR
@@ -93,16 +93,9 @@ class Wanted:
 
 def path_of(value: object, option: str, *, ours: bool = True) -> str:
     """An absolute path; ``ours``: not in a directory that only the kernel fills."""
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{option}: {value!r} is no path.", hint="Give an absolute path, in quotes.")
-    parts = value.split("/")
-    control = any(character < " " or character == "\x7f" for character in value)
-    if not value.startswith("/") or ".." in parts or "." in parts or not parts[-1] or control or len(value) > 1000:
-        raise InputError(
-            f"{option}: {value[:200]!r} is not allowed.",
-            hint="Allowed: an absolute path of a file, without '.' and '..'.",
-        )
-    path = "/" + "/".join(part for part in parts if part)
+    path = absolute_path(value, option)
+    if str(value).endswith("/"):
+        raise InputError(f"{option}: {value!r} names no file.", hint="Leave the slash at its end out.")
     if ours and any(path == place or path.startswith(place + "/") for place in _SYSTEM):
         raise InputError(f"{option}: {path!r} is not allowed.", hint="Choose another directory.")
     return path

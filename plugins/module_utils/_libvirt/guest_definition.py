@@ -19,7 +19,7 @@ import uuid
 
 from .._core.errors import InputError, Missing
 from .._core.names import NAME_RULE, check_name, check_workload_name, is_digest
-from .._core.values import boolean, choice, integer, known_keys
+from .._core.values import absolute_path, boolean, choice, has_control, integer, known_keys
 from .._image import seed
 from .domain import CDROM, SEED, Model
 
@@ -97,8 +97,7 @@ def _text(value: object, option: str, most: int = 4096) -> str:
         raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
     if len(value) > most:
         raise InputError(f"{option}: {len(value)} characters are too many.", hint=f"At most {most}.")
-    bad = next((each for each in value if (each < " " and each not in "\t\n") or each in "\x7f\ufffe\uffff"), None)
-    if bad is not None or any("\ud800" <= each <= "\udfff" for each in value):
+    if has_control(value, but="\t\n"):
         raise InputError(f"{option}: it has a control character.", hint="Leave control characters out.")
     return value
 
@@ -125,13 +124,10 @@ def _flag(value: object, option: str, default: bool) -> bool:
 
 def _path(value: object, option: str) -> str:
     """An absolute path, or nothing."""
-    path = _text(value, option)
-    if not path:
-        return ""
-    parts = path.split("/")
-    if not path.startswith("/") or ".." in parts or "." in parts or len(path) > 1024 or "\n" in path or path == "/":
-        raise InputError(f"{option}: {path!r} is not allowed.", hint="Allowed: an absolute path without '.' and '..'.")
-    return "/" + "/".join(part for part in parts if part)
+    path = "" if value is None or value == "" else absolute_path(value, option)
+    if path == "/":
+        raise InputError(f"{option}: '/' is not allowed.", hint="Name something below it.")
+    return path
 
 
 def _tags(value: object, option: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ import typing as t
 
 from .._core.errors import InputError, Refused
 from .._core.names import check_name
-from .._core.values import boolean, choice, known_keys
+from .._core.values import absolute_path, boolean, choice, known_keys
 from . import xml
 
 TYPES = ("dir", "fs", "netfs", "logical")
@@ -97,18 +97,14 @@ def _text(value: object, option: str) -> str:
     return value.strip()
 
 
-def absolute_path(value: object, option: str) -> str:
-    """A path in its shortest form; '' for none."""
+def _path(value: object, option: str) -> str:
+    """An absolute path, or nothing."""
     path = _text(value, option)
-    if not path:
-        return ""
-    if not path.startswith("/") or "\0" in path or "\n" in path or ".." in path.split("/"):
-        raise InputError(f"{option}: {path!r} is not allowed.", hint="Allowed: an absolute path without '..'.")
-    return "/" + posixpath.normpath(path).lstrip("/")
+    return absolute_path(path, option) if path else ""
 
 
 def _directory(value: object, option: str) -> str:
-    path = absolute_path(value, option)
+    path = _path(value, option)
     if path in _SYSTEM or path.startswith(tuple(f"{each}/" for each in _NEVER_BELOW)):
         raise InputError(
             f"{option}: {path} is a directory of the system.",
@@ -141,7 +137,7 @@ def _devices(value: object, option: str) -> list[str]:
         return []
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{option}: {value!r} is not a list.")
-    found = [absolute_path(one, option) for one in value]
+    found = [_path(one, option) for one in value]
     if not all(found) or len(set(found)) != len(found):
         raise InputError(f"{option}: a path is empty or given twice.")
     return found
@@ -180,10 +176,10 @@ def normalise(item: object, option: str = "pools") -> dict[str, t.Any]:
     normal.update(
         type=kind,
         path=f"/dev/{group}" if kind == "logical" else _directory(values.get("path"), f"{where}: path"),
-        device=absolute_path(values.get("device"), f"{where}: device"),
+        device=_path(values.get("device"), f"{where}: device"),
         devices=_devices(values.get("devices"), f"{where}: devices"),
         host=host,
-        export=absolute_path(values.get("export"), f"{where}: export"),
+        export=_path(values.get("export"), f"{where}: export"),
         volume_group=group,
         format=choice(values.get("format") or formats[0], f"{where}: format", formats) if formats else "",
         mode=_mode(values.get("mode"), f"{where}: mode"),

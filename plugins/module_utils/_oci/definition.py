@@ -12,7 +12,7 @@ import typing as t
 
 from .._core.errors import InputError
 from .._core.names import check_name, check_workload_name, is_digest
-from .._core.values import boolean, choice, decimal, integer, known_keys
+from .._core.values import absolute_path, boolean, choice, decimal, integer, known_keys
 from .._net.endpoint import Forward, forwards_from, overlap
 from .config import CAPABILITIES, HOST_CAPABILITIES
 
@@ -80,13 +80,13 @@ _KEY = re.compile(
 _TAKEN = ("/", "/proc", "/sys", "/dev")
 
 
-def _text(value: object, option: str, *, empty: bool = True) -> str:
+def _text(value: object, option: str) -> str:
     if value is None:
         value = ""
     if not isinstance(value, str):
         raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
-    if "\0" in value or (not empty and not value):
-        raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: text without NUL bytes, not empty.")
+    if "\0" in value:
+        raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: text without NUL bytes.")
     return value
 
 
@@ -114,21 +114,13 @@ def _mapping(value: object, option: str) -> dict[str, str]:
     return {_text(key, f"{option}: a name"): _plain(text, f"{option}: {key}") for key, text in value.items()}
 
 
-def _absolute(value: object, option: str) -> str:
-    path = _text(value, option, empty=False)
-    parts = path.split("/")
-    if not path.startswith("/") or ".." in parts or "." in parts or len(path) > 1024:
-        raise InputError(f"{option}: {path!r} is not allowed.", hint="Allowed: an absolute path without '.' and '..'.")
-    return "/" + "/".join(part for part in parts if part)
-
-
 def _mounts(value: object, option: str) -> list[dict[str, t.Any]]:
     found: list[dict[str, t.Any]] = []
     for index, item in enumerate(_list(value, option)):
         where = f"{option}[{index}]"
         item = known_keys(item, where, ("source", "destination", "type", "read_only", "size_mib"))
         kind = choice(item.get("type") or "bind", f"{where}.type", ("bind", "tmpfs"))
-        destination = _absolute(item.get("destination"), f"{where}.destination")
+        destination = absolute_path(item.get("destination"), f"{where}.destination")
         if destination in _TAKEN or destination.startswith(("/proc/", "/sys/", "/dev/")):
             raise InputError(
                 f"{where}.destination: {destination!r} is not allowed.",
@@ -142,7 +134,7 @@ def _mounts(value: object, option: str) -> list[dict[str, t.Any]]:
             else False,
         }
         if kind == "bind":
-            mount["source"] = _absolute(item.get("source"), f"{where}.source")
+            mount["source"] = absolute_path(item.get("source"), f"{where}.source")
             if item.get("size_mib") is not None:
                 raise InputError(f"{where}.size_mib: a bind mount has no size.", hint="Use it with type tmpfs.")
         else:
@@ -254,7 +246,7 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "mounts": _mounts(given("mounts"), f"{where}: mounts"),
         "command": [_plain(word, f"{where}: command") for word in _list(given("command"), f"{where}: command")],
         "user": user,
-        "cwd": _absolute(cwd, f"{where}: cwd") if cwd else "",
+        "cwd": absolute_path(cwd, f"{where}: cwd") if cwd else "",
         "hostname": hostname or name.replace("_", "-").replace(".", "-").strip("-"),
         "dns": [
             _address(one, f"{where}: dns", "IPv4 addresses")

@@ -45,6 +45,38 @@ def test_decimal_refuses(value: object) -> None:
         values.decimal(value, "cpus", least=0.5, most=2)
 
 
+LONGEST = "/" + "/".join(["é" * 127 + "x"] * 3 + ["x" * 254])
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [("/srv/a", "/srv/a"), ("//srv//a/", "/srv/a"), ("/", "/"), ("/a b/..c/é", "/a b/..c/é"), (LONGEST, LONGEST)],
+)
+def test_absolute_path(value: str, path: str) -> None:
+    assert values.absolute_path(value, "path") == path
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a", "~/a", "/a/../b", "/a/.", "/a\0", "/a\nb", "/a\x7f", "/a\ud800", "/" + "é" * 128, f"{LONGEST}/x"],
+)
+def test_absolute_path_refuses(value: str) -> None:
+    with pytest.raises(
+        InputError, match=r"^images\[0\]\.path: .* Allowed: an absolute path .* 255 between two"
+    ) as caught:
+        values.absolute_path(value, "images[0].path")
+    # It can be written into any log.
+    str(caught.value).encode()
+
+
+def test_absolute_path_is_text() -> None:
+    with pytest.raises(InputError, match=r"^path: 7 is not text\. Put it in quotes\.$"):
+        values.absolute_path(7, "path")
+    for nothing in (None, ""):
+        with pytest.raises(InputError, match=r"^path is missing\. Give an absolute path"):
+            values.absolute_path(nothing, "path")
+
+
 @pytest.mark.parametrize(
     ("value", "meant"),
     [

@@ -186,7 +186,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, data: bytes) -> None:
         checkpoint.read_manifest(str(path))
 
 
-@pytest.mark.parametrize("path", ["x", "../x", "/a/../b", "/a//b", "/a/", "", "/dev/null", "/proc"])
+@pytest.mark.parametrize("path", ["x", "../x", "/a/../b", "/a/.", "", "/dev/null", "/proc"])
 def test_paths_that_are_not_allowed(path: str) -> None:
     with pytest.raises(InputError, match="path"):
         checkpoint.check_path(path)

@@ -143,7 +143,7 @@ NFS = {"name": "iso", "type": "netfs", "path": "/srv/iso", "host": "nas", "expor
         ({"name": "a", "path": "/"}, "directory of the system"),
         ({"name": "a", "path": "//etc//"}, "directory of the system"),
         ({"name": "a", "path": "/etc/cnvm"}, "directory of the system"),
-        ({"name": "a", "path": "/var/lib/cnvm/."}, "directory of the system"),
+        ({"name": "a", "path": "/var/lib/cnvm/"}, "directory of the system"),
         ({"name": "a", "path": "/srv/a", "mode": 457}, "in quotes"),
         ({"name": "a", "path": "/srv/a", "mode": "0999"}, "in quotes"),
         ({"name": "a", "path": "/srv/a", "mode": "4755"}, "in quotes"),
