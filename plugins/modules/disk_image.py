@@ -28,9 +28,9 @@ description:
 options:
   images:
     description:
-      - The images. Those that are not named are left alone.
+      - The images, each a mapping with the options below. Those that are not named are left alone.
     type: list
-    elements: dict
+    elements: raw
     required: true
     suboptions:
       path:
@@ -320,7 +320,7 @@ images:
 
 import typing as t
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core.values import size_bytes
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import size_bytes, word_list
 from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -358,7 +358,7 @@ def argument_spec() -> dict[str, t.Any]:
         "mode": {"type": "raw"},
     }
     return {
-        "images": {"type": "list", "elements": "dict", "required": True, "options": image},
+        "images": {"type": "list", "elements": "raw", "required": True, "options": image},
         "max_virtual_size": {"type": "raw", "default": "1T"},
         "dependants_in": {"type": "list", "elements": "str", "default": []},
     }
@@ -370,7 +370,7 @@ def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[st
         host,
         params["images"],
         max_virtual_bytes=size_bytes(params["max_virtual_size"], "max_virtual_size", least=1),
-        places=[place for place in params["dependants_in"] if place],
+        places=word_list(params["dependants_in"], "dependants_in"),
         check_mode=check_mode,
     )
 

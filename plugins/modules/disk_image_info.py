@@ -166,6 +166,7 @@ images:
 
 import typing as t
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import word_list
 from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -184,10 +185,10 @@ def argument_spec() -> dict[str, t.Any]:
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Report."""
     found = disk_images.report(
-        [path for path in params["paths"] if path],
+        word_list(params["paths"], "paths"),
         with_digest=params["digest"],
         with_dependants=params["dependants"],
-        places=[place for place in params["dependants_in"] if place],
+        places=word_list(params["dependants_in"], "dependants_in"),
     )
     return {"changed": False, **found}
 

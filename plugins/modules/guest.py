@@ -27,9 +27,9 @@ extends_documentation_fragment:
 options:
   guests:
     description:
-      - The guests. Those that are not named are left alone.
+      - The guests, each a mapping with the options below. Those that are not named are left alone.
     type: list
-    elements: dict
+    elements: raw
     required: true
     suboptions:
       name:
@@ -263,7 +263,7 @@ options:
             description: Port, from 5900. Default is the next free one.
             type: raw
           password:
-            description: Password, of up to 8 bytes. VNC protects it and the screen badly.
+            description: Password in quotes, of up to 8 bytes. VNC protects it and the screen badly.
             type: str
       serial:
         description:

@@ -74,7 +74,7 @@ options:
         choices: [none, writeback, writethrough, directsync, unsafe]
       serial:
         description: Its serial number.
-        type: str
+        type: raw
   state:
     description: The state of all of them, as in O(cnvm.platform.guest#module:guests[].state).
     type: str

@@ -42,7 +42,7 @@ options:
     default: present
   description:
     description: A text of your own for a new snapshot.
-    type: str
+    type: raw
     default: ''
   quiesce:
     description:
@@ -183,6 +183,7 @@ guests:
 
 import typing as t
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.values import plain_text, word_list
 from ansible_collections.cnvm.platform.plugins.module_utils._host.guest_snapshots import bring_to
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -191,31 +192,25 @@ from ansible_collections.cnvm.platform.plugins.module_utils._module import run_m
 def argument_spec() -> dict[str, t.Any]:
     """The module's options."""
     return {
-        # Names are decoded by us: Ansible would take 7 for the name 007.
+        # Names and text are decoded by us: Ansible would take 7 for 007.
         "guests": {"type": "list", "elements": "raw", "required": True},
         "name": {"type": "raw", "required": True},
         "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
-        "description": {"type": "str", "default": ""},
+        "description": {"type": "raw", "default": ""},
         "quiesce": {"type": "bool", "default": False},
         "memory": {"type": "bool", "default": False},
         "timeout_s": {"type": "raw", "default": 3600},
     }
 
 
-def named(names: t.Sequence[object]) -> list[object]:
-    """Who is meant, in order. Ansible splits a text at its commas, and leaves the blanks behind them."""
-    plain = [name.strip() if isinstance(name, str) else name for name in names]
-    return [name for name in plain if name != ""]
-
-
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Do it to each of the guests."""
     return bring_to(
         host,
-        named(params["guests"]),
+        word_list(params["guests"], "guests"),
         params["name"],
         params["state"],
-        description=params["description"],
+        description=plain_text(params["description"], "description"),
         quiesce=params["quiesce"],
         memory=params["memory"],
         timeout_s=params["timeout_s"],

@@ -23,9 +23,9 @@ description:
 options:
   networks:
     description:
-      - The networks. Those that are not named are left alone.
+      - The networks, each a mapping with the options below. Those that are not named are left alone.
     type: list
-    elements: dict
+    elements: raw
     required: true
     suboptions:
       name:
@@ -272,7 +272,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._module import run_m
 
 
 def _network_options() -> dict[str, t.Any]:
-    """What is 'raw' is decoded by us: Ansible would take true, 1_000 and 1e3 for numbers, and 7 for the name 007."""
+    """What there is in an item. It is decoded by us: Ansible would take true for a number, and 7 for the name 007."""
     return {
         "name": {"type": "raw", "required": True},
         "state": {"type": "str", "choices": ["present", "active", "inactive", "absent"], "default": "active"},
@@ -319,7 +319,7 @@ def _network_options() -> dict[str, t.Any]:
 def argument_spec() -> dict[str, t.Any]:
     """The module's options."""
     return {
-        "networks": {"type": "list", "elements": "dict", "required": True, "options": _network_options()},
+        "networks": {"type": "list", "elements": "raw", "required": True, "options": _network_options()},
         "restart_on_change": {"type": "bool", "default": False},
         "force": {"type": "bool", "default": False},
     }

@@ -18,9 +18,9 @@ description:
 options:
   pools:
     description:
-      - The pools. Those that are not named are left alone.
+      - The pools, each a mapping with the options below. Those that are not named are left alone.
     type: list
-    elements: dict
+    elements: raw
     required: true
     suboptions:
       name:
@@ -225,7 +225,7 @@ def _pool_options() -> dict[str, t.Any]:
 
 def argument_spec() -> dict[str, t.Any]:
     """The module's options."""
-    return {"pools": {"type": "list", "elements": "dict", "required": True, "options": _pool_options()}}
+    return {"pools": {"type": "list", "elements": "raw", "required": True, "options": _pool_options()}}
 
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

@@ -25,9 +25,9 @@ description:
   - User data and the like are not returned, not shown in diffs, and not in logs.
 options:
   seeds:
-    description: The seeds. Those that are not named are left alone.
+    description: The seeds, each a mapping with the options below. Those that are not named are left alone.
     type: list
-    elements: dict
+    elements: raw
     required: true
     suboptions:
       path:
@@ -235,7 +235,7 @@ def argument_spec() -> dict[str, t.Any]:
         "mode": {"type": "raw"},
     }
     # As a whole, too: the journal of the host would have all of it otherwise.
-    return {"seeds": {"type": "list", "elements": "dict", "required": True, "no_log": True, "options": seed}}
+    return {"seeds": {"type": "list", "elements": "raw", "required": True, "no_log": True, "options": seed}}
 
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

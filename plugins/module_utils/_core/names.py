@@ -21,6 +21,8 @@ def check_name(value: object, option: str) -> str:
 
     YAML turns an unquoted ``007``, ``no`` or ``12:30`` into something that is no text: say so.
     """
+    if value is None:
+        raise InputError(f"{option} is missing.", hint=f"Give {NAME_RULE}.")
     if not isinstance(value, str):
         raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
     if not _NAME.match(value):

@@ -27,11 +27,11 @@ def _is_data(option: t.Mapping[str, t.Any]) -> bool:
 
 
 def without_secrets(spec: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any], plain: set[str]) -> dict[str, t.Any]:
-    """``values`` of options as they may be shown. Secrets that are one text each are added to ``plain``: those Ansible
-    blots out."""
+    """``values`` of options as they may be shown; what is at no known place, or of no known shape, is not. Secrets that
+    are one text each are added to ``plain``: those Ansible blots out."""
     shown: dict[str, t.Any] = {}
     for name, value in values.items():
-        option = spec.get(name) or {}
+        option = spec.get(name, {"no_log": True})
         below = option.get("options")
         if value is None:
             shown[name] = None
@@ -39,10 +39,10 @@ def without_secrets(spec: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any], 
             shown[name] = [without_secrets(below, one, plain) if isinstance(one, dict) else HIDDEN for one in value]
         elif below:
             shown[name] = without_secrets(below, value, plain) if isinstance(value, dict) else HIDDEN
-        elif _is_data(option):
+        elif option.get("no_log"):
+            if isinstance(value, str) and value and name in spec and not _is_data(option):
+                plain.add(value)
             shown[name] = HIDDEN
         else:
-            if option.get("no_log") and value != "":
-                plain.add(str(value))
             shown[name] = value
     return shown

@@ -80,6 +80,15 @@ def size_bytes(value: object, option: str, *, least: int = 0, most: int = 2**62)
     return number
 
 
+def plain_text(value: object, option: str) -> str:
+    """Text, empty where nothing is said. Of an unquoted 007, 1.10 or no YAML makes something else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
+    return value
+
+
 def has_control(text: str, *, but: str = "") -> bool:
     """Whether ``text`` has a control character that is not one of ``but``, or what XML or UTF-8 cannot hold."""
     return any(
@@ -91,8 +100,7 @@ def absolute_path(value: object, option: str) -> str:
     """A path in its shortest form. A relative one would mean another file for each user."""
     if value is None or value == "":
         raise InputError(f"{option} is missing.", hint=f"Give {PATH_RULE}.")
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
+    value = plain_text(value, option)
     parts = [part for part in value.split("/") if part]
     path = "/" + "/".join(parts)
     good = value.startswith("/") and not {".", ".."} & set(parts) and not has_control(value)
@@ -102,18 +110,37 @@ def absolute_path(value: object, option: str) -> str:
     return path
 
 
-def choice(value: object, option: str, allowed: t.Sequence[str]) -> str:
-    """One of ``allowed``."""
+def choice(value: object, option: str, allowed: t.Sequence[str], default: str = "") -> str:
+    """One of ``allowed``; ``default`` where nothing is said. Of ``off`` YAML makes false: that is no word."""
+    if default and (value is None or value == ""):
+        return default
     if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{option}: {value!r} is not allowed.", hint=f"Allowed: {', '.join(allowed)}.")
     return value
 
 
+def listed(value: object, option: str) -> list[t.Any]:
+    """A list; nothing, or a survey's empty answer, is an empty one. What it is instead may be secret."""
+    # The last one is what Ansible makes of an empty text.
+    if value is None or value == "" or value == [""]:
+        return []
+    if not isinstance(value, list):
+        raise InputError(f"{option} is not a list.", hint="Write one value per line, each after '- '.")
+    return value
+
+
+def word_list(value: object, option: str) -> list[t.Any]:
+    """A list of words, which may be one text with commas. Ansible splits such a text and leaves the blanks."""
+    found = value.split(",") if isinstance(value, str) else listed(value, option)
+    plain = [each.strip() if isinstance(each, str) else each for each in found]
+    return [each for each in plain if each != ""]
+
+
 def known_keys(item: object, option: str, allowed: t.Sequence[str]) -> dict[str, t.Any]:
-    """``item`` when it is a mapping with no key outside ``allowed``."""
+    """``item`` when it is a mapping with no key outside ``allowed``. What it is instead may be secret."""
     hint = f"Allowed keys: {', '.join(sorted(allowed))}."
     if not isinstance(item, dict):
-        raise InputError(f"{option}: {item!r} is not a mapping.", hint=hint)
+        raise InputError(f"{option} is not a mapping.", hint=hint)
     unknown = sorted(str(key) for key in item if key not in allowed)
     if unknown:
         nearest = "".join(f"Did you mean {word}? " for word in difflib.get_close_matches(unknown[0], allowed, 1))

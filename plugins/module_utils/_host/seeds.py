@@ -17,7 +17,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CommandError, HostError, InputError, Refused
-from .._core.values import choice, known_keys
+from .._core.values import choice, known_keys, listed
 from .._image import seed
 from .._image.definition import account_of, mode_of, path_of
 from .._image.seed import DATA_KEYS, POLICIES, Data, Decision, Mark
@@ -169,16 +169,14 @@ def remove(path: str, *, check_mode: bool = False) -> bool:
 
 def bring_to(host: Host, items: object, *, check_mode: bool = False) -> dict[str, t.Any]:
     """Bring seeds to what is wanted; the module's result. Nothing is written before all of them were checked."""
-    if not isinstance(items, list):
-        raise InputError("seeds is not a list.", hint="Write one seed per item, each after '- '.")
     reader = yaml_reader()
     wanted: list[tuple[str, str, str, str, disks.Attributes, dict[str, t.Any]]] = []
-    for number, item in enumerate(items):
+    for number, item in enumerate(listed(items, "seeds")):
         known_keys(item, f"seeds[{number}]", ITEM_KEYS)
         path = path_of(item.get("path"), f"seeds[{number}].path")
         option = f"seeds: {path}"
-        state = choice(item.get("state") or "present", f"{option}: state", STATES)
-        policy = choice(item.get("policy") or POLICIES[0], f"{option}: policy", POLICIES)
+        state = choice(item.get("state"), f"{option}: state", STATES, "present")
+        policy = choice(item.get("policy"), f"{option}: policy", POLICIES, POLICIES[0])
         attributes = disks.attributes_of(
             option,
             account_of(item.get("owner"), f"{option}: owner"),

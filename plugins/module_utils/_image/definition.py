@@ -11,7 +11,7 @@ import re
 import typing as t
 
 from .._core.errors import InputError
-from .._core.values import absolute_path, boolean, choice, known_keys, size_bytes
+from .._core.values import absolute_path, boolean, choice, known_keys, listed, size_bytes
 from .commands import Making
 from .formats import ALIASES, FORMATS, NAMES, of_name
 from .headers import SECTOR
@@ -261,11 +261,7 @@ def _consistent(wanted: Wanted, where: str) -> None:
 
 def normalise_all(items: object, option: str = "images") -> list[Wanted]:
     """The whole list; no path twice."""
-    if items is None or items == "" or items == [""]:
-        items = []
-    if not isinstance(items, list):
-        raise InputError(f"{option}: {items!r} is not a list.", hint="Write one image per item, each after '- '.")
-    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(items)]
+    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(listed(items, option))]
     paths: set[str] = set()
     for wanted in found:
         if wanted.path in paths:

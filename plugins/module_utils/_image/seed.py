@@ -88,7 +88,7 @@ def normalise(value: t.Mapping[str, t.Any], option: str, yaml: YamlReader = None
     which is a warning. ``name`` is the guest's where the meta data name no other.
     """
     item = known_keys(dict(value), option, DATA_KEYS)
-    kind = choice(item.get("type") or "nocloud", f"{option}: type", TYPES)
+    kind = choice(item.get("type"), f"{option}: type", TYPES, "nocloud")
     wants_check = item.get("check_user_data")
     wants_check = True if wants_check is None else boolean(wants_check, f"{option}: check_user_data")
     parts = {key: _text_or_mapping(item.get(key), f"{option}: {key}") for key in DATA_KEYS[1:5]}

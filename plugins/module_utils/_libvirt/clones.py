@@ -12,7 +12,7 @@ import re
 import typing as t
 
 from .._core.errors import InputError
-from .._core.values import boolean, choice, integer, known_keys
+from .._core.values import boolean, choice, integer, known_keys, listed, word_list
 from .._image.template import word_of
 from .guest_definition import ITEM_KEYS, STATES, STEERING, check_guest_name
 
@@ -60,29 +60,21 @@ def name_of(pattern: object, number: int, option: str = "pattern") -> str:
     return check_guest_name(f"{before}{number:0{width or 1}d}{after}", option)
 
 
-def _list(value: object, option: str) -> t.Optional[list[t.Any]]:
-    """None where nothing is said. An empty list is something; [""] is what Ansible makes of an empty text."""
-    if value is None or value == "":
-        return None
-    if value == [""]:
-        return []
-    if not isinstance(value, list):
-        raise InputError(f"{option}: {value!r} is not a list.", hint="Write one value per line, each after '- '.")
-    return value
+def _words(value: object, option: str) -> t.Optional[list[t.Any]]:
+    """None where nothing is said. An empty list is something."""
+    return None if value is None or value == "" else word_list(value, option)
 
 
 def clones_of(values: t.Mapping[str, t.Any]) -> tuple[Clone, ...]:
     """Who is meant by ``names``, or by ``pattern`` and ``count``, of which ``numbers`` may choose some, or none."""
-    names, numbers = _list(values.get("names"), "names") or None, _list(values.get("numbers"), "numbers")
+    names, numbers = _words(values.get("names"), "names") or None, _words(values.get("numbers"), "numbers")
     pattern, count = values.get("pattern"), values.get("count")
     if names is not None and not (pattern in (None, "") and count in (None, "")):
         raise InputError("names and pattern are both given.", hint="Name them, or give a pattern and a count.")
     if names is None and pattern in (None, ""):
         raise InputError("pattern is missing.", hint="Give pattern: web%02d and count: 10, or names.")
     if names is not None:
-        # Ansible splits a text at its commas, and leaves the blanks behind them.
-        plain = [name.strip() if isinstance(name, str) else name for name in names]
-        found = [check_guest_name(name, f"names[{index}]") for index, name in enumerate(plain)]
+        found = [check_guest_name(name, f"names[{index}]") for index, name in enumerate(names)]
         most = len(found)
     elif count in (None, "") and numbers is None:
         raise InputError("count is missing.", hint="Say how many clones there are to be.")
@@ -143,16 +135,12 @@ def _described(
 ) -> dict[str, t.Any]:
     """A clone as the description has it."""
     item: dict[str, t.Any] = fill(dict(guest), clone)
-    tags, disks = item.get("tags"), item.get("disks")
+    tags = item.get("tags")
     if tags in (None, ""):
         tags = {}
     if isinstance(tags, dict):
         item["tags"] = {"template": template, **tags}
-    if disks in (None, "", [""]):
-        disks = []
-    if not isinstance(disks, list):
-        raise InputError("guest: disks is not a list.", hint="Give the disks beside the template's, each after '- '.")
-    item["disks"] = [dict(disk), *disks]
+    item["disks"] = [dict(disk), *listed(item.get("disks"), "guest: disks")]
     if isinstance(item.get("networks"), list):
         item["networks"] = [_network(network, clone) for network in item["networks"]]
     if item.get("graphics") is not None:

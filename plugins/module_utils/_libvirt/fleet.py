@@ -124,7 +124,8 @@ def _guest(item: t.Mapping[str, t.Any], defaults: t.Mapping[str, t.Any], option:
 def _set(value: object, option: str, defaults: t.Mapping[str, t.Any]) -> Set:
     item = known_keys(value, option, KEYS)
     group, kind = _label(item.get("group"), f"{option}: group"), _label(item.get("type"), f"{option}: type")
-    state = choice(item.get("state") or defaults.get("state") or "running", f"{option}: state", STATES)
+    state = choice(defaults.get("state"), "state", STATES, "running")
+    state = choice(item.get("state"), f"{option}: state", STATES, state)
     if item.get("template") in (None, ""):
         raise InputError(f"{option}: template is missing.", hint="Name a template.")
     template = word_of(item["template"], f"{option}: template")

@@ -19,7 +19,17 @@ import uuid
 
 from .._core.errors import InputError, Missing
 from .._core.names import NAME_RULE, check_name, check_workload_name, is_digest
-from .._core.values import absolute_path, boolean, choice, has_control, integer, known_keys
+from .._core.values import (
+    absolute_path,
+    boolean,
+    choice,
+    has_control,
+    integer,
+    known_keys,
+    listed,
+    plain_text,
+    word_list,
+)
 from .._image import seed
 from .domain import CDROM, SEED, Model
 
@@ -91,15 +101,12 @@ def mac_of(name: str, index: int) -> str:
 
 
 def _text(value: object, option: str, most: int = 4096) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
-    if len(value) > most:
-        raise InputError(f"{option}: {len(value)} characters are too many.", hint=f"At most {most}.")
-    if has_control(value, but="\t\n"):
+    text = plain_text(value, option)
+    if len(text) > most:
+        raise InputError(f"{option}: {len(text)} characters are too many.", hint=f"At most {most}.")
+    if has_control(text, but="\t\n"):
         raise InputError(f"{option}: it has a control character.", hint="Leave control characters out.")
-    return value
+    return text
 
 
 def _word(value: object, option: str, rule: t.Pattern[str], hint: str) -> str:
@@ -107,15 +114,6 @@ def _word(value: object, option: str, rule: t.Pattern[str], hint: str) -> str:
     if not rule.match(text):
         raise InputError(f"{option}: {text[:80]!r} is not allowed.", hint=hint)
     return text
-
-
-def _list(value: object, option: str) -> list[t.Any]:
-    """A list; nothing, or a survey's empty answer, is an empty one."""
-    if value is None or value == "" or value == [""]:
-        return []
-    if not isinstance(value, list):
-        raise InputError(f"{option}: {value!r} is not a list.", hint="Write one value per line, each after '- '.")
-    return value
 
 
 def _flag(value: object, option: str, default: bool) -> bool:
@@ -134,14 +132,14 @@ def _tags(value: object, option: str) -> dict[str, str]:
     if value is None or value == "":
         return {}
     if not isinstance(value, dict):
-        raise InputError(f"{option}: {value!r} is not a mapping.", hint="Write 'NAME: value' lines.")
+        raise InputError(f"{option} is not a mapping.", hint="Write 'NAME: value' lines.")
     found = {}
     for name, text in value.items():
         name = check_name(name, f"{option}: a name")
-        # Of 1.10 YAML makes 1.1.
-        if isinstance(text, bool) or not isinstance(text, (str, int)):
+        # Of 1.10 YAML makes 1.1, and of 007 a 7.
+        if not isinstance(text, str):
             raise InputError(f"{option}: {name}: {text!r} is not text.", hint="Put it in quotes.")
-        found[name] = _text(str(text), f"{option}: {name}")
+        found[name] = _text(text, f"{option}: {name}")
     return found
 
 
@@ -151,19 +149,19 @@ def _cpu(value: object, option: str) -> dict[str, t.Any]:
     if isinstance(value, str):
         value = {"model": value}
     item = known_keys(value, option, ("model", "features"))
-    model = item.get("model") or "auto"
+    model = "auto" if item.get("model") in (None, "") else item["model"]
     hint = "Allowed: auto, host-model, host-passthrough, or the name of a model ('virsh cpu-models x86_64')."
     features: dict[str, str] = {}
     given = item.get("features")
     if isinstance(given, dict):
         given = [{"name": name, "policy": policy} for name, policy in given.items()]
-    for index, one in enumerate(_list(given, f"{option}.features")):
+    for index, one in enumerate(listed(given, f"{option}.features")):
         where = f"{option}.features[{index}]"
         one = {"name": one} if isinstance(one, str) else known_keys(one, where, ("name", "policy"))
         name = _word(one.get("name"), f"{where}.name", _FEATURE, "Allowed: the name of a CPU feature, such as vmx.")
         if name in features:
             raise InputError(f"{where}: {name!r} is given twice.", hint="Each feature once.")
-        features[name] = choice(one.get("policy") or "require", f"{where}.policy", POLICIES)
+        features[name] = choice(one.get("policy"), f"{where}.policy", POLICIES, "require")
     return {"model": _word(model, f"{option}.model", _CPU, hint), "features": features}
 
 
@@ -180,7 +178,7 @@ def _target(number: int, prefix: str) -> str:
 def _disk(value: object, option: str) -> dict[str, t.Any]:
     keys = ("name", "path", "pool", "template", "linked", "size_mib", "format", "bus", "cache", "read_only", "serial")
     item = known_keys(value, option, keys)
-    bus = choice(item.get("bus") or "virtio", f"{option}.bus", BUSES)
+    bus = choice(item.get("bus"), f"{option}.bus", BUSES, "virtio")
     name = _text(item.get("name"), f"{option}.name")
     wanted = "vd" if bus == "virtio" else "sd"
     if name and not (_TARGET.match(name) and name.startswith(wanted)):
@@ -201,13 +199,13 @@ def _disk(value: object, option: str) -> dict[str, t.Any]:
         "template": template,
         "linked": _flag(item.get("linked"), f"{option}.linked", True),
         "size_mib": None if size is None else integer(size, f"{option}.size_mib", least=1, most=2**30),
-        "format": choice(item.get("format") or "qcow2", f"{option}.format", FORMATS),
+        "format": choice(item.get("format"), f"{option}.format", FORMATS, "qcow2"),
         "bus": bus,
-        "cache": choice(item.get("cache") or "none", f"{option}.cache", CACHES),
+        "cache": choice(item.get("cache"), f"{option}.cache", CACHES, "none"),
         "read_only": _flag(item.get("read_only"), f"{option}.read_only", False),
-        "serial": _word(item["serial"], f"{option}.serial", _SERIAL, "Allowed: up to 20 letters, digits, '_.+-'.")
-        if item.get("serial")
-        else "",
+        "serial": ""
+        if item.get("serial") in (None, "")
+        else _word(item["serial"], f"{option}.serial", _SERIAL, "Allowed: up to 20 letters, digits, '_.+-'."),
     }
     if disk["path"] and disk["pool"]:
         raise InputError(
@@ -229,7 +227,7 @@ def _disk(value: object, option: str) -> dict[str, t.Any]:
 
 
 def _disks(value: object, option: str) -> list[dict[str, t.Any]]:
-    found = [_disk(one, f"{option}[{index}]") for index, one in enumerate(_list(value, option))]
+    found = [_disk(one, f"{option}[{index}]") for index, one in enumerate(listed(value, option))]
     taken = {CDROM, SEED, *(disk["name"] for disk in found if disk["name"])}
     for index, disk in enumerate(found):
         if disk["name"] in (CDROM, SEED):
@@ -263,7 +261,7 @@ def _mac(value: object, option: str) -> str:
 
 def _network(value: object, option: str, name: str, index: int) -> dict[str, t.Any]:
     item = known_keys(value, option, ("type", "source", "mac", "model", "address"))
-    kind = choice(item.get("type") or "network", f"{option}.type", NETWORKS)
+    kind = choice(item.get("type"), f"{option}.type", NETWORKS, "network")
     source = _text(item.get("source"), f"{option}.source")
     address = _text(item.get("address"), f"{option}.address").strip()
     if kind == "overlay":
@@ -290,14 +288,14 @@ def _network(value: object, option: str, name: str, index: int) -> dict[str, t.A
         "type": kind,
         "source": source,
         "mac": mac_of(name, index) if item.get("mac") in (None, "") else _mac(item["mac"], f"{option}.mac"),
-        "model": choice(item.get("model") or "virtio", f"{option}.model", CARDS),
+        "model": choice(item.get("model"), f"{option}.model", CARDS, "virtio"),
         "address": address,
     }
 
 
 def _networks(value: object, option: str, name: str) -> list[dict[str, t.Any]]:
     found: list[dict[str, t.Any]] = []
-    for index, one in enumerate(_list(value, option)):
+    for index, one in enumerate(listed(value, option)):
         network = _network(one, f"{option}[{index}]", name, index)
         if network["mac"] in [other["mac"] for other in found]:
             raise InputError(f"{option}[{index}].mac: {network['mac']} is given twice.", hint="Give each its own.")
@@ -315,9 +313,9 @@ def _graphics(value: object, option: str) -> dict[str, t.Any]:
     if isinstance(value, str):
         value = {"type": value}
     item = known_keys(value, option, ("type", "listen", "port", "password"))
-    kind = choice(item.get("type") or "none", f"{option}.type", ("none", "vnc"))
+    kind = choice(item.get("type"), f"{option}.type", ("none", "vnc"), "none")
     if kind == "none":
-        given = sorted(key for key in ("listen", "port", "password") if item.get(key))
+        given = sorted(key for key in ("listen", "port", "password") if item.get(key) not in (None, ""))
         if given:
             raise InputError(f"{option}.{given[0]}: there is no screen.", hint="Set type: vnc.")
         return {"type": "none"}
@@ -328,7 +326,11 @@ def _graphics(value: object, option: str) -> dict[str, t.Any]:
         raise InputError(
             f"{option}.listen: {listen!r} is no address.", hint="Allowed: an address of the host."
         ) from None
-    password = _text(item.get("password"), f"{option}.password")
+    password = item.get("password")
+    if password is not None and not isinstance(password, str):
+        # It is not shown, as what YAML made of it would tell most of it.
+        raise InputError(f"{option}.password is not text.", hint="Put it in quotes.")
+    password = _text(password, f"{option}.password")
     if len(password.encode()) > 8:
         raise InputError(f"{option}.password: it is too long.", hint="VNC takes 8 bytes and no more.")
     port = item.get("port")
@@ -342,7 +344,7 @@ def _graphics(value: object, option: str) -> dict[str, t.Any]:
 
 def _folders(value: object, option: str) -> list[dict[str, t.Any]]:
     found: list[dict[str, t.Any]] = []
-    for index, one in enumerate(_list(value, option)):
+    for index, one in enumerate(listed(value, option)):
         where = f"{option}[{index}]"
         item = known_keys(one, where, ("source", "tag", "driver", "read_only"))
         source = _path(item.get("source"), f"{where}.source")
@@ -351,7 +353,7 @@ def _folders(value: object, option: str) -> list[dict[str, t.Any]]:
         tag = _word(item.get("tag"), f"{where}.tag", _FOLDER_TAG, "Allowed: up to 35 letters, digits, '_', '.', '-'.")
         if tag in [other["tag"] for other in found]:
             raise InputError(f"{where}.tag: {tag!r} is given twice.", hint="Give each its own.")
-        driver = choice(item.get("driver") or "virtiofs", f"{where}.driver", ("virtiofs", "9p"))
+        driver = choice(item.get("driver"), f"{where}.driver", ("virtiofs", "9p"), "virtiofs")
         read_only = _flag(item.get("read_only"), f"{where}.read_only", False)
         found.append({"source": source, "tag": tag, "driver": driver, "read_only": read_only})
     return found
@@ -362,7 +364,7 @@ def _cloud_init(value: object, option: str) -> t.Optional[dict[str, t.Any]]:
     if value is None or value == "" or value == {}:
         return None
     item = known_keys(value, option, (*seed.DATA_KEYS, "policy"))
-    policy = choice(item.get("policy") or seed.POLICIES[0], f"{option}.policy", seed.POLICIES)
+    policy = choice(item.get("policy"), f"{option}.policy", seed.POLICIES, seed.POLICIES[0])
     return {**{key: item.get(key) for key in seed.DATA_KEYS}, "policy": policy}
 
 
@@ -446,7 +448,7 @@ def normalise(item: object, option: str = "guests") -> dict[str, t.Any]:
         "cloud_init": _cloud_init(given("cloud_init"), f"{where}: cloud_init"),
         "agent": flag("agent"),
         "autostart": None if given("autostart") is None else flag("autostart"),
-        "state": choice(values.get("state") or "running", f"{where}: state", STATES),
+        "state": choice(values.get("state"), f"{where}: state", STATES, "running"),
         "wait_for": _wait_for(values.get("wait_for"), f"{where}: wait_for"),
         "stop_timeout_s": integer(
             90 if values.get("stop_timeout_s") is None else values["stop_timeout_s"],
@@ -462,7 +464,7 @@ def normalise(item: object, option: str = "guests") -> dict[str, t.Any]:
 
 
 def _boot(value: object, option: str) -> list[str]:
-    found = [choice(word, option, BOOTS) for word in _list(value, option)]
+    found = [choice(word, option, BOOTS) for word in word_list(value, option)]
     if len(set(found)) != len(found):
         raise InputError(f"{option}: a device is given twice.", hint="Each once.")
     # libvirt has none boot from nothing.
@@ -495,7 +497,7 @@ def _check_whole(item: t.Mapping[str, t.Any], where: str) -> None:
 
 def normalise_all(items: object, option: str = "guests") -> list[dict[str, t.Any]]:
     """The whole list; no name, UUID, MAC, overlay address or disk twice."""
-    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(_list(items, option))]
+    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(listed(items, option))]
     taken: dict[tuple[str, str], str] = {}
     for item in found:
         name = item["name"]

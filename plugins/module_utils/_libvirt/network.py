@@ -18,7 +18,7 @@ import typing as t
 
 from .._core.errors import HostError, InputError
 from .._core.names import check_name
-from .._core.values import boolean, choice, integer, known_keys
+from .._core.values import boolean, choice, integer, known_keys, listed, plain_text, word_list
 from .._net import overlay
 from . import xml
 
@@ -63,21 +63,8 @@ _OVERLAY_DEVICES = (overlay.BRIDGE, overlay.TUNNEL, overlay.VXLAN, overlay.GATEW
 # -- What a user may write
 
 
-def _list(value: object, option: str) -> list[t.Any]:
-    # The last one is what Ansible makes of an empty text.
-    if value is None or value == "" or value == [""]:
-        return []
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"{option}: {value!r} is not a list.")
-    return list(value)
-
-
 def _text(value: object, option: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
-    return value.strip()
+    return plain_text(value, option).strip()
 
 
 def device_name(value: object, option: str) -> str:
@@ -171,7 +158,7 @@ class _Place:
 
 def _ranges(value: object, option: str, place: _Place) -> list[dict[str, str]]:
     found: list[tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]] = []
-    for index, one in enumerate(_list(value, option)):
+    for index, one in enumerate(listed(value, option)):
         where = f"{option}[{index}]"
         item = known_keys(one, where, ("start", "end"))
         start, end = (place.guest(item.get(key), f"{where}.{key}") for key in ("start", "end"))
@@ -205,7 +192,7 @@ def _dhcp_hosts(value: object, option: str, place: _Place) -> list[dict[str, str
     macs: dict[str, str] = {}
     addresses: dict[str, str] = {}
     names: dict[str, str] = {}
-    for index, one in enumerate(_list(value, option)):
+    for index, one in enumerate(listed(value, option)):
         where = f"{option}[{index}]"
         item = known_keys(one, where, ("mac", "address", "name"))
         mac = mac_address(item.get("mac"), f"{where}.mac")
@@ -223,12 +210,12 @@ def _dns_hosts(value: object, option: str) -> list[dict[str, t.Any]]:
     found: list[dict[str, t.Any]] = []
     addresses: dict[str, str] = {}
     taken: dict[str, str] = {}
-    for index, one in enumerate(_list(value, option)):
+    for index, one in enumerate(listed(value, option)):
         where = f"{option}[{index}]"
         item = known_keys(one, where, ("address", "names"))
         address = str(_address(item.get("address"), f"{where}.address"))
-        names = [host_name(name, f"{where}.names") for name in _list(item.get("names"), f"{where}.names")]
-        if not names or not all(names):
+        names = [host_name(name, f"{where}.names") for name in word_list(item.get("names"), f"{where}.names")]
+        if not names:
             raise InputError(f"{where}.names: a name is missing.")
         _once(addresses, address, where, "address")
         for name in names:
@@ -249,7 +236,7 @@ def normalise(item: object, option: str = "networks") -> dict[str, t.Any]:
         value = values.get(key)
         return DEFAULTS.get(key) if value is None else value
 
-    state = choice(values.get("state") or "active", f"{where}: state", STATES)
+    state = choice(values.get("state"), f"{where}: state", STATES, "active")
     autostart = values.get("autostart")
     normal: dict[str, t.Any] = {
         **DEFAULTS,
@@ -281,18 +268,18 @@ def normalise(item: object, option: str = "networks") -> dict[str, t.Any]:
     if normal["domain_local"] and not normal["domain"]:
         raise InputError(f"{where}: domain_local needs a domain.")
     normal["dns"] = boolean(given("dns"), f"{where}: dns")
-    forwarders = _list(given("dns_forwarders"), f"{where}: dns_forwarders")
+    forwarders = word_list(given("dns_forwarders"), f"{where}: dns_forwarders")
     normal["dns_forwarders"] = [str(_address(one, f"{where}: dns_forwarders")) for one in forwarders]
     normal["dns_hosts"] = _dns_hosts(given("dns_hosts"), f"{where}: dns_hosts")
     if not normal["dns"] and (normal["dns_forwarders"] or normal["dns_hosts"]):
         raise InputError(f"{where}: without DNS there are no dns_forwarders and dns_hosts.", hint="Set dns: true.")
-    if not given("subnet"):
+    if given("subnet") == "":
         if kind != "isolated":
             raise InputError(f"{where}: subnet is missing.", hint="Give one, such as 192.168.150.0/24.")
         _nothing_of_layer_3(values, where, "isolated without a subnet")
         return normal
     subnet = _subnet(given("subnet"), f"{where}: subnet")
-    own = _address(given("address"), f"{where}: address") if given("address") else subnet.network_address + 1
+    own = _address(given("address"), f"{where}: address") if given("address") != "" else subnet.network_address + 1
     if own not in subnet or own in (subnet.network_address, subnet.broadcast_address):
         raise InputError(f"{where}: address: {own} is no host's address in {subnet}.")
     place = _Place(subnet, own)
@@ -328,7 +315,7 @@ def with_overlay(item: t.Mapping[str, t.Any], document: t.Optional[overlay.Docum
 
 def normalise_all(items: object, option: str = "networks") -> list[dict[str, t.Any]]:
     """The whole list; no name, bridge or subnet twice."""
-    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(_list(items, option))]
+    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(listed(items, option))]
     names: dict[str, str] = {}
     bridges: dict[str, str] = {}
     subnets: dict[str, ipaddress.IPv4Network] = {}

@@ -4,7 +4,8 @@
 # This module util is PRIVATE to the collection.
 """The options of the modules guest, guest_clone and guest_info, for the modules and their action plugins alike.
 
-What is 'raw' is decoded by us: Ansible would take true, 1_000 and 1e3 for numbers, and 7 for the name 007.
+What is 'raw' is decoded by us: Ansible would take true, 1_000 and 1e3 for numbers, and 7 for the name 007. So is all of
+an item of ``guests``. The options in it say what there is, and what of it is secret.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ GUEST: Spec = {
     # Secret as a whole, too: the journal of the host would have all of it otherwise.
     "guests": {
         "type": "list",
-        "elements": "dict",
+        "elements": "raw",
         "required": True,
         "no_log": True,
         "options": _GUEST,
@@ -172,7 +173,7 @@ CLONE: Spec = {
             "format": {"type": "str", "choices": ["qcow2", "raw"]},
             "bus": {"type": "str", "choices": ["virtio", "scsi", "sata"]},
             "cache": {"type": "str", "choices": ["none", "writeback", "writethrough", "directsync", "unsafe"]},
-            "serial": {"type": "str"},
+            "serial": {"type": "raw"},
         },
     },
     "state": {

@@ -17,7 +17,7 @@ import typing as t
 
 from .._core.errors import InputError, Refused
 from .._core.names import check_name
-from .._core.values import absolute_path, boolean, choice, known_keys
+from .._core.values import absolute_path, boolean, choice, known_keys, listed, plain_text, word_list
 from . import xml
 
 TYPES = ("dir", "fs", "netfs", "logical")
@@ -90,11 +90,7 @@ _NEVER_BELOW = ("/dev", "/etc", "/proc", "/sys", "/boot", "/usr")
 
 
 def _text(value: object, option: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
-    return value.strip()
+    return plain_text(value, option).strip()
 
 
 def _path(value: object, option: str) -> str:
@@ -132,14 +128,9 @@ def _user(value: object, option: str) -> t.Optional[str]:
 
 
 def _devices(value: object, option: str) -> list[str]:
-    # The last one is what Ansible makes of an empty text.
-    if value is None or value == "" or value == [""]:
-        return []
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"{option}: {value!r} is not a list.")
-    found = [_path(one, option) for one in value]
-    if not all(found) or len(set(found)) != len(found):
-        raise InputError(f"{option}: a path is empty or given twice.")
+    found = [absolute_path(one, option) for one in word_list(value, option)]
+    if len(set(found)) != len(found):
+        raise InputError(f"{option}: a path is given twice.")
     return found
 
 
@@ -153,12 +144,12 @@ def normalise(item: object, option: str = "pools") -> dict[str, t.Any]:
     normal: dict[str, t.Any] = {
         **DEFAULTS,
         "name": name,
-        "state": choice(values.get("state") or "active", f"{where}: state", STATES),
+        "state": choice(values.get("state"), f"{where}: state", STATES, "active"),
         "autostart": None if autostart is None else boolean(autostart, f"{where}: autostart"),
     }
     if normal["state"] == "absent":
         return normal
-    kind = choice(values.get("type") or "dir", f"{where}: type", TYPES)
+    kind = choice(values.get("type"), f"{where}: type", TYPES, "dir")
     needed, possible = _KEYS[kind]
     for key in needed:
         if not values.get(key):
@@ -181,7 +172,7 @@ def normalise(item: object, option: str = "pools") -> dict[str, t.Any]:
         host=host,
         export=_path(values.get("export"), f"{where}: export"),
         volume_group=group,
-        format=choice(values.get("format") or formats[0], f"{where}: format", formats) if formats else "",
+        format=choice(values.get("format"), f"{where}: format", formats, formats[0]) if formats else "",
         mode=_mode(values.get("mode"), f"{where}: mode"),
         owner=_user(values.get("owner"), f"{where}: owner"),
         group=_user(values.get("group"), f"{where}: group"),
@@ -193,9 +184,7 @@ def normalise(item: object, option: str = "pools") -> dict[str, t.Any]:
 
 def normalise_all(items: object, option: str = "pools") -> list[dict[str, t.Any]]:
     """The whole list; no name and no path twice."""
-    if not isinstance(items, (list, tuple)):
-        raise InputError(f"{option}: {items!r} is not a list.")
-    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(items)]
+    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(listed(items, option))]
     names: set[str] = set()
     places: dict[str, str] = {}
     for item in found:

@@ -12,7 +12,7 @@ import typing as t
 
 from .._core.errors import InputError
 from .._core.names import check_name, check_workload_name, is_digest
-from .._core.values import absolute_path, boolean, choice, decimal, integer, known_keys
+from .._core.values import absolute_path, boolean, choice, decimal, integer, known_keys, listed, plain_text
 from .._net.endpoint import Forward, forwards_from, overlap
 from .config import CAPABILITIES, HOST_CAPABILITIES
 
@@ -81,13 +81,10 @@ _TAKEN = ("/", "/proc", "/sys", "/dev")
 
 
 def _text(value: object, option: str) -> str:
-    if value is None:
-        value = ""
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
-    if "\0" in value:
-        raise InputError(f"{option}: {value!r} is not allowed.", hint="Allowed: text without NUL bytes.")
-    return value
+    text = plain_text(value, option)
+    if "\0" in text:
+        raise InputError(f"{option}: {text!r} is not allowed.", hint="Allowed: text without NUL bytes.")
+    return text
 
 
 def _plain(value: object, option: str) -> str:
@@ -95,15 +92,6 @@ def _plain(value: object, option: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return _text(value, option)
-
-
-def _list(value: object, option: str) -> list[t.Any]:
-    """A list; nothing, or a survey's empty answer, is an empty one."""
-    if value is None or value == "" or value == [""]:
-        return []
-    if not isinstance(value, list):
-        raise InputError(f"{option}: {value!r} is not a list.", hint="Write one value per line, each after '- '.")
-    return value
 
 
 def _mapping(value: object, option: str) -> dict[str, str]:
@@ -116,7 +104,7 @@ def _mapping(value: object, option: str) -> dict[str, str]:
 
 def _mounts(value: object, option: str) -> list[dict[str, t.Any]]:
     found: list[dict[str, t.Any]] = []
-    for index, item in enumerate(_list(value, option)):
+    for index, item in enumerate(listed(value, option)):
         where = f"{option}[{index}]"
         item = known_keys(item, where, ("source", "destination", "type", "read_only", "size_mib"))
         kind = choice(item.get("type") or "bind", f"{where}.type", ("bind", "tmpfs"))
@@ -151,7 +139,7 @@ def _mounts(value: object, option: str) -> list[dict[str, t.Any]]:
 
 def _capabilities(value: object, option: str, *, add: bool) -> list[str]:
     found = set()
-    for one in _list(value, option):
+    for one in listed(value, option):
         word = _text(one, option).upper()
         word = word if word.startswith("CAP_") else f"CAP_{word}"
         if word not in CAPABILITIES:
@@ -176,7 +164,7 @@ def _address(value: object, option: str, allowed: str) -> str:
 
 def _keys(value: object, option: str) -> list[str]:
     found = []
-    for index, one in enumerate(_list(value, option)):
+    for index, one in enumerate(listed(value, option)):
         line = _text(one, f"{option}[{index}]").strip()
         if not line or line.startswith("#"):
             continue
@@ -236,7 +224,7 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "runtime": choice(given("runtime"), f"{where}: runtime", RUNTIMES),
         "address": _address(given("address"), f"{where}: address", "a plain IPv4 address of the overlay"),
         "ports": [
-            port.as_dict() for port in forwards_from(_list(given("ports"), f"{where}: ports"), f"{where}: ports")
+            port.as_dict() for port in forwards_from(listed(given("ports"), f"{where}: ports"), f"{where}: ports")
         ],
         # runc itself needs some; below, a container dies before its first line.
         "memory_mib": number("memory_mib", 8, 2**24),
@@ -244,13 +232,13 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "pids_limit": number("pids_limit", 4, 2**22),
         "env": environment,
         "mounts": _mounts(given("mounts"), f"{where}: mounts"),
-        "command": [_plain(word, f"{where}: command") for word in _list(given("command"), f"{where}: command")],
+        "command": [_plain(word, f"{where}: command") for word in listed(given("command"), f"{where}: command")],
         "user": user,
         "cwd": absolute_path(cwd, f"{where}: cwd") if cwd else "",
         "hostname": hostname or name.replace("_", "-").replace(".", "-").strip("-"),
         "dns": [
             _address(one, f"{where}: dns", "IPv4 addresses")
-            for one in _list(given("dns"), f"{where}: dns")
+            for one in listed(given("dns"), f"{where}: dns")
             if one not in ("", None)
         ],
         "capabilities_add": _capabilities(given("capabilities_add"), f"{where}: capabilities_add", add=True),
@@ -284,7 +272,7 @@ def _wait_for(value: object, option: str) -> t.Optional[dict[str, t.Any]]:
 
 def normalise_all(items: object, option: str = "containers") -> list[dict[str, t.Any]]:
     """The whole list; no name, address or host port twice."""
-    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(_list(items, option))]
+    found = [normalise(item, f"{option}[{index}]") for index, item in enumerate(listed(items, option))]
     names: set[str] = set()
     addresses: dict[str, str] = {}
     ports: dict[str, tuple[Forward, ...]] = {}

@@ -19,8 +19,9 @@ def run(argv: t.Sequence[str], **options: t.Any) -> t.NoReturn:
     raise AssertionError(f"{argv} was run")
 
 
-def params(guests: object) -> dict[str, t.Any]:
-    validated = ArgumentSpecValidator(guest_snapshot.argument_spec()).validate({"guests": guests, "name": "one"})
+def params(guests: object, **others: object) -> dict[str, t.Any]:
+    given = {"guests": guests, "name": "one", **others}
+    validated = ArgumentSpecValidator(guest_snapshot.argument_spec()).validate(given)
     assert validated.error_messages == []
     return t.cast("dict[str, t.Any]", validated.validated_parameters)
 
@@ -37,3 +38,8 @@ def test_who_is_meant(given: object, meant: list[str], monkeypatch: pytest.Monke
 def test_a_name_that_yaml_made_a_number_of_is_refused() -> None:
     with pytest.raises(InputError, match=r"guests\[1\]: 7 is not text\. Put it in quotes"):
         guest_snapshot.work(Host(run=run), params(["web", 7]), False)
+
+
+def test_a_description_that_yaml_made_a_number_of_is_refused() -> None:
+    with pytest.raises(InputError, match=r"description: 1\.1 is not text\. Put it in quotes"):
+        guest_snapshot.work(Host(run=run), params(["web"], description=1.10), False)

@@ -63,7 +63,7 @@ def test_the_helper_does_it(check_mode: bool) -> None:
     assert words == ["/usr/local/sbin/cnvm-host", "work", "guest"]
     assert (request["digest"], request["check_mode"]) == (helper_digest(), check_mode)
     # Checked and with its defaults, as a module gets them.
-    assert request["params"]["guests"][0]["state"] == "running"
+    assert request["params"]["guests"] == [WEB]
     assert request["params"]["unreachable_peers"] == "refuse"
 
 
@@ -81,7 +81,7 @@ def test_its_warnings_are_the_tasks() -> None:
     [
         Task(rc=127, stderr="cnvm-host: not found"),
         Task({"other_version": "0.0.9"}),
-        Task(DONE, args={"guests": [{"name": "web", "memori_mib": 512}]}),
+        Task(DONE, args={"guests": [WEB], "adobt": True}),
         Task(DONE, args={"guests": [{**WEB, "tags": {"since": datetime.date(2026, 1, 2)}}]}),
         Task(DONE, pipelining=False),
         Task(rc=126, stderr="cnvm-host: Permission denied"),

@@ -50,7 +50,7 @@ def test_read_hosts_items_take_what_they_do_not_say() -> None:
 @pytest.mark.parametrize(
     ("item", "says"),
     [
-        ("host1", "hosts[0]: 'host1' is not a mapping"),
+        ("host1", "hosts[0] is not a mapping"),
         ({}, "hosts[0]: name is missing"),
         ({"name": "a", "ip": "1.2.3.4"}, "hosts[0]: unknown key 'ip'"),
         ({"name": 7}, "hosts[0].name: 7 is not text. Put it in quotes"),

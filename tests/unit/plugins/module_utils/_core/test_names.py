@@ -53,10 +53,15 @@ def test_bad_name(name: str) -> None:
     assert len(caught.value.message) < 300
 
 
-@pytest.mark.parametrize("name", [7, True, None, 1.5, ["a"], b"a"])
+@pytest.mark.parametrize("name", [7, True, 1.5, ["a"], b"a"])
 def test_name_that_yaml_changed(name: object) -> None:
     with pytest.raises(InputError, match=r"^name: .* Put it in quotes\.$"):
         names.check_name(name, "name")
+
+
+def test_name_that_is_missing() -> None:
+    with pytest.raises(InputError, match=r"^guests\[0\]\.name is missing\. Give 1 to 63 letters"):
+        names.check_name(None, "guests[0].name")
 
 
 @given(st.text())

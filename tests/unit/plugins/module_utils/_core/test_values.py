@@ -129,6 +129,45 @@ def test_choice_refuses(value: object) -> None:
         values.choice(value, "runtime", ("runc", "crun"))
 
 
+@pytest.mark.parametrize(("value", "meant"), [(None, "on"), ("", "on"), ("off", "off")])
+def test_choice_of_nothing_is_the_default(value: object, meant: str) -> None:
+    assert values.choice(value, "state", ("on", "off"), "on") == meant
+
+
+@pytest.mark.parametrize("value", [False, 0, [], {}])
+def test_what_yaml_made_of_off_is_no_default(value: object) -> None:
+    with pytest.raises(InputError, match=r"^state: .* Allowed: on, off\.$"):
+        values.choice(value, "state", ("on", "off"), "on")
+
+
+@pytest.mark.parametrize(("value", "meant"), [(None, []), ("", []), ([""], []), ([], []), (["a", 1], ["a", 1])])
+def test_listed(value: object, meant: list[t.Any]) -> None:
+    assert values.listed(value, "x") == meant
+
+
+@pytest.mark.parametrize("value", ["secret", {"password": "secret"}, 7, True])
+@pytest.mark.parametrize("decode", [values.listed, lambda value, option: values.known_keys(value, option, ("a",))])
+def test_what_has_another_shape_is_not_shown(decode: t.Callable[..., object], value: object) -> None:
+    with pytest.raises(InputError, match=r"^disks(: unknown key 'password'\.| is not a (list|mapping)\.)") as caught:
+        decode(value, "disks")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [(None, []), ("", []), ([""], []), ("a, b,", ["a", "b"]), (["a", " b ", ""], ["a", "b"]), ([7], [7])],
+)
+def test_word_list(value: object, meant: list[t.Any]) -> None:
+    assert values.word_list(value, "x") == meant
+
+
+def test_plain_text() -> None:
+    assert [values.plain_text(value, "x") for value in (None, "", " a ")] == ["", "", " a "]
+    for value in (7, 1.1, False, ["a"]):
+        with pytest.raises(InputError, match=r"^x: .* is not text\. Put it in quotes\.$"):
+            values.plain_text(value, "x")
+
+
 def test_known_keys() -> None:
     item = {"b": 1}
     assert values.known_keys(item, "ports[0]", ("b", "a")) is item
@@ -136,7 +175,7 @@ def test_known_keys() -> None:
 
 @pytest.mark.parametrize("item", [{"host": 1, "hots": 2}, {1: 2}, {None: 0}, [], "host", None])
 def test_known_keys_refuses(item: t.Any) -> None:
-    with pytest.raises(InputError, match=r"^ports\[0\]: .* Allowed keys: guest, host\.$"):
+    with pytest.raises(InputError, match=r"^ports\[0\](:| is not a mapping\.) .* ?Allowed keys: guest, host\.$"):
         values.known_keys(item, "ports[0]", ("host", "guest"))
 
 

@@ -75,7 +75,7 @@ def test_all_names_of_a_pattern_differ_and_are_allowed(count: int, place: str) -
         ({"pattern": "web%d"}, "count is missing"),
         ({"names": []}, "pattern is missing"),
         ({"names": ["a"], "count": 1}, "names and pattern"),
-        ({"names": "a,b"}, "not a list"),
+        ({"names": {"a": 1}}, "not a list"),
         ({"names": ["a", "a"]}, "given twice"),
         ({"names": [7]}, r"names\[0\]"),
         ({"names": ["a/b"]}, r"names\[0\]"),
@@ -93,7 +93,7 @@ def test_all_names_of_a_pattern_differ_and_are_allowed(count: int, place: str) -
         ({"pattern": "w%d", "count": True}, "count"),
         ({"pattern": "w%d", "count": 3, "numbers": [4]}, r"numbers\[0\]"),
         ({"pattern": "w%d", "count": 3, "numbers": [1, 1]}, "given twice"),
-        ({"pattern": "w%d", "count": 3, "numbers": "1"}, "not a list"),
+        ({"pattern": "w%d", "count": 3, "numbers": 1}, "not a list"),
         ({"names": ["a"], "numbers": [2]}, r"numbers\[0\]"),
     ],
 )
@@ -222,11 +222,12 @@ def test_a_description_that_is_refused(more: dict[str, t.Any], named: str) -> No
         normalise({**TEN, **more})
 
 
-def test_a_pool_that_yaml_made_a_number_of_is_refused() -> None:
-    validated = ArgumentSpecValidator(options.CLONE).validate({**TEN, "disk": {"pool": 7}})
+@pytest.mark.parametrize("key", ["pool", "serial"])
+def test_text_that_yaml_made_a_number_of_is_refused(key: str) -> None:
+    validated = ArgumentSpecValidator(options.CLONE).validate({**TEN, "disk": {key: 7}})
     assert validated.error_messages == []
     first = normalise({key: validated.validated_parameters[key] for key in KEYS})
-    with pytest.raises(InputError, match=r"pool: 7 is not text\. Put it in quotes"):
+    with pytest.raises(InputError, match=rf"{key}: 7 is not text\. Put it in quotes"):
         guest_definition.normalise(first.items[0])
 
 

@@ -150,6 +150,7 @@ def test_what_a_set_says_goes_over_what_all_have() -> None:
         ({"template": "a", "count": 1, "group": "a b"}, "group"),
         ({"template": "a", "count": 1, "type": 7}, "type"),
         ({"template": "a", "count": 1, "state": "up"}, "state"),
+        ({"template": "a", "count": 1, "state": False}, "state"),
         ({"template": "a", "count": 1, "guest": 5}, "guest"),
         ({"template": "a", "count": 1, "guest": {"tags": 5}}, "tags"),
         ({"template": "a", "count": 1, "guest": {"memory_mib": "much"}}, "memory_mib"),

@@ -94,6 +94,13 @@ def test_macs_are_unicast_and_local(name: str, index: int) -> None:
         {"tags": {"a": True}},
         {"tags": {"version": 1.10}},
         {"tags": {"a": ["b"]}},
+        {"tags": {"group": 7}},
+        {"description": 1.1},
+        {"cpu": {"model": False}},
+        {"machine": 7},
+        {"cdrom": False},
+        {"state": False},
+        {"boot": "disk, floppy"},
         {"disks": [{}]},
         {"disks": [{"path": "/a", "pool": "p"}]},
         {"disks": [{"path": "a"}]},
@@ -105,6 +112,9 @@ def test_macs_are_unicast_and_local(name: str, index: int) -> None:
         {"disks": [{"size_mib": 1, "name": "sdc"}]},
         {"disks": [{"size_mib": 1, "name": "vda"}, {"size_mib": 1, "name": "vda"}]},
         {"disks": [{"size_mib": 1, "serial": "a,b"}]},
+        {"disks": [{"size_mib": 1, "serial": 7}]},
+        {"disks": [{"size_mib": 1, "serial": 0}]},
+        {"disks": [{"size_mib": 1, "bus": False}]},
         {"disks": [{"size_mib": 1, "format": "auto"}]},
         {"disks": [{"size_mib": 1, "unknown": 1}]},
         {"disks": [{"template": "debian", "format": "raw"}]},
@@ -124,10 +134,13 @@ def test_macs_are_unicast_and_local(name: str, index: int) -> None:
         {"graphics": {"type": "spice"}},
         {"graphics": {"password": "x"}},
         {"graphics": {"type": "vnc", "password": "123456789"}},
+        {"graphics": {"type": "vnc", "password": 342391}},
+        {"graphics": {"type": "vnc", "password": ["secret"]}},
         {"graphics": {"type": "vnc", "listen": "all"}},
         {"graphics": {"type": "vnc", "port": 80}},
         {"shared_folders": [{"source": "srv", "tag": "a"}]},
         {"shared_folders": [{"source": "/srv", "tag": "a b"}]},
+        {"shared_folders": [{"source": "/srv", "tag": 7}]},
         {"shared_folders": [{"source": "/srv", "tag": "a"}, {"source": "/s", "tag": "a"}]},
         {"cloud_init": {"userdata": ""}},
         {"cloud_init": {"user_data": "", "policy": "always"}},
@@ -171,6 +184,10 @@ def test_what_surveys_send_is_understood() -> None:
         {"name": "web", "memory_mib": " 2048 ", "agent": "no", "disks": [""], "networks": "", "tags": ""}
     )
     assert (found["memory_mib"], found["agent"], found["disks"], found["networks"]) == (2048, False, [], [])
+    empty = ("disks", "networks", "shared_folders", "graphics", "cloud_init", "wait_for", "cpu", "boot", "state")
+    plain = gd.normalise({"name": "web", "memory_mib": 64})
+    assert gd.normalise({"name": "web", "memory_mib": 64, **dict.fromkeys(empty, "")}) == plain
+    assert gd.normalise({"name": "web", "memory_mib": 64, "boot": "cdrom, disk"})["boot"] == ["cdrom", "disk"]
 
 
 def test_disks_are_named_in_order_around_those_that_have_a_name() -> None:

@@ -365,7 +365,7 @@ HOST = {"mac": "52:54:00:00:00:01", "address": "192.168.150.9", "name": "web"}
         ({"name": "<x>"}, "not allowed"),
         ({"name": "a&amp;b"}, "not allowed"),
         ({"name": ""}, "not allowed"),
-        ({"name": None}, "not text"),
+        ({"name": None}, "name is missing"),
         ({"state": "running"}, "state"),
         ({"type": "ovs"}, "type"),
         ({"unknown": 1}, "unknown key"),
@@ -405,7 +405,7 @@ HOST = {"mac": "52:54:00:00:00:01", "address": "192.168.150.9", "name": "web"}
         ({"dns": False, "dns_forwarders": ["9.9.9.9"]}, "without DNS"),
         ({"dns_forwarders": ["dns.example"]}, "plain IPv4"),
         ({"dns_hosts": [{"address": "192.168.150.9"}]}, "name is missing"),
-        ({"dns_hosts": [{"address": "192.168.150.9", "names": ["a", ""]}]}, "name is missing"),
+        ({"dns_hosts": [{"address": "192.168.150.9", "names": ""}]}, "name is missing"),
         ({"dns_hosts": [{"address": "192.168.150.9", "names": ["a"]}] * 2}, "the address"),
         (
             {"dns_hosts": [{"address": "192.0.2.1", "names": ["a"]}, {"address": "192.0.2.2", "names": ["b", "A"]}]},
@@ -444,6 +444,10 @@ HOST = {"mac": "52:54:00:00:00:01", "address": "192.168.150.9", "name": "web"}
         ({"dhcp_hosts": [{**HOST, "address": "192.168.151.9"}]}, "not in the subnet"),
         ({"dhcp_hosts": [{**HOST, "address": "192.168.150.1"}]}, "host's own"),
         ({"dhcp_hosts": [{**HOST, "name": "a_b"}]}, "as in DNS"),
+        ({"dhcp_hosts": [{**HOST, "name": False}]}, "False is not text. Put it in quotes"),
+        ({"domain": 7}, "7 is not text. Put it in quotes"),
+        ({"state": False}, "state: False is not allowed"),
+        ({"subnet": 0}, "subnet: 0 is not text"),
         ({"dhcp_hosts": [HOST, {**HOST, "address": "192.168.150.10", "name": "b"}]}, "the MAC"),
         ({"dhcp_hosts": [HOST, {**HOST, "mac": "52:54:00:00:00:02", "name": "b"}]}, "the address"),
         (
@@ -474,8 +478,8 @@ def test_input_is_decoded_as_surveys_send_it() -> None:
     # What Ansible makes of "" and of "192.0.2.1, 192.0.2.2".
     empty = network.normalise({**NAT, "dns_forwarders": [""], "dhcp_hosts": [""], "dns_hosts": [""]})
     assert (empty["dns_forwarders"], empty["dhcp_hosts"], empty["dns_hosts"]) == ([], [], [])
-    split = network.normalise({**NAT, "dns_forwarders": ["192.0.2.1", " 192.0.2.2"]})
-    assert split["dns_forwarders"] == ["192.0.2.1", "192.0.2.2"]
+    for two in (["192.0.2.1", " 192.0.2.2"], "192.0.2.1, 192.0.2.2"):
+        assert network.normalise({**NAT, "dns_forwarders": two})["dns_forwarders"] == ["192.0.2.1", "192.0.2.2"]
 
 
 def test_absent_needs_nothing_but_a_name() -> None:

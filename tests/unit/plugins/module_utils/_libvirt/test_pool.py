@@ -152,6 +152,7 @@ NFS = {"name": "iso", "type": "netfs", "path": "/srv/iso", "host": "nas", "expor
         ({"name": "a", "path": "/srv/a", "device": "/dev/sdb"}, "type dir has no device"),
         ({"name": "a", "path": "/srv/a", "type": "iscsi"}, "type"),
         ({"name": "a", "path": "/srv/a", "state": "running"}, "state"),
+        ({"name": "a", "path": "/srv/a", "state": False}, "state: False is not allowed"),
         ({"name": "a", "path": "/srv/a", "size": 5}, "unknown key"),
         ({"name": "a", "path": "/srv/a", "type": "fs"}, "device is missing"),
         ({"name": "a", "path": "/srv/a", "type": "fs", "device": "sdb"}, "absolute path"),
@@ -163,7 +164,7 @@ NFS = {"name": "iso", "type": "netfs", "path": "/srv/iso", "host": "nas", "expor
         ({"name": "a", "type": "logical", "volume_group": ".."}, "lvm"),
         ({"name": "a", "type": "logical", "volume_group": "vg0", "path": "/dev/vg0"}, "no path"),
         ({"name": "a", "type": "logical", "volume_group": "vg0", "mode": "0700"}, "no permissions"),
-        ({"name": "a", "type": "logical", "volume_group": "vg0", "devices": "/dev/sdb"}, "not a list"),
+        ({"name": "a", "type": "logical", "volume_group": "vg0", "devices": {"a": 1}}, "not a list"),
         ({"name": "a", "type": "logical", "volume_group": "vg0", "devices": ["/dev/sdb"] * 2}, "given twice"),
     ],
 )
