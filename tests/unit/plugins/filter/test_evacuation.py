@@ -245,7 +245,7 @@ def test_no_room_at_home() -> None:
         ({"host": "a", "memory_reserve_mib": "x"}, "memory_reserve_mib"),
         ({"host": "x", "back": True}, "'x' is not in this play"),
         ({"host": "a", "record": {}}, "record is not a list"),
-        ({"host": "a", "record": ["g"]}, r"record\[0\]: 'g' is not a mapping"),
+        ({"host": "a", "record": ["g"]}, r"record\[0\] is not a mapping"),
         ({"host": "a", "record": [{"size": 1}]}, r"record\[0\]: unknown key 'size'"),
         ({"host": "a", "record": [{"kind": "guest"}]}, r"record\[0\]: name is missing. Each item has kind, name"),
         ({"host": "a", "record": [{"kind": "guest"}], "back": True}, r"record\[0\]: name is missing"),
