@@ -290,7 +290,7 @@ def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
     seen["post_copy"] = _lacks_post_copy() if needs["post_copy"] else ""
     if needs["address"]:
         try:
-            seen["address_holder"] = _address_holder(str(definition["name"]), needs) or ""
+            seen["address_holder"] = netns.address_holder(on_overlay(str(definition["name"]), needs)) or ""
         except OSError as error:
             seen["address_holder"] = f"nobody could be asked ({error})"
     return seen
@@ -446,8 +446,7 @@ def _lacks_post_copy() -> str:
     return ""
 
 
-def _address_holder(name: str, needs: Record) -> t.Optional[str]:
-    """Who else answers for the guest's address on the overlay."""
+def on_overlay(name: str, needs: Record) -> Endpoint:
+    """The guest's place on the overlay, as ``netns`` asks about it. OSError where this host has no overlay."""
     overlay = peers.overlay()
-    spec = Endpoint(name, needs["uuid"], needs["address"], 24, "", 0, needs["address_mac"], str(overlay["bridge"]))
-    return netns.address_holder(spec)
+    return Endpoint(name, needs["uuid"], needs["address"], 24, "", 0, needs["address_mac"], str(overlay["bridge"]))

@@ -23,7 +23,7 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
 from .._migrate import plan, records
-from . import connections, domains, files, freezer, guest_preflight, kinds, libvirt, movedir, peers, sparse
+from . import connections, domains, files, freezer, guest_preflight, kinds, libvirt, movedir, netns, peers, sparse
 from .libvirt_tunnel import Tunnel
 from .system import Host
 
@@ -54,6 +54,8 @@ _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
+# Of somebody who has the guest's address.
+_ANSWER_S = 0.3
 # What still waits in the kernel when the guest stops is sent while it stands still. QEMU fills this up in time.
 _UNSENT_BYTES = 128 << 10
 # Of QEMU, where libvirt has it.
@@ -81,6 +83,7 @@ class Leaving(kinds.Leaving):
         self._error: t.Optional[CnvmError] = None
         self._stats: dict[str, t.Any] = {}
         self._slowed: dict[str, t.Any] = {}
+        self._asked: t.Optional[netns.AddressQuestion] = None
         # For ``let_go``: they go with it. And for ``roll_back``.
         move.journal["moved"] = [disk["path"] for disk in self._moved]
         move.journal["cut_first"] = move.request["connections"] == 1
@@ -230,7 +233,27 @@ class Leaving(kinds.Leaving):
         """It comes to stand still. The target has that on its disk while libvirt sends the rest: that need not wait."""
         freezer.hurry()
         self.move.freeze("switch")
+        if self.move.mode != plan.POST_COPY:
+            self._ask_for_address()
         self._have_it_held(self.move.frozen_left())
+
+    def _ask_for_address(self) -> None:
+        """Since the plan somebody may have taken it. While the guest stands still nobody waits for an answer."""
+        if self.survey.needs["address"]:
+            with contextlib.suppress(CnvmError, OSError):
+                self._asked = netns.AddressQuestion(guest_preflight.on_overlay(self.name, self.survey.needs))
+
+    def _check_address(self, timeout_s: float = 0.0) -> None:
+        """HostError when somebody else has answered, or does within ``timeout_s``."""
+        asked, self._asked, holder = self._asked, None, None
+        if asked is not None:
+            with contextlib.closing(asked), contextlib.suppress(OSError):
+                holder = asked.holder(timeout_s)
+        if holder:
+            raise HostError(
+                f"address: {self.survey.needs['address']} was taken meanwhile: {holder} answers for it.",
+                hint=f"{self.name} is kept here. Give one of them another address.",
+            )
 
     def _have_it_held(self, timeout_s: float) -> None:
         """From now on the target does not give up by itself what it has of the guest."""
@@ -257,6 +280,9 @@ class Leaving(kinds.Leaving):
     def _switch(self, domain: libvirt.Domain, pace: migration.Pace) -> None:
         """Let it go on at the target, from where it fetches the rest of its memory."""
         move = self.move
+        # Later QEMU lets the guest go on nowhere but there.
+        self._ask_for_address()
+        self._check_address(_ANSWER_S)
         move.mode = plan.POST_COPY
         move.journal["mode"] = plan.POST_COPY
         reason = f"{pace.vain} rounds over its memory, with {pace.limit_ms} ms to stand still, left no less to copy"
@@ -274,6 +300,8 @@ class Leaving(kinds.Leaving):
         thread, state = t.cast("threading.Thread", self._thread), state_here(self.name)
         if not thread.is_alive() or state != guest_plan.PAUSED:
             raise HostError(f"{self.name} does not stand still at the moment of the handover.", hint="It is kept here.")
+        if self.move.mode != plan.POST_COPY:
+            self._check_address()
 
     def let_run(self) -> None:
         """With post-copy libvirt lets it run, once the target has written that it may."""

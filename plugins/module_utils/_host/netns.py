@@ -181,27 +181,44 @@ def announce(host: Host, spec: Endpoint, repeats_s: t.Sequence[float] = (0.0,)) 
             _send(sender, frame, time.monotonic() + 0.5)
 
 
-def address_holder(spec: Endpoint, timeout_s: float = 0.3) -> t.Optional[str]:
-    """The MAC of somebody else on the overlay who answers for the address of ``spec``, or None.
+class AddressQuestion:
+    """Asks everybody on the overlay, once, who else has the address of ``spec``.
 
-    A container has the same MAC wherever it runs, so its own instance is nobody else.
+    A workload has the same MAC wherever it runs, so its own instance is nobody else.
     """
-    own = _read(f"/sys/class/net/{spec.bridge}/address").strip()
-    end = time.monotonic() + timeout_s
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(arp.ETHERTYPE)) as link:
-        link.bind((spec.bridge, arp.ETHERTYPE))
-        link.send(arp.probe(own, spec.address))
+
+    def __init__(self, spec: Endpoint) -> None:
+        own = _read(f"/sys/class/net/{spec.bridge}/address").strip()
+        self._address, self._known = spec.address, (spec.mac, own)
+        self._link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(arp.ETHERTYPE))
+        try:
+            self._link.bind((spec.bridge, arp.ETHERTYPE))
+            self._link.send(arp.probe(own, spec.address))
+        except BaseException:
+            self.close()
+            raise
+
+    def holder(self, timeout_s: float = 0.0) -> t.Optional[str]:
+        """The MAC of who has answered, or answers within ``timeout_s``; None when nobody does."""
+        end = time.monotonic() + timeout_s
         while True:
-            left = end - time.monotonic()
-            if left <= 0:
-                return None
-            link.settimeout(left)
+            self._link.settimeout(max(0.0, end - time.monotonic()))
             try:
-                claimed = arp.sender_of(link.recv(2048))
-            except socket.timeout:
+                claimed = arp.sender_of(self._link.recv(2048))
+            except (socket.timeout, BlockingIOError):
                 return None
-            if claimed and claimed[1] == spec.address and claimed[0] not in (spec.mac, own):
+            if claimed and claimed[1] == self._address and claimed[0] not in self._known:
                 return claimed[0]
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._link.close()
+
+
+def address_holder(spec: Endpoint, timeout_s: float = 0.3) -> t.Optional[str]:
+    """The MAC of somebody else on the overlay who answers for the address of ``spec``, or None."""
+    with contextlib.closing(AddressQuestion(spec)) as asked:
+        return asked.holder(timeout_s)
 
 
 def _raw_socket() -> socket.socket:
