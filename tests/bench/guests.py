@@ -36,7 +36,7 @@ OURS, PEER = "10.100.101.120", "10.100.101.130"
 WORKLOADS = "/var/lib/cnvm/workloads"
 CLONES, RECONCILED, MANY, MOVES = 10, 20, 50, 20
 MIB = 1 << 20
-TEMPLATE_MIB, SMALL_TEMPLATE_MIB, OVERLAY_MIB, MEMORY_MIB, BUSY_MIB = 2048, 400, 300, 160, 20
+TEMPLATE_MIB, SMALL_TEMPLATE_MIB, OVERLAY_MIB, MEMORY_MIB, BUSY_MIB = 2048, 400, 300, 160, 24
 # Of a guest on the small template: it has room for what the guest writes.
 DISK_MIB = 1024
 # The peer's way from host to host: one connection that is open before.
@@ -379,6 +379,20 @@ def bytes_moved(stage: Stage, tasks: Tasks) -> dict[str, float]:
     }  # fmt: skip
 
 
+def dirtied_mb_s(stage: Stage, side: Product, seconds: float = 20) -> float:
+    """How much of its memory the busy guest writes over each second, by what it says of it."""
+    stage.teller.step("Downtime, busy: how much it writes")
+    log = f"/var/log/cnvm/guests/{side.name}.log"
+    counts, times = [], []
+    for pause in (0.0, seconds):
+        time.sleep(pause)
+        times.append(time.monotonic())
+        counts.append(int(stage.ssh(side.on, f"grep -c ^dirtied {log} || true")))
+    rate = round((counts[1] - counts[0]) * BUSY_MIB * MIB / 1e6 / (times[1] - times[0]), 1)
+    stage.teller.end(note=f"{rate:,.1f} MB/s")
+    return rate
+
+
 def downtime(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
     """How long a ping is not answered, for a guest that idles and for one that writes to its memory."""
     found: dict[str, float] = {}
@@ -388,6 +402,8 @@ def downtime(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
         product = Product(stage, tasks, words)
         peer = Peer(stage, inactive_xml(stage, product.name), words)
         sides: dict[str, Side] = {"ours": product, "peer": peer}
+        if kind == "busy":
+            found["guest_dirtied_mbps"] = dirtied_mb_s(stage, product)
         gaps: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
         for number in range(repeats):
             for key in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
@@ -408,7 +424,6 @@ def downtime(stage: Stage, tasks: Tasks, repeats: int) -> dict[str, float]:
         found[f"guest_frozen_{kind}_ms"] = median([one["frozen_ms"] for one in gaps["ours"]])
         found[f"guest_total_{kind}_ms"] = median([one["total_ms"] for one in gaps["ours"]])
         found[f"virsh_total_{kind}_ms"] = median([one["total_ms"] for one in gaps["peer"]])
-        # Whether the busy one has written what it should.
         for (whose, moves), key in itertools.product(gaps.items(), TOLD):
             values = [one[key] for one in moves if key in one]
             if values:
@@ -463,12 +478,13 @@ ROWS: t.Sequence[tuple[str, str, str, str, str]] = (
      "migrate_bytes_ratio", "≥ 1.5"),
     ("downtime, idle guest; `virsh migrate`", "guest_downtime_idle_ms", "virsh_downtime_idle_ms",
      "guest_downtime_ratio_idle", "≤ 1, and ≤ 100 ms"),
-    ("downtime, busy guest (20 MiB/s at most); `virsh migrate`", "guest_downtime_busy_ms", "virsh_downtime_busy_ms",
+    ("downtime, busy guest; `virsh migrate`", "guest_downtime_busy_ms", "virsh_downtime_busy_ms",
      "guest_downtime_ratio_busy", "≤ 1"),
 )  # fmt: skip
 ALONE: t.Sequence[tuple[str, str, str]] = (
     ("bytes of it, as a part of 1.1 times (used memory + what it has written)", "migrate_bytes_over_limit",
      "≤ 1"),
+    ("what the busy guest writes to its memory, in MB/s", "guest_dirtied_mbps", "≥ 20"),
     ("connections reset in 20 migrations", "guest_resets", "0"),
     ("longest gap of a ping or of the stream, as a part of 1.5 times libvirt's downtime + 200 ms", "guest_gap_ratio",
      "≤ 1"),

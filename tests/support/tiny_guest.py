@@ -19,7 +19,7 @@ On its console (``console=ttyS0`` on the kernel's command line) it says:
 A line that is written to its console is run by its shell (the host's end, ``virsh ttyconsole``, must be held open for
 more than a second: QEMU looks no more often). With ``tiny.net=dhcp`` or ``tiny.net=ADDRESS/PREFIX`` its first card has
 an address; at port 7 it echoes, at port 22 it greets as SSH does. ``tiny.dirty=MIB`` writes over as much of its memory
-in one go, rests for a second, and so on.
+in one go, says ``dirtied``, rests for a second, and so on.
 """
 
 from __future__ import annotations
@@ -113,8 +113,10 @@ if [ -n "$(word dirty)" ]; then
   # One program a time: to start one takes as long as to write some MiB. What is there is written over.
   while :; do
     cat $a 1<>/tmp/dirty
+    echo dirtied
     sleep 1
     cat $b 1<>/tmp/dirty
+    echo dirtied
     sleep 1
   done &
 fi
