@@ -171,10 +171,14 @@ class Host:
         run([*self.argv()[:-2], "-O", "exit", f"root@{self.address}"], check=False)
 
 
+def pattern(word: str) -> str:
+    """For ``pgrep -f``: every process that has ``word`` in its command line, but not the command that looks for it."""
+    return f"[{word[0]}]{word[1:]}"
+
+
 def kill(host: Host, word: str, number: int = KILL, *, check: bool = True) -> None:
     """A signal to every process of a host that has ``word`` in its command line."""
-    # The brackets keep the pattern from matching the command that looks for it.
-    host.run("pkill", f"-{number}", "-f", f"[{word[0]}]{word[1:]}", check=check)
+    host.run("pkill", f"-{number}", "-f", pattern(word), check=check)
 
 
 class Trap:

@@ -31,6 +31,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     environment,
     eventually,
     kill,
+    pattern,
     playbook,
     playbook_argv,
 )
@@ -165,7 +166,7 @@ def test_criu_killed_while_held(app: App) -> None:
     """On the target, with the restored copy standing still in the hook: an orphan that never ran."""
     move = held(app)
     kill(move.target, RESTORE)
-    asked = ("pgrep", "-f", f"[{RESTORE[0]}]{RESTORE[1:]}")
+    asked = ("pgrep", "-f", pattern(RESTORE))
     eventually("CRIU is gone", lambda: move.target.run(*asked, check=False).returncode == 1)
     kill(move.target, SERVE, CONT)
     result = move.result()

@@ -29,11 +29,14 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     PATIENCE_S,
     SERVE,
     SSH,
+    STOP,
     Host,
     Move,
+    Trap,
     environment,
     eventually,
     kill,
+    pattern,
     playbook,
     playbook_argv,
 )
@@ -53,6 +56,17 @@ def libvirt_hanging(host: Host) -> t.Iterator[None]:
         yield
     finally:
         host.run("systemctl", "restart", "libvirtd.service", seconds=PATIENCE_S)
+
+
+@contextlib.contextmanager
+def impatient(host: Host) -> t.Iterator[None]:
+    """systemd on a host waits but for seconds for a sign of life of what leads a move."""
+    place = "/run/systemd/system/cnvm-move-.service.d"
+    host.sh(f"mkdir -p {place}; printf '[Service]\nWatchdogSec=8\n' >{place}/impatient.conf; systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        host.sh(f"rm -r {place}; systemctl daemon-reload")
 
 
 def under_way(guest: Guest, at: str) -> Move:
@@ -80,16 +94,16 @@ def bare(guest: Guest) -> Guest:
     return guest
 
 
-@pytest.mark.parametrize("phase", ["template", "prepare"])
+@pytest.mark.parametrize("phase", ["preflight", "begun", "template", "prepare"])
 def test_mover_killed_early(bare: Guest, phase: str) -> None:
-    """While the target fetches the template, or makes empty disks."""
+    """Before anything is noted, before the target has, while that fetches the template, or makes empty disks."""
     move = bare.stopped(phase)
     kill(move.source, MOVER)
     bare.check(move.source, [move.source])
     bare.check(bare.move(), [move.source, move.target])
 
 
-@pytest.mark.parametrize("phase", ["template", "prepare"])
+@pytest.mark.parametrize("phase", ["begun", "template", "prepare"])
 def test_link_cut_early(bare: Guest, phase: str) -> None:
     """The move is given up before the link is back."""
     move = bare.stopped(phase)
@@ -97,6 +111,15 @@ def test_link_cut_early(bare: Guest, phase: str) -> None:
         go_on(move)
         result = move.result()
     bare.stays_at(move.source, result)
+
+
+@pytest.mark.parametrize("at", ["template", "memory"])
+def test_ssh_killed_early(bare: Guest, at: str) -> None:
+    """The hosts' connections: the move is given up."""
+    move = under_way(bare, at)
+    kill(move.source, SSH)
+    go_on(move)
+    bare.stays_at(move.source, move.result())
 
 
 def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
@@ -116,7 +139,7 @@ def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("phase", ["template", "prepare"])
+@pytest.mark.parametrize("phase", ["begun", "template", "prepare"])
 def test_libvirt_killed_early(bare: Guest, phase: str, side: str) -> None:
     """The daemon, on either side: until memory is copied nobody needs it, and it is started again then."""
     move = bare.stopped(phase)
@@ -144,7 +167,7 @@ def test_libvirt_hangs(guest: Guest) -> None:
     with libvirt_hanging(move.source):
         eventually(
             "the mover is killed",
-            lambda: move.source.run("pgrep", "-f", f"[{MOVER[0]}]{MOVER[1:]}", check=False).returncode == 1,
+            lambda: move.source.run("pgrep", "-f", pattern(MOVER), check=False).returncode == 1,
             2 * PATIENCE_S,
         )
     guest.check(move.source, [move.source])
@@ -171,7 +194,7 @@ def test_copy_killed(guest: Guest, at: str) -> None:
     guest.stays_at(move.source, move.result())
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen"])
+@pytest.mark.parametrize("at", ["begun", "template", "prepare", "memory", "frozen"])
 def test_guest_killed(bare: Guest, at: str) -> None:
     """The QEMU on the source: the guest has died where it was, and is started again there, with its disk."""
     move = under_way(bare, at)
@@ -203,11 +226,31 @@ def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
         guest.check(move.target, [move.source, move.target])
 
 
-def test_mover_hangs_at_the_handover(guest: Guest) -> None:
-    """With the guest standing still: systemd kills what gives no sign of life, and that is cleaned up after."""
-    move = guest.stopped("frozen")
-    eventually("the mover is killed", lambda: move.status().get("died"), 2 * PATIENCE_S)
-    guest.check(move.source, [move.source])
+@pytest.mark.parametrize("at", ["prepare", "memory", "frozen", "committed"])
+def test_mover_hangs(guest: Guest, at: str) -> None:
+    """systemd kills what gives no sign of life, and that is cleaned up after as if it had died."""
+    with impatient(guest.source()):
+        move = under_way(guest, at)
+        if at == "memory":
+            kill(move.source, MOVER, STOP)
+        eventually("the mover is killed", lambda: move.status().get("died"))
+    if at == "committed":
+        guest.check(move.target, [move.source, move.target])
+    else:
+        guest.check(move.source, [move.source])
+
+
+@pytest.mark.parametrize("state", ["prepared", "active"])
+def test_target_hangs(guest: Guest, state: str) -> None:
+    """What answers there: before the decision it is given up, after it nobody goes on until it can be asked again."""
+    move = guest.held(state)
+    result = move.result()
+    if state == "prepared":
+        guest.stays_at(move.source, result)
+    else:
+        assert result["outcome"] == "waiting", result
+        guest.recover()
+        guest.check(move.target, [move.source, move.target])
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -460,6 +503,23 @@ def test_target_fills_up_at_the_handover(guest: Guest) -> None:
         target.run("umount", "-l", directory)
 
 
+def test_target_fills_up_when_it_has_arrived(guest: Guest) -> None:
+    """It is the target's, and what it wants to write is its own affair. The move comes to its end."""
+    source = guest.source()
+    target = guest.fleet.other(source)
+    directory = "/var/lib/cnvm/workloads"
+    target.sh(f"mount -t tmpfs -o size=80m tmpfs {directory}")
+    try:
+        move = guest.stopped("leaving")
+        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        go_on(move)
+        guest.arrives(move)
+        target.run("rm", f"{directory}/full")
+        guest.check(guest.move(), [source, target, source])
+    finally:
+        target.run("umount", "-l", directory)
+
+
 def test_target_has_no_memory(guest: Guest) -> None:
     """QEMU cannot have there what the guest needs. (Of one that is killed for it later, see ``test_copy_killed``.)"""
     source = guest.source()
@@ -513,6 +573,42 @@ def test_link_cut_while_disks_are_copied(off: Guest) -> None:
     off.settle(move.source, running=False)
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed_while_disks_are_copied(off: Guest, side: str) -> None:
+    """The daemon, on either side: it is started again when it is needed."""
+    move = off.stopped("disks")
+    kill_libvirt(move, side)
+    go_on(move)
+    assert move.result()["outcome"] == "target"
+    off.settle(move.target, running=False)
+
+
+def test_target_fills_up_while_disks_are_copied(off: Guest) -> None:
+    """It stays where it is, and nothing of it there."""
+    source = off.source()
+    target = off.fleet.other(source)
+    directory = "/var/lib/cnvm/workloads"
+    target.sh(f"mount -t tmpfs -o size=40m tmpfs {directory}")
+    try:
+        move = off.stopped("disks")
+        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        go_on(move)
+        result = move.result()
+        assert (result["outcome"], result["failed_phase"]) == ("source", "disks"), result
+        off.settle(source, running=False)
+    finally:
+        target.run("umount", "-l", directory)
+
+
+def test_controller_killed_while_disks_are_copied(off: Guest) -> None:
+    """The move goes on."""
+    source = off.source()
+    trap = off.trap(source, "disks")
+    kill_controller(off, source, trap)
+    kill(source, MOVER, CONT)
+    off.settle(off.fleet.other(source), running=False)
+
+
 def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
     """After the decision it is the target's."""
     move = off.stopped("committed")
@@ -530,7 +626,7 @@ def lose_power(guest: Guest, move: Move) -> None:
     guest.fleet.power_cut(move.target)
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed", "active"])
+@pytest.mark.parametrize("at", ["begun", "template", "prepare", "memory", "frozen", "committed", "active"])
 def test_target_loses_power(bare: Guest, at: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
     guest, move = bare, under_way(bare, at)
@@ -562,7 +658,9 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
     guest.begins_anew(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "arrived", "committed", "active", "leaving"])
+@pytest.mark.parametrize(
+    "at", ["begun", "template", "prepare", "memory", "frozen", "arrived", "committed", "active", "leaving"]
+)
 def test_source_loses_power(bare: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
     guest = bare
@@ -666,20 +764,26 @@ def test_target_is_dead_for_good(guest: Guest) -> None:
 # --- the controller, and moves that meet ---
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed", "leaving"])
-def test_controller_killed(bare: Guest, at: str) -> None:
-    """Nothing is decided by it: the move goes on. The same task again says that it is there."""
-    source = bare.source()
-    target = bare.fleet.other(source)
-    command = ("cnvm.platform.migrate", "-e", f"guest={bare.name}", "-e", f"target={target.name}")
-    trap = bare.trap(source, at)
+def kill_controller(guest: Guest, source: Host, trap: Trap) -> tuple[str, ...]:
+    """A playbook moves the guest, and is killed when the trap has sprung; the command."""
+    target = guest.fleet.other(source)
+    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={target.name}")
     controller = subprocess.Popen(
         playbook_argv(*command), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
     )
     trap.sprung()
     os.killpg(controller.pid, KILL)
     controller.wait()
+    return command
+
+
+@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed", "leaving"])
+def test_controller_killed(bare: Guest, at: str) -> None:
+    """Nothing is decided by it: the move goes on. The same task again says that it is there."""
+    source = bare.source()
+    command = kill_controller(bare, source, bare.trap(source, at))
     kill(source, MOVER, CONT)
+    target = bare.fleet.other(source)
     bare.check(target, [source, target])
     assert "changed=1" not in playbook(*command).stdout
 
@@ -698,6 +802,24 @@ def test_started_twice(guest: Guest, at: str) -> None:
     else:
         go_on(move, at)
         guest.arrives(move)
+
+
+def test_recover_killed_on_the_target(guest: Guest) -> None:
+    """With the source dead for good: the copy is the target's by then, and the same again lets it go on."""
+    move = guest.arrived()
+    guest.fleet.power_cut(move.source)
+    asked = ("cnvm-host", "recover", "--fenced", move.source.name, guest.name)
+    owned = {"file": f"{guest.home}/owner.json", "text": f'"{move.target.name}"'}
+    trap = Trap(move.target, **owned, signal=STOP, victim="cnvm-host recover")
+    first = subprocess.Popen(move.target.argv(*asked, own_connection=True), stdout=subprocess.DEVNULL)
+    trap.sprung()
+    kill(move.target, "cnvm-host recover")
+    first.wait()
+    (result,) = move.target.helper(*asked[1:])["results"]
+    assert result["outcome"] == "target", result
+    guest.counts_on(move.target)
+    guest.boots(move.source)
+    guest.check(move.target, [move.source, move.target])
 
 
 def test_recover_killed(guest: Guest) -> None:

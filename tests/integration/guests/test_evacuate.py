@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ansible_collections.cnvm.platform.tests.integration.guest import Guest
@@ -44,8 +45,11 @@ def test_there_and_back(fleet: Fleet, app: App, guest: Guest, tmp_path: Path) ->
     assert not record.exists()
     assert places(app, guest) == (home.name, home.name)
 
-    # Allowed to all; nobody has to use it.
-    assert evacuate(home, record, "-e", "allow_post_copy=true").count(" moved ") == 2
+    # Allowed to all; nobody has to use it. By name the container would go first.
+    words = ("-e", "allow_post_copy=true", "-e", f"first={guest.name}")
+    assert evacuate(home, record, *words).count(" moved ") == 2
+    # Each is on record before it goes.
+    assert [one["name"] for one in json.loads(record.read_text(encoding="utf-8"))] == [guest.name, app.name]
     guest.check(away, [home, away])
     app.settle(away)
     assert "Nothing has to move." in evacuate(home, record)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import typing as t
 
@@ -15,6 +16,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import (
     CONT,
     MOVER,
     Fleet,
+    Host,
     call,
     eventually,
     kill,
@@ -75,7 +77,7 @@ def test_one_that_does_not_converge_without_post_copy(guest: Guest) -> None:
     """It is given up when its time is over, and has been at home all the time."""
     home = guest.source()
     with userfaultfd(guest, "1"):
-        result = guest.start(**{**LAZY, "allow_post_copy": False, "timeout_s": 40}).result()
+        result = guest.start(**{**LAZY, "allow_post_copy": False, "timeout_s": 20}).result()
     assert (result["outcome"], result["mode"], result["failed_phase"]) == ("source", "live", "memory"), result
     guest.check(home, [home])
 
@@ -201,6 +203,39 @@ def test_several_connections(guest: Guest) -> None:
     guest.check(away, [home, away])
 
 
+@contextlib.contextmanager
+def address_taken(host: Host) -> t.Iterator[None]:
+    """Somebody on a host has the guest's address on the overlay, for a while."""
+    host.sh(
+        f"""
+        ip netns add intruder; ip link add intruder type veth peer name eth0 netns intruder
+        ip link set intruder master cnvm0 up
+        ip -n intruder addr add {ADDRESS}/24 dev eth0; ip -n intruder link set eth0 up
+        """
+    )
+    try:
+        yield
+    finally:
+        host.run("ip", "netns", "del", "intruder")
+
+
+@pytest.mark.parametrize("post_copy", [False, True])
+def test_its_address_is_taken_while_it_is_copied(guest: Guest, post_copy: bool) -> None:
+    """It goes on at its source. With post-copy that is seen before it can go on nowhere but at the target."""
+    home = guest.source()
+    with userfaultfd(guest, "1"):
+        move = guest.start(home, **LAZY) if post_copy else guest.slowly(home)
+        move.wait_phase("memory")
+        with address_taken(guest.fleet["host3"]):
+            if not post_copy:
+                home.run("virsh", "migrate-setspeed", guest.name, "1000")
+                home.run("virsh", "migrate-setmaxdowntime", guest.name, "300")
+            result = move.result()
+    assert result["failed_phase"] == ("memory" if post_copy else "switch"), result
+    assert f"address: {ADDRESS} was taken meanwhile" in result["error"], result
+    guest.stays_at(home, result, client=False)
+
+
 def test_all_that_is_in_the_way_is_told_at_once(guest: Guest) -> None:
     """In check mode, and nothing is touched."""
     home = guest.source()
@@ -218,19 +253,14 @@ END
         define {guest.name}
         define thief "<uuid>{uuid}</uuid>" "<interface type='user'><mac address='{mac}'/></interface>"
         mv /var/lib/libvirt/images/vmlinuz /var/tmp/
-        ip netns add intruder; ip link add intruder type veth peer name eth0 netns intruder
-        ip link set intruder master cnvm0 up
-        ip -n intruder addr add {ADDRESS}/24 dev eth0; ip -n intruder link set eth0 up
         """
     )
     command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={away.name}", "--check")
     try:
-        said = playbook(*command, check=False).stdout
+        with address_taken(away):
+            said = playbook(*command, check=False).stdout
     finally:
-        away.sh(
-            f"virsh undefine {guest.name}; virsh undefine thief; mv /var/tmp/vmlinuz /var/lib/libvirt/images/;"
-            " ip netns del intruder"
-        )
+        away.sh(f"virsh undefine {guest.name}; virsh undefine thief; mv /var/tmp/vmlinuz /var/lib/libvirt/images/")
     for word in ("name:", "uuid:", f"the MAC {mac} is that of thief", "files:", "vmlinuz", "address:"):
         assert word in said, said
     guest.check(home, [home], client=False)

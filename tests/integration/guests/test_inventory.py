@@ -76,6 +76,20 @@ def test_what_there_is(inventory: Inventory, deployed: App, deployed_guest: Gues
     assert deployed.name in members(found, "cnvm_containers")
 
 
+def test_one_that_is_off_does_no_harm(inventory: Inventory, deployed: App, deployed_guest: Guest) -> None:
+    name, home = deployed_guest.name, deployed_guest.source()
+    home.run("virsh", "destroy", name)
+    try:
+        found, _said = inventory.read()
+    finally:
+        home.run("virsh", "start", name)
+    variables = found["_meta"]["hostvars"][name]
+    assert "ansible_host" not in variables
+    assert "stopped" in variables["cnvm_unreachable_reason"], variables
+    assert members(found, "cnvm_state_stopped") == [name]
+    assert members(found, "cnvm_reachable") == [deployed.name]
+
+
 def test_a_silent_host_empties_nothing(inventory: Inventory, deployed: App, deployed_guest: Guest) -> None:
     silent = deployed.source().name
     inventory.write(silent, cache=False)
