@@ -120,6 +120,29 @@ def test_imports_of_file(path: Path) -> None:
     assert violations(room_of_file(path), path.read_text(encoding="utf-8"), place(path)) == []
 
 
+# Hosts need not agree on the time, so what leads a move or decides reads no clock but ``time.monotonic``. These compare
+# only what one host has written down itself.
+READ_THE_TIME = {
+    "_host/container_source.py": "which files of the layer are newer than its last copy",
+    "_host/guest_watch.py": "which leases have ended",
+    "_host/info.py": "how far the clock of this host is off, which is told",
+    "_host/overlay.py": "when a peer was heard of last",
+}
+
+
+def reads_the_time(source: str) -> bool:
+    """Whether it asks what time it is; what another clock says of a file, or writes into a record, it may tell."""
+    found = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    return bool(found & {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"})
+
+
+def test_who_reads_the_time() -> None:
+    rooms = PLUGINS / "module_utils"
+    found = {path.relative_to(rooms) for path in rooms.rglob("*.py") if reads_the_time(path.read_text("utf-8"))}
+    assert sorted(map(str, found)) == sorted(READ_THE_TIME)
+    assert reads_the_time("import time\nlate = time.time() > limit")
+
+
 def test_no_package_files() -> None:
     assert [path for path in FILES if path.name == "__init__.py"] == []
 

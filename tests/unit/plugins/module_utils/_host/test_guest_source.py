@@ -26,9 +26,10 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_source,
     libvirt,
     mover,
+    netns,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, migration
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, guest_plan, migration
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate.timeline import Timeline
 
@@ -188,7 +189,8 @@ def watched(each: Domain, arrives_at: float, told: list[str]) -> guest_source.Le
 
     leaving = guest_source.Leaving.__new__(guest_source.Leaving)
     vars(leaving).update(
-        move=move, name="web", _post_copy=False, _thread=types.SimpleNamespace(is_alive=lambda: True),
+        move=move, name="web", survey=types.SimpleNamespace(needs={"address": ""}), live=True, _asked=None,
+        _post_copy=False, _thread=types.SimpleNamespace(is_alive=lambda: True),
         _tunnel=types.SimpleNamespace(
             arrived=types.SimpleNamespace(wait=wait), lost=types.SimpleNamespace(is_set=lambda: False)
         ),
@@ -213,6 +215,73 @@ def test_the_target_holds_it_before_anything_is_decided(domain: t.Callable[..., 
     each.state = lambda flags: [PAUSED, 1]  # type: ignore[method-assign]
     watched(each, arrives_at, told)._watch(each)
     assert told == ["switch", "hold"]
+
+
+class Question:
+    """Who has an address; ``waited`` for an answer."""
+
+    waited: list[float] = []
+
+    def __init__(self, holder: t.Optional[str]) -> None:
+        self._holder = holder
+
+    def holder(self, timeout_s: float) -> t.Optional[str]:
+        self.waited.append(timeout_s)
+        return self._holder
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The MAC of who has the guest's address."""
+    mac = "52:54:00:aa:aa:aa"
+    monkeypatch.setattr(Question, "waited", [])
+    monkeypatch.setattr(guest_preflight, "on_overlay", lambda name, needs: mac)
+    monkeypatch.setattr(netns, "AddressQuestion", Question)
+    monkeypatch.setattr(guest_source, "state_here", lambda name: guest_plan.PAUSED)
+    return mac
+
+
+def addressed(each: Domain, told: list[str]) -> guest_source.Leaving:
+    """A move of a guest with an address on the overlay, that stands still."""
+    each.state = lambda flags: [PAUSED, 1]  # type: ignore[method-assign]
+    leaving = watched(each, 1.0, told)
+    leaving.survey.needs["address"] = "10.1.1.5"
+    return leaving
+
+
+def test_one_whose_address_was_taken_meanwhile_is_kept(domain: t.Callable[..., Domain], taken: str) -> None:
+    """Nobody waits for an answer while it stands still."""
+    each = domain(1e9)
+    leaving = addressed(each, [])
+    leaving._watch(each)
+    with pytest.raises(HostError, match=f"address: 10.1.1.5 was taken meanwhile: {taken} answers"):
+        leaving.check_still()
+    assert Question.waited == [0.0]
+
+
+def test_with_post_copy_that_is_seen_while_it_can_go_on_here(domain: t.Callable[..., Domain], taken: str) -> None:
+    told: list[str] = []
+    leaving = addressed(domain(1e9), told)
+    with pytest.raises(HostError, match=f"address: 10.1.1.5 was taken meanwhile: {taken} answers"):
+        leaving._switch(t.cast("t.Any", None), migration.Pace(300))
+    assert told == []
+    assert Question.waited[0] > 0
+
+
+def test_where_nobody_can_be_asked_for_an_address_it_moves(
+    domain: t.Callable[..., Domain], monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    def fails(spec: object) -> t.NoReturn:
+        raise OSError("Network is down")
+
+    monkeypatch.setattr(netns, "AddressQuestion", fails)
+    each = domain(1e9)
+    leaving = addressed(each, [])
+    leaving._watch(each)
+    leaving.check_still()
 
 
 def test_a_daemon_that_was_started_anew_before_memory_is_copied_ends_nothing(
