@@ -231,7 +231,7 @@ def test_its_address_is_taken_while_it_is_copied(guest: Guest, post_copy: bool) 
                 home.run("virsh", "migrate-setspeed", guest.name, "1000")
                 home.run("virsh", "migrate-setmaxdowntime", guest.name, "300")
             result = move.result()
-    assert result["failed_phase"] == ("memory" if post_copy else "switch"), result
+    assert result["failed_phase"] == ("memory" if post_copy else "commit"), result
     assert f"address: {ADDRESS} was taken meanwhile" in result["error"], result
     guest.stays_at(home, result, client=False)
 
