@@ -196,7 +196,8 @@ class _Incoming:
 
     def __init__(self, host: Host, peer: t.Mapping[str, t.Any], word: str, mib_s: int) -> None:
         self.peer = str(peer["name"])
-        argv = peers.ssh_argv(peer, "template", "send", word, str(mib_s))
+        # An older helper knows no limit. A move never asks one, the module template may.
+        argv = peers.ssh_argv(peer, "template", "send", word, *([str(mib_s)] if mib_s else []))
         # -3 and -1 are subprocess.DEVNULL and PIPE.
         self._process = host.popen(argv, stdin=-3, stdout=-1, stderr=-1, start_new_session=True)
         self._out = self._process.stdout.fileno()
