@@ -357,10 +357,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def _groups_of(self, entries: t.Iterable[_workloads.Entry]) -> set[str]:
         """The names of all groups that these will be in, and of those above them."""
-        inventory, found = self.inventory, set()
+        inventory: t.Any = self.inventory
+        found: set[str] = set()
         try:
             for entry in entries:
                 self.inventory = _Trial()
+                # Hosts get inventory_file and inventory_dir of it.
+                self.inventory.current_source = inventory.current_source
                 self._add(entry)
                 found |= set(self.inventory.groups)
         finally:

@@ -259,6 +259,15 @@ def test_a_group_that_the_user_makes_has_its_name_for_itself(bench: Bench, named
     assert guests == set(found) - {"phys1"}
 
 
+def test_groups_by_the_source(bench: Bench) -> None:
+    """They are known when it is looked whether a workload has the name of one."""
+    bench.says("192.0.2.1", "lab")
+    bench.inventory.current_source = "/lab/workloads.yml"
+    bench.options["keyed_groups"] = [{"key": trust_as_template("inventory_file | dirname | basename"), "separator": ""}]
+    assert set(bench.read(again=True)) == {"lab.host1", "db"}
+    assert {host.name for host in bench.inventory.groups["lab"].hosts} == {"lab.host1", "db"}
+
+
 def test_one_that_is_off_does_no_harm(bench: Bench) -> None:
     """It is listed, by what it is, and nobody tries to reach it."""
     bench.says("192.0.2.2", "db", state="stopped", address=None, tags={"group": "back"})
