@@ -169,7 +169,12 @@ def _text_with_name(text: str, name: str) -> str:
     """The same of text that nobody can read here."""
     lines = dict(_NAME_LINE.findall(text))
     found = next((lines[key] for key in _NAME_KEYS if lines.get(key)), json.dumps(name) if name else "")
-    return f"local-hostname: {found}\n{text}" if found and "local-hostname" not in lines else text
+    return _with_line(text, f"local-hostname: {found}") if found and "local-hostname" not in lines else text
+
+
+def _with_line(text: str, line: str) -> str:
+    """Text with one line more, at its end: it may begin with ``---``, and what is before that is another document."""
+    return f"{text.rstrip()}\n{line}\n"
 
 
 def _named_id(value: t.Mapping[str, t.Any]) -> t.Any:
@@ -231,7 +236,7 @@ def _no_cloud_meta_data(value: t.Any, instance_id: str) -> str:
         # Text that nobody could read here.
         if _INSTANCE_LINE.search(value):
             return value
-        return f"instance-id: {json.dumps(instance_id)}\n{value}"
+        return _with_line(value, f"instance-id: {json.dumps(instance_id)}")
     rest = {key: inner for key, inner in value.items() if key not in ("instance_id", "uuid")}
     return as_yaml({**rest, "instance-id": instance_id})
 

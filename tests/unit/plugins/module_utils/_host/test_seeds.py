@@ -237,7 +237,7 @@ def test_without_a_yaml_library(place: Path, xorriso: Xorriso, monkeypatch: pyte
         "meta_data": "local-hostname: w\n",
     }
     made = bring(xorriso, item)["seeds"][0]
-    assert xorriso.files["meta-data"] == f'instance-id: "{made["instance_id"]}"\nlocal-hostname: w\n'
+    assert xorriso.files["meta-data"] == f'local-hostname: w\ninstance-id: "{made["instance_id"]}"\n'
     assert not bring(xorriso, item)["changed"]
     with pytest.raises(InputError):
         bring(xorriso, {**item, "user_data": "packages: [curl]\n"})

@@ -108,6 +108,7 @@ def test_a_config_drive() -> None:
     [
         ("guest", None),
         ("guest", "x: 1\n"),
+        ("guest", "---\nx: 1"),
         ("guest", {"x": 1}),
         ("guest", {"hostname": None, "local-hostname": ""}),
         ("guest", "hostname:\nx: 1\n"),
