@@ -10,6 +10,7 @@ import re
 import typing as t
 
 from .errors import InputError
+from .values import plain_text
 
 NAME_RULE = "1 to 63 letters, digits, '_', '.' or '-', the first one a letter or a digit (ASCII only)"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
@@ -17,18 +18,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def check_name(value: object, option: str) -> str:
-    """``value`` when it is a good name, else InputError naming ``option``.
-
-    YAML turns an unquoted ``007``, ``no`` or ``12:30`` into something that is no text: say so.
-    """
+    """``value`` when it is a good name, else InputError naming ``option``."""
     if value is None:
         raise InputError(f"{option} is missing.", hint=f"Give {NAME_RULE}.")
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
-    if not _NAME.match(value):
-        shown = value if len(value) <= 70 else value[:67] + "..."
+    name = plain_text(value, option)
+    if not _NAME.match(name):
+        shown = name if len(name) <= 70 else name[:67] + "..."
         raise InputError(f"{option}: {shown!r} is not allowed.", hint=f"Allowed: {NAME_RULE}.")
-    return value
+    return name
 
 
 def check_own_name(value: object, option: str) -> str:

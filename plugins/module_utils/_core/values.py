@@ -81,11 +81,15 @@ def size_bytes(value: object, option: str, *, least: int = 0, most: int = 2**62)
 
 
 def plain_text(value: object, option: str) -> str:
-    """Text, empty where nothing is said. Of an unquoted 007, 1.10 or no YAML makes something else."""
+    """Text, empty where nothing is said. Of an unquoted 007, 1.10 or no YAML makes something else, and Ansible makes
+    a number of ``{{ 7 }}`` though that is in quotes."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} is not text.", hint="Put it in quotes.")
+        raise InputError(
+            f"{option}: {value!r} is not text.",
+            hint="Put it in quotes. What an expression gives becomes text with '| string'.",
+        )
     return value
 
 
@@ -110,10 +114,12 @@ def absolute_path(value: object, option: str) -> str:
     return path
 
 
-def choice(value: object, option: str, allowed: t.Sequence[str], default: str = "") -> str:
-    """One of ``allowed``; ``default`` where nothing is said. Of ``off`` YAML makes false: that is no word."""
-    if default and (value is None or value == ""):
+def choice(value: object, option: str, allowed: t.Sequence[str], default: t.Optional[str] = None) -> str:
+    """One of ``allowed``; ``default`` where nothing is said. YAML makes false of an unquoted ``off``."""
+    if default is not None and (value is None or value == ""):
         return default
+    if value is False and "off" in allowed:
+        return "off"
     if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{option}: {value!r} is not allowed.", hint=f"Allowed: {', '.join(allowed)}.")
     return value

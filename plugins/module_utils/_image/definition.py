@@ -176,8 +176,7 @@ def normalise(value: object, option: str = "images") -> Wanted:
         return False if given is None else boolean(given, f"{where}: {key}")
 
     def word(key: str, allowed: t.Sequence[str]) -> str:
-        given = item.get(key)
-        return allowed[0] if given is None or given == "" else choice(given, f"{where}: {key}", allowed)
+        return choice(item.get(key), f"{where}: {key}", allowed, allowed[0])
 
     kind = format_of(item.get("format"), f"{where}: format", path, "qcow2")
     about = FORMATS[kind]

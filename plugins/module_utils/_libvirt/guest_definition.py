@@ -136,9 +136,6 @@ def _tags(value: object, option: str) -> dict[str, str]:
     found = {}
     for name, text in value.items():
         name = check_name(name, f"{option}: a name")
-        # Of 1.10 YAML makes 1.1, and of 007 a 7.
-        if not isinstance(text, str):
-            raise InputError(f"{option}: {name}: {text!r} is not text.", hint="Put it in quotes.")
         found[name] = _text(text, f"{option}: {name}")
     return found
 
@@ -310,7 +307,8 @@ def _networks(value: object, option: str, name: str) -> list[dict[str, t.Any]]:
 def _graphics(value: object, option: str) -> dict[str, t.Any]:
     if value is None or value == "":
         value = {}
-    if isinstance(value, str):
+    # Any other text may be meant for a password: it is not shown.
+    if value in ("none", "vnc"):
         value = {"type": value}
     item = known_keys(value, option, ("type", "listen", "port", "password"))
     kind = choice(item.get("type"), f"{option}.type", ("none", "vnc"), "none")

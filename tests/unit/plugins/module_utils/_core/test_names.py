@@ -55,7 +55,7 @@ def test_bad_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", [7, True, 1.5, ["a"], b"a"])
 def test_name_that_yaml_changed(name: object) -> None:
-    with pytest.raises(InputError, match=r"^name: .* Put it in quotes\.$"):
+    with pytest.raises(InputError, match=r"^name: .* Put it in quotes\. .* '\| string'\.$"):
         names.check_name(name, "name")
 
 

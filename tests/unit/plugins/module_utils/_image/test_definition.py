@@ -50,6 +50,10 @@ def test_the_format_that_is_given_goes_over_the_name() -> None:
     assert normalise({"path": "/x/a.vmdk", "format": "vpc", "size": 512}).format == "vhd"
 
 
+def test_yaml_makes_false_of_an_unquoted_off() -> None:
+    assert normalise({"path": "/x/a", "size": 512, "preallocation": False}).preallocation == "off"
+
+
 def test_all_keys() -> None:
     found = normalise(
         {
