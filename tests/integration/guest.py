@@ -34,8 +34,8 @@ from ansible_collections.cnvm.platform.tests.support import tiny_guest
 
 ADDRESS = "10.100.101.121"
 # So much of its memory it writes to each second: with ``SLOW`` it never has little left to copy. The faster both are,
-# the shorter is the first round over its memory. But what the link carries in ``max_downtime_ms`` must be less than what
-# it dirties between two rounds while it rests: a few pages.
+# the shorter is the first round over its memory. But what the link carries in ``max_downtime_ms`` must be less than it
+# dirties between two rounds while it rests: a few pages.
 DIRTY_MIB = 20
 SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 8, "auto_converge": False, "max_downtime_ms": 1}
 # The same, until post-copy begins; it lasts for a second or two.

@@ -380,10 +380,13 @@ leaving = Leaving
 # --------------------------------------------------------------------------------------------------------------------
 def state_here(name: str) -> str:
     """What the guest does on this host now, in our words; '' when libvirt does not know it."""
-    with libvirt.connect() as connection:
+
+    def look(connection: libvirt.Connection) -> str:
         each = libvirt.domain(connection, name)
         state = None if each is None else libvirt.state_of(each)
-    return "" if state is None else guest_plan.state_of(state[0])
+        return "" if state is None else guest_plan.state_of(state[0])
+
+    return patiently(look)
 
 
 def patiently(work: t.Callable[[libvirt.Connection], _T], limit_s: float = _PATIENCE_S) -> _T:

@@ -136,8 +136,11 @@ def _see_it_run(name: str, timeout_s: float) -> None:
 
 
 def _define(name: str, journal: Record) -> None:
-    with libvirt.connect() as connection, libvirt.doing(f"define the guest {name!r}"):
-        connection.defineXML(journal["needs"]["definition"])
+    def work(connection: libvirt.Connection) -> None:
+        with libvirt.doing(f"define the guest {name!r}"):
+            connection.defineXML(journal["needs"]["definition"])
+
+    guest_source.patiently(work)
 
 
 def _state(each: libvirt.Domain) -> str:

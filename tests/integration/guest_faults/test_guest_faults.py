@@ -69,6 +69,25 @@ def impatient(host: Host) -> t.Iterator[None]:
         host.sh(f"rm -r {place}; systemctl daemon-reload")
 
 
+@contextlib.contextmanager
+def little_room(host: Host, limit: str = "size=80m", place: str = "workloads") -> t.Iterator[None]:
+    """A host has a small disk of its own for what is at ``place``, for a while. ``limit``: see tmpfs(5)."""
+    directory = f"/var/lib/cnvm/{place}"
+    host.sh(f"mkdir -p {directory}; mount -t tmpfs -o {limit} tmpfs {directory}")
+    try:
+        yield
+    finally:
+        host.run("umount", "-l", directory)
+
+
+FILLING = "/var/lib/cnvm/workloads/full"
+
+
+def fill_up(host: Host) -> None:
+    """No byte more goes where workloads are."""
+    host.run("dd", "if=/dev/zero", f"of={FILLING}", "bs=1M", "status=none", check=False)
+
+
 def under_way(guest: Guest, at: str) -> Move:
     """A move that copies memory, and does not come to its end; or one whose mover stands still, or (``active``) what
     answers that on the target."""
@@ -113,6 +132,16 @@ def test_link_cut_early(bare: Guest, phase: str) -> None:
     bare.stays_at(move.source, result)
 
 
+def test_libvirt_killed_as_the_target_is_asked(bare: Guest) -> None:
+    """Its daemon, before it has said that it can take the guest: it is not begun."""
+    move = bare.stopped("begun")
+    kill_libvirt(move, "target")
+    go_on(move)
+    result = move.result()
+    assert f"{move.target.name} has no libvirt that answers" in result["error"], result
+    bare.stays_at(move.source, result)
+
+
 @pytest.mark.parametrize("at", ["template", "memory"])
 def test_ssh_killed_early(bare: Guest, at: str) -> None:
     """The hosts' connections: the move is given up."""
@@ -138,8 +167,10 @@ def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
     bare.stays_at(source, result)
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("phase", ["begun", "template", "prepare"])
+@pytest.mark.parametrize(
+    ("phase", "side"),
+    [("begun", "source"), *((phase, side) for phase in ("template", "prepare") for side in ("source", "target"))],
+)
 def test_libvirt_killed_early(bare: Guest, phase: str, side: str) -> None:
     """The daemon, on either side: until memory is copied nobody needs it, and it is started again then."""
     move = bare.stopped(phase)
@@ -244,7 +275,7 @@ def test_mover_hangs(guest: Guest, at: str) -> None:
 def test_target_hangs(guest: Guest, state: str) -> None:
     """What answers there: before the decision it is given up, after it nobody goes on until it can be asked again."""
     move = guest.held(state)
-    result = move.result()
+    result = move.result(2 * PATIENCE_S)
     if state == "prepared":
         guest.stays_at(move.source, result)
     else:
@@ -458,9 +489,7 @@ def test_target_fills_up(bare: Guest, phase: str, place: str, limit: str) -> Non
     """Where the template goes, and the disk, when it is made, while it is copied, and when the guest stands still."""
     source = bare.source()
     target = bare.fleet.other(source)
-    directory = f"/var/lib/cnvm/{place}"
-    target.sh(f"mkdir -p {directory}; mount -t tmpfs -o {limit} tmpfs {directory}")
-    try:
+    with little_room(target, limit, place):
         if phase == "switch":
             move = bare.stopped("frozen")
         else:
@@ -468,15 +497,13 @@ def test_target_fills_up(bare: Guest, phase: str, place: str, limit: str) -> Non
         if phase == "memory":
             move.wait_phase(phase)
         if phase in ("memory", "switch"):
-            target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+            fill_up(target)
         go_on(move)
         result = move.result()
         assert result["outcome"] == "source", result
         assert result["failed_phase"] == phase, result
         bare.counts_on(source)
         bare.settle(source)
-    finally:
-        target.run("umount", "-l", directory)
     bare.stays_at(source, result)
 
 
@@ -484,40 +511,32 @@ def test_target_fills_up_at_the_handover(guest: Guest) -> None:
     """It cannot write that the guest is its own, nor that it is not: nobody goes on until there is room."""
     source = guest.source()
     target = guest.fleet.other(source)
-    directory = "/var/lib/cnvm/workloads"
-    target.sh(f"mount -t tmpfs -o size=80m tmpfs {directory}")
-    try:
+    with little_room(target):
         move = guest.stopped("committed")
-        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        fill_up(target)
         go_on(move)
         result = move.result()
         assert (result["outcome"], result["failed_phase"]) == ("waiting", "activate"), result
         assert "No space left" in result["error"], result
         assert [guest.look(host)["state"] for host in (source, target)] == ["paused", "paused"]
         assert guest.look(target)["owner"] == {}
-        target.run("rm", f"{directory}/full")
+        target.run("rm", FILLING)
         guest.recover()
         guest.check(target, [source, target])
         guest.check(guest.move(), [source, target, source])
-    finally:
-        target.run("umount", "-l", directory)
 
 
 def test_target_fills_up_when_it_has_arrived(guest: Guest) -> None:
     """It is the target's, and what it wants to write is its own affair. The move comes to its end."""
     source = guest.source()
     target = guest.fleet.other(source)
-    directory = "/var/lib/cnvm/workloads"
-    target.sh(f"mount -t tmpfs -o size=80m tmpfs {directory}")
-    try:
+    with little_room(target):
         move = guest.stopped("leaving")
-        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        fill_up(target)
         go_on(move)
         guest.arrives(move)
-        target.run("rm", f"{directory}/full")
+        target.run("rm", FILLING)
         guest.check(guest.move(), [source, target, source])
-    finally:
-        target.run("umount", "-l", directory)
 
 
 def test_target_has_no_memory(guest: Guest) -> None:
@@ -579,7 +598,8 @@ def test_libvirt_killed_while_disks_are_copied(off: Guest, side: str) -> None:
     move = off.stopped("disks")
     kill_libvirt(move, side)
     go_on(move)
-    assert move.result()["outcome"] == "target"
+    result = move.result()
+    assert result["outcome"] == "target", result
     off.settle(move.target, running=False)
 
 
@@ -587,17 +607,13 @@ def test_target_fills_up_while_disks_are_copied(off: Guest) -> None:
     """It stays where it is, and nothing of it there."""
     source = off.source()
     target = off.fleet.other(source)
-    directory = "/var/lib/cnvm/workloads"
-    target.sh(f"mount -t tmpfs -o size=40m tmpfs {directory}")
-    try:
+    with little_room(target, "size=40m"):
         move = off.stopped("disks")
-        target.run("dd", "if=/dev/zero", f"of={directory}/full", "bs=1M", "status=none", check=False)
+        fill_up(target)
         go_on(move)
         result = move.result()
         assert (result["outcome"], result["failed_phase"]) == ("source", "disks"), result
         off.settle(source, running=False)
-    finally:
-        target.run("umount", "-l", directory)
 
 
 def test_controller_killed_while_disks_are_copied(off: Guest) -> None:
