@@ -475,11 +475,11 @@ class Move:
         assert status["phase"] in names, status
         return t.cast("str", status["phase"])
 
-    def result(self, seconds: float = PATIENCE_S) -> dict[str, t.Any]:
+    def result(self) -> dict[str, t.Any]:
         """How it ended; the mover lives to say so."""
 
         def ended() -> list[dict[str, t.Any]]:
             status = self.status(5)
             return [status["result"]] if status["phase"] == "done" else []
 
-        return eventually("the move ends", ended, seconds)[0]
+        return eventually("the move ends", ended)[0]

@@ -308,6 +308,7 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
         "next_start": _look_at_start(connection, following, macs) if following else {},
         "qemu": version,
         "name_taken": name in known_domains,
+        "has_journal": os.path.exists(paths.journal_file(name)),
         "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
         "pools": libvirt.pool_directories(connection),
     }

@@ -128,7 +128,7 @@ class Channel:
         """Ask the peer to do ``op``; its result. ``stream`` writes the bytes that go with it, no more than ``mib_s`` of
         them in a second (0 is no limit).
 
-        An operation that fails before it has read its stream answers at once; the answer is read then. ``progress``
+        An operation that fails before it has read its stream answers once all of it has come. ``progress``
         hears of the bytes that the peer fetches by itself, and a peer that gets no further is not waited for.
         """
         end = time.monotonic() + timeout_s

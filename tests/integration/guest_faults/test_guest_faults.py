@@ -271,17 +271,25 @@ def test_mover_hangs(guest: Guest, at: str) -> None:
         guest.check(move.source, [move.source])
 
 
-@pytest.mark.parametrize("state", ["prepared", "active"])
-def test_target_hangs(guest: Guest, state: str) -> None:
-    """What answers there: before the decision it is given up, after it nobody goes on until it can be asked again."""
-    move = guest.held(state)
-    result = move.result(2 * PATIENCE_S)
-    if state == "prepared":
-        guest.stays_at(move.source, result)
-    else:
-        assert result["outcome"] == "waiting", result
-        guest.recover()
-        guest.check(move.target, [move.source, move.target])
+def test_target_hangs(guest: Guest) -> None:
+    """What answers there: it goes on at the source. What came of it there stays until what hangs has ended."""
+    move = guest.held()
+    result = move.result()
+    assert result["outcome"] == "source", result
+    guest.counts_on(move.source)
+    assert "still has the copy of an earlier move" in guest.start().result()["error"]
+    kill(move.target, SERVE)
+    guest.recover()
+    guest.stays_at(move.source, result)
+
+
+def test_target_hangs_at_the_handover(guest: Guest) -> None:
+    """After the decision nobody goes on at the source: when it can be asked again, it is the target's."""
+    move = guest.held("active")
+    result = move.result()
+    assert result["outcome"] == "waiting", result
+    guest.recover()
+    guest.check(move.target, [move.source, move.target])
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
