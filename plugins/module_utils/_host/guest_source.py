@@ -244,11 +244,12 @@ class Leaving(kinds.Leaving):
                 self._asked = netns.AddressQuestion(guest_preflight.on_overlay(self.name, self.survey.needs))
 
     def _check_address(self, timeout_s: float = 0.0) -> None:
-        """HostError when somebody else has answered, or does within ``timeout_s``."""
-        asked, self._asked, holder = self._asked, None, None
-        if asked is not None:
-            with contextlib.closing(asked), contextlib.suppress(OSError):
-                holder = asked.holder(timeout_s)
+        """HostError when somebody else has answered, or does within ``timeout_s``. It stays open, as long as this
+        process lasts: to close it would take the guest's time."""
+        holder = None
+        if self._asked is not None:
+            with contextlib.suppress(OSError):
+                holder = self._asked.holder(timeout_s)
         if holder:
             raise HostError(
                 f"address: {self.survey.needs['address']} was taken meanwhile: {holder} answers for it.",

@@ -190,7 +190,8 @@ class AddressQuestion:
     def __init__(self, spec: Endpoint) -> None:
         own = _read(f"/sys/class/net/{spec.bridge}/address").strip()
         self._address, self._known = spec.address, (spec.mac, own)
-        self._link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(arp.ETHERTYPE))
+        # Only what comes of the bridge, from the start: to let go of all else, as to close it, takes the kernel 10 ms.
+        self._link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             self._link.bind((spec.bridge, arp.ETHERTYPE))
             self._link.send(arp.probe(own, spec.address))

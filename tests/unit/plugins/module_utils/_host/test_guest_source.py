@@ -229,9 +229,6 @@ class Question:
         self.waited.append(timeout_s)
         return self._holder
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> str:
