@@ -131,7 +131,7 @@ READ_THE_TIME = {
 
 
 def reads_the_time(source: str) -> bool:
-    """Whether it asks what time it is; what another clock says of a file, or writes into a record, it may tell."""
+    """Whether it asks what time it is as a number to compare. A date for people to read is none (``time.gmtime``)."""
     found = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
     return bool(found & {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"})
 

@@ -290,7 +290,9 @@ def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
     seen["post_copy"] = _lacks_post_copy() if needs["post_copy"] else ""
     if needs["address"]:
         try:
-            seen["address_holder"] = netns.address_holder(on_overlay(str(definition["name"]), needs)) or ""
+            seen["address_holder"] = (
+                netns.address_holder(on_overlay(str(definition["name"]), needs), needs["macs"]) or ""
+            )
         except OSError as error:
             seen["address_holder"] = f"nobody could be asked ({error})"
     return seen
@@ -308,7 +310,6 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
         "next_start": _look_at_start(connection, following, macs) if following else {},
         "qemu": version,
         "name_taken": name in known_domains,
-        "has_journal": os.path.exists(paths.journal_file(name)),
         "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
         "pools": libvirt.pool_directories(connection),
     }

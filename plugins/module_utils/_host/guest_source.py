@@ -241,11 +241,12 @@ class Leaving(kinds.Leaving):
         """Since the plan somebody may have taken it. While the guest stands still nobody waits for an answer."""
         if self.survey.needs["address"]:
             with contextlib.suppress(CnvmError, OSError):
-                self._asked = netns.AddressQuestion(guest_preflight.on_overlay(self.name, self.survey.needs))
+                spec = guest_preflight.on_overlay(self.name, self.survey.needs)
+                self._asked = netns.AddressQuestion(spec, self.survey.needs["macs"])
 
     def _check_address(self, timeout_s: float = 0.0) -> None:
-        """HostError when somebody else has answered, or does within ``timeout_s``. It stays open, as long as this
-        process lasts: to close it would take the guest's time."""
+        """HostError when somebody else has answered, or does within ``timeout_s``. The question's socket is open until
+        this process ends: to close it takes the kernel 10 ms, in which the guest would stand still."""
         holder = None
         if self._asked is not None:
             with contextlib.suppress(OSError):

@@ -63,6 +63,9 @@ def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[
     would take of the ``space`` here."""
     name, me = definition["name"], ownership.host_identity()["name"]
     seen = guest_preflight.look(host, definition, needs)
+    # What an earlier move has left goes as this one begins, be it that what answered then hangs.
+    if records.superseded(files.read_json(paths.journal_file(name)) or {}, owner):
+        seen["name_taken"] = False
     problems = migration.problems(name, me, needs, seen)
     if needs["definition"]:
         root = xml.parse(needs["definition"], f"the definition of {name}", "domain")
@@ -96,7 +99,7 @@ def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[s
     check_held(name, journal)
     if journal["mode"] == migration.OFFLINE:
         # It is not started by that: its owner record names another host.
-        _define(name, journal)
+        _define(name, journal, timeout_s)
     handover.own(name, journal)
     if journal["needs"].get("post_copy"):
         _see_it_run(name, timeout_s)
@@ -135,12 +138,12 @@ def _see_it_run(name: str, timeout_s: float) -> None:
         time.sleep(0.01)
 
 
-def _define(name: str, journal: Record) -> None:
+def _define(name: str, journal: Record, timeout_s: float) -> None:
     def work(connection: libvirt.Connection) -> None:
         with libvirt.doing(f"define the guest {name!r}"):
             connection.defineXML(journal["needs"]["definition"])
 
-    guest_source.patiently(work)
+    guest_source.patiently(work, timeout_s)
 
 
 def _state(each: libvirt.Domain) -> str:

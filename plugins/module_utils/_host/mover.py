@@ -230,9 +230,9 @@ class Move:
             outcome = self._roll_back(undone, " as it was when it was frozen" if frozen else "")
             if frozen:
                 self._stood_still()
-            # Who has not answered just now is not waited for much longer: it asks here what became of the move.
+            # Who has not answered so far is not waited for much longer: it asks here what became of the move.
             with contextlib.suppress(CnvmError):
-                self.channel.call("give_up", timeout_s=10 if isinstance(error, PeerError) else 90)
+                self.channel.call("give_up", timeout_s=10 if self.channel.is_late else 90)
                 undone.append(f"nothing of it is left on {self.channel.peer}")
         self.result.update(said, outcome=outcome, rolled_back=undone)
 

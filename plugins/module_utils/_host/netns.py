@@ -184,12 +184,13 @@ def announce(host: Host, spec: Endpoint, repeats_s: t.Sequence[float] = (0.0,)) 
 class AddressQuestion:
     """Asks everybody on the overlay, once, who else has the address of ``spec``.
 
-    A workload has the same MAC wherever it runs, so its own instance is nobody else.
+    A workload has the same MACs wherever it runs, so its own instance is nobody else. ``macs``: those of its other
+    cards, too (Linux answers with each of them for all of its addresses).
     """
 
-    def __init__(self, spec: Endpoint) -> None:
+    def __init__(self, spec: Endpoint, macs: t.Sequence[str] = ()) -> None:
         own = _read(f"/sys/class/net/{spec.bridge}/address").strip()
-        self._address, self._known = spec.address, (spec.mac, own)
+        self._address, self._known = spec.address, (spec.mac, own, *macs)
         # Only what comes of the bridge, from the start: to let go of all else, as to close it, takes the kernel 10 ms.
         self._link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
@@ -216,9 +217,9 @@ class AddressQuestion:
         self._link.close()
 
 
-def address_holder(spec: Endpoint, timeout_s: float = 0.3) -> t.Optional[str]:
+def address_holder(spec: Endpoint, macs: t.Sequence[str] = (), timeout_s: float = 0.3) -> t.Optional[str]:
     """The MAC of somebody else on the overlay who answers for the address of ``spec``, or None."""
-    with contextlib.closing(AddressQuestion(spec)) as asked:
+    with contextlib.closing(AddressQuestion(spec, macs)) as asked:
         return asked.holder(timeout_s)
 
 

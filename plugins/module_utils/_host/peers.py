@@ -115,6 +115,11 @@ class Channel:
             del self._buffer[: end + 1]
         return found
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the peer still owes an answer to a call that was given up."""
+        return self._awaited > 0
+
     def call(
         self,
         op: str,

@@ -105,12 +105,7 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     if needs["live"] and seen["qemu"] < needs["qemu"]:
         versions = [_version(number) for number in (seen["qemu"], needs["qemu"])]
         found.append(f"QEMU: {host} has {versions[0]}, older than {versions[1]} here. Install a newer one there.")
-    if seen["name_taken"] and seen["has_journal"]:
-        found.append(
-            f"name: {host} still has the copy of an earlier move of {name}. If 'cnvm-host serve' hangs there, kill it. "
-            "Then run the playbook cnvm.platform.recover."
-        )
-    elif seen["name_taken"]:
+    if seen["name_taken"]:
         found.append(f"name: {host} has another domain called {name}.")
     if seen["uuid_taken"]:
         found.append(f"uuid: the UUID of {name} is that of {seen['uuid_taken']} on {host}.")

@@ -214,6 +214,8 @@ def address_taken(host: Host) -> t.Iterator[None]:
         """
     )
     try:
+        state = "/sys/class/net/intruder/brport/state"
+        eventually("the bridge forwards what it says", lambda: host.run("cat", state).stdout.strip() == "3")
         yield
     finally:
         host.run("ip", "netns", "del", "intruder")

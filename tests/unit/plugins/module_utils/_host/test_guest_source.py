@@ -236,7 +236,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> str:
     mac = "52:54:00:aa:aa:aa"
     monkeypatch.setattr(Question, "waited", [])
     monkeypatch.setattr(guest_preflight, "on_overlay", lambda name, needs: mac)
-    monkeypatch.setattr(netns, "AddressQuestion", Question)
+    monkeypatch.setattr(netns, "AddressQuestion", lambda spec, macs: Question(spec))
     monkeypatch.setattr(guest_source, "state_here", lambda name: guest_plan.PAUSED)
     return mac
 
@@ -245,7 +245,7 @@ def addressed(each: Domain, told: list[str]) -> guest_source.Leaving:
     """A move of a guest with an address on the overlay, that stands still."""
     each.state = lambda flags: [PAUSED, 1]  # type: ignore[method-assign]
     leaving = watched(each, 1.0, told)
-    leaving.survey.needs["address"] = "10.1.1.5"
+    leaving.survey.needs.update(address="10.1.1.5", macs=[])
     return leaving
 
 
@@ -271,7 +271,7 @@ def test_with_post_copy_that_is_seen_while_it_can_go_on_here(domain: t.Callable[
 def test_where_nobody_can_be_asked_for_an_address_it_moves(
     domain: t.Callable[..., Domain], monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
-    def fails(spec: object) -> t.NoReturn:
+    def fails(spec: object, macs: object) -> t.NoReturn:
         raise OSError("Network is down")
 
     monkeypatch.setattr(netns, "AddressQuestion", fails)

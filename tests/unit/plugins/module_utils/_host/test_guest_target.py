@@ -19,16 +19,18 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     building,
     files,
+    guest_preflight,
     guest_source,
     guest_target,
     kinds,
     libvirt,
     movedir,
+    ownership,
     template_making,
     templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, migration
 from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_libvirt
@@ -99,6 +101,32 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[int, i
         return made
 
     return make
+
+
+@pytest.mark.parametrize(("generation", "problems"), [(3, []), (4, ["name"])])
+def test_what_an_earlier_move_has_left_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generation: int, problems: list[str]
+) -> None:
+    """It goes as the next move begins. But not what the source has not given up."""
+    monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
+    monkeypatch.setattr(ownership, "host_identity", lambda: {"name": "host2"})
+    seen = {"name_taken": True, "lacks": [], "post_copy": "", "space": []}
+    monkeypatch.setattr(guest_preflight, "look", lambda *args: dict(seen))
+    monkeypatch.setattr(migration, "problems", lambda name, me, needs, seen: ["name"] if seen["name_taken"] else [])
+    left = {"role": "target", "state": "prepared", "peer_id": "h1", "uuid": "u", "generation": 3}
+    files.write_json(paths.journal_file("web"), left)
+    owner = {"owner": "h1", "uuid": "u", "generation": generation}
+    found = guest_target.check(HOST, {"name": "web"}, owner, {"definition": ""})
+    assert found["problems"] == problems
+
+
+def test_one_that_cannot_be_defined_is_told_while_its_source_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(guest_source, "patiently", lambda work, limit_s: limits.append(limit_s))
+    guest_target._define("web", {"needs": {"definition": "<domain/>"}}, 30)
+    assert limits == [30]
 
 
 def test_no_disk_is_made_on_a_template_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

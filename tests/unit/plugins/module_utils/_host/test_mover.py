@@ -261,6 +261,7 @@ class Peer:
 
     peer = "host2"
     fails = ""
+    is_late = False
 
     def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
         if op == self.fails:
@@ -337,6 +338,25 @@ def test_what_failed_first_is_told_also_when_the_rest_fails(
     assert "cnvm.platform.recover" in said
     # ``recover`` has all that it needs.
     assert files.read_json(paths.journal_file("web")) is not None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_has_not_answered_is_not_waited_for_much_longer(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """What failed goes on here by then. The target asks what became of it."""
+    call = Peer.call
+    waits: dict[str, float] = {}
+
+    def answer(self: Peer, op: str, **args: t.Any) -> dict[str, t.Any]:
+        waits[op] = args["timeout_s"]
+        return call(self, op, **args)
+
+    monkeypatch.setattr(Peer, "call", answer)
+    monkeypatch.setattr(Peer, "is_late", late)
+    monkeypatch.setattr(Peer, "fails", "begin")
+    assert move.run()["outcome"] == "source"
+    assert (waits["give_up"] < 20) is late
 
 
 @pytest.mark.parametrize(("refused", "outcome"), [(False, "source"), (True, "waiting")])

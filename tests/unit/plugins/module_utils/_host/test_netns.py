@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import typing as t
@@ -20,6 +21,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._criu import obstacles
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files, netns
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._net import arp
 from ansible_collections.cnvm.platform.plugins.module_utils._net.endpoint import Endpoint, Forward
 
 SPEC = Endpoint(
@@ -255,3 +257,66 @@ def test_nobody_gets_an_mptcp_socket(real_namespace: int, create: t.Callable[...
     host = Host(run=Recorder(json.dumps([LOOPBACK]) + "\n[]\n"))
     assert create(host, SPEC if create is netns.create else "web")
     assert ask().strip() == str(errno.ENOPROTOOPT)
+
+
+class Wire:
+    """A socket on which these frames have come; what was done with it."""
+
+    def __init__(self, frames: t.Sequence[bytes]) -> None:
+        self.frames = list(frames)
+        self.done: list[t.Any] = []
+        self.waits = 0.0
+
+    def bind(self, place: tuple[str, int]) -> None:
+        self.done.append(place)
+
+    def send(self, frame: bytes) -> None:
+        self.done.append(arp.sender_of(frame))
+
+    def settimeout(self, seconds: float) -> None:
+        self.waits = seconds
+
+    def recv(self, size: int) -> bytes:
+        if self.frames:
+            return self.frames.pop(0)
+        raise BlockingIOError if not self.waits else socket.timeout
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+OWN, OTHER, SECOND = "02:00:00:00:00:01", "52:54:00:aa:aa:aa", "52:54:00:00:00:02"
+
+
+@pytest.mark.parametrize(
+    ("frames", "holder"),
+    [
+        ([], None),
+        ([arp.announcement(OTHER, SPEC.address)], OTHER),
+        ([arp.announcement(OTHER, "10.100.101.21"), b"no arp", arp.announcement(OTHER, SPEC.address)], OTHER),
+        # Itself, with each of its cards, and who asks.
+        ([arp.announcement(mac, SPEC.address) for mac in (SPEC.mac, SECOND, OWN)], None),
+    ],
+)
+def test_who_else_has_an_address(
+    monkeypatch: pytest.MonkeyPatch, frames: t.Sequence[bytes], holder: t.Optional[str]
+) -> None:
+    """Asked in a way that takes the kernel no time: without a protocol until it is at the bridge, and left open."""
+    wire = Wire(frames)
+    made: list[t.Any] = []
+    monkeypatch.setattr(netns, "_read", lambda path: f"{OWN}\n")
+    monkeypatch.setattr(socket, "socket", lambda *words: made.append(words) or wire)
+    asked = netns.AddressQuestion(SPEC, [SECOND])
+    assert asked.holder() == holder
+    assert made == [(socket.AF_PACKET, socket.SOCK_RAW, 0)]
+    assert wire.done == [("cnvm0", arp.ETHERTYPE), (OWN, "0.0.0.0")]
+    assert wire.waits == 0
+
+
+def test_somebody_is_given_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire([])
+    monkeypatch.setattr(netns, "_read", lambda path: OWN)
+    monkeypatch.setattr(socket, "socket", lambda *words: wire)
+    assert netns.address_holder(SPEC, timeout_s=5) is None
+    assert wire.waits > 1
+    assert wire.done[-1] == "close"

@@ -154,7 +154,9 @@ time.sleep(9)
     )
     with pytest.raises(PeerError, match="did not answer in time"):
         one.call("template", timeout_s=0.2, progress=pytest.fail)
+    assert one.is_late
     assert one.call("give_up", timeout_s=20) == {"to": "give_up"}
+    assert not one.is_late
 
 
 def test_error_of_the_other_side(channel: t.Any) -> None:

@@ -25,7 +25,7 @@ NEEDS: dict[str, t.Any] = {
 }  # fmt: skip
 SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
-    "cpu": "", "name_taken": False, "has_journal": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [],
+    "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [],
     "address_holder": "",
     "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
     "firmware": [], "next_start": {},
@@ -70,13 +70,6 @@ def test_every_reason_is_told_at_once(keys: set[str]) -> None:
     assert len(found) == len(keys)
     for key in keys:
         assert any(WRONG[key][1] in one for one in found), (key, found)
-
-
-def test_what_an_earlier_move_has_left_is_no_stranger() -> None:
-    """What hangs there keeps it."""
-    (found,) = said(name_taken=True, has_journal=True)
-    assert "name: host2 still has the copy of an earlier move of web." in found
-    assert said(has_journal=True) == []
 
 
 def test_what_no_host_gives_to_a_guest_that_comes_is_told_with_the_rest() -> None:
