@@ -267,9 +267,10 @@ def _others(answers: object, rooms: t.Mapping[str, Room], gone: t.Collection[str
 
 
 def _found(
-    rooms: t.Mapping[str, Room], others: Others, names: t.Iterable[str]
+    rooms: t.Mapping[str, Room], others: Others, names: t.Iterable[str], gone: t.Collection[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """({name: host of the play that has it}, {name: host that has it and is not in the play})."""
+    """({name: host of the play that has it}, {name: host that has it and is not in the play}). What a host had that is
+    ``gone`` nobody has."""
     known = {**{room.name: room.here for room in rooms.values()}, **others.here}
     has: dict[str, str] = {}
     gave: dict[str, str] = {}
@@ -289,8 +290,8 @@ def _found(
                 has[name] = host
             elif guest.get("state") == "moved":
                 to = str(guest.get("placement") or "another host")
-                # Where that host says that it has it no more, the record is history.
-                if to not in known or guest.get("moving"):
+                # Where that host says that it has it no more, or will never say it, the record is history.
+                if to not in {*known, *gone} or guest.get("moving"):
                     gave[name] = to
             elif host in rooms:
                 raise Refused(
@@ -354,7 +355,7 @@ def plan(
                 f"{one.option}: hosts: {unknown[0]!r} is not in this play.", hint=f"Hosts in it: {', '.join(rooms)}."
             )
     asked = _others(others, rooms, gone)
-    placement, elsewhere = _found(rooms, asked, [clone.name for one in sets for clone in one.clones])
+    placement, elsewhere = _found(rooms, asked, [clone.name for one in sets for clone in one.clones], gone)
     for one in sets:
         for clone in one.clones:
             if clone.name in placement:

@@ -209,6 +209,7 @@ def test_one_that_was_moved_and_removed_is_made_again() -> None:
     assert spread("a:1", hosts([moved], []))["new"] == ["a-1"]
     assert spread("a:1", hosts([moved]), others={"h2": {"guests": []}})["new"] == ["a-1"]
     # Not while it is on its way, nor when the host was not asked or did not answer.
+    assert spread("a:1", hosts([moved]), gone=["h2"])["new"] == ["a-1"]
     assert spread("a:1", hosts([{**moved, "moving": True}], []))["elsewhere"] == {"a-1": "h2"}
     assert spread("a:1", hosts([moved]))["elsewhere"] == {"a-1": "h2"}
     assert spread("a:1", hosts([moved]), others={"h2": {"unreachable": True}})["elsewhere"] == {"a-1": "h2"}
