@@ -108,6 +108,10 @@ guests:
       description: How often it was given to a host; grows by one with each move.
       type: int
       sample: 1
+    begun:
+      description: Whether a run that was to make it here was cut off. The next one ends that.
+      type: bool
+      sample: false
     moving:
       description: Whether a move of it is under way, or was cut off and waits for C(cnvm.platform.recover).
       type: bool

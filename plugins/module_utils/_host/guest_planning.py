@@ -116,7 +116,9 @@ class Planner:
             model = job.known.model
             with self._made_by_then(job):
                 self._checks.check_networks(job, model)
-            guest_checks.check_disks(job.name, model, snapshot_records.tops(job.name, model))
+            guest_checks.check_disks(
+                job.name, model, snapshot_records.tops(job.name, model, f"guests: {job.name}: disks")
+            )
             self._check_kind(job, model)
             self._warn_screen(job, model)
         if job.plan.start:
@@ -173,7 +175,7 @@ class Planner:
         definition = definitions.definition_of(item, templates=templates, seeded=job.seed.record if job.seed else None)
         stored = None if job.known is None else job.known.model
         known_disks = {} if seen.definition is None else {one["name"]: one for one in before.get("disks", ())}
-        tops = snapshot_records.tops(job.name, stored) if seen.managed and stored is not None else {}
+        tops = snapshot_records.tops(job.name, stored, f"{where}: disks") if seen.managed else {}
         disks: dict[str, dict[str, t.Any]] = {}
         works = []
         again, making = ownership.begun(job.name, ownership.GUEST), guest_disks.making(job.name)
@@ -197,6 +199,8 @@ class Planner:
             if new and disk["pool"]:
                 guest_disks.check_pool(self.connection, disk["pool"], at)
             top, below = (path, None) if new else tops.get(name, (path, None))
+            if old and stored is not None and seen.managed:
+                _check_place(stored["disks"].get(name), top, {path, was, top}, at)
             digest = templates.get(name, "") if old is None else ""
             if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):
                 # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
@@ -369,6 +373,17 @@ class Planner:
             self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")
         if listen and listen not in ("127.0.0.1", "::1") and not model["graphics"]["password"]:
             self.warnings.append(f"Guest {job.name}: its screen on {listen} has no password.")
+
+
+def _check_place(disk: t.Optional[t.Mapping[str, t.Any]], top: str, places: t.Collection[str], at: str) -> None:
+    """Refused where a guest has a disk in another file than it should: somebody has made a snapshot by other means, or
+    brought it elsewhere. What it has written since is there."""
+    if disk is not None and disk["path"] not in places and os.path.lexists(disk["path"]):
+        raise Refused(
+            f"{at}: libvirt has {disk['path']} for it, and not {top}.",
+            hint="If that is a snapshot, merge it (virsh blockcommit --active --pivot, while the guest runs). Or give "
+            "that file as the path of the disk.",
+        )
 
 
 def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model: Model, where: str) -> None:

@@ -125,6 +125,7 @@ def _report_one(
         "owner": owner.get("owner"),
         "generation": owner.get("generation"),
         "moving": seen.moving,
+        "begun": seen.begun,
         **({"problem": problem} if problem else {}),
     }
     if known is None:

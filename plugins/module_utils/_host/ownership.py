@@ -280,7 +280,9 @@ class Registry:
         if not wanted:
             return
         for name, one in wanted.items():
-            self._given[name] = one.given
+            # What its user has brought there before stays, too, should it come to nothing.
+            before = () if begun(name, self.kind) else _lying(paths.guest_disks_dir(name))
+            self._given[name] = [*one.given, *before]
             self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs), making=sorted(one.making))
             self._claims.append(name)
         try:
@@ -319,6 +321,11 @@ class Registry:
         )
         claim = {key: value for key, value in more.items() if value}
         files.write_json(paths.owner_file(name), {**made, **claim})
+
+
+def _lying(directory: str) -> list[str]:
+    """All files below a directory."""
+    return [f"{place}/{one}" for place, _below, found in os.walk(directory) for one in found]
 
 
 def _holds(answer: t.Mapping[str, t.Any], name: str, kind: str) -> bool:

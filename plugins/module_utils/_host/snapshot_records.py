@@ -10,8 +10,9 @@ import os
 import typing as t
 
 from .._core import paths
+from .._core.errors import Refused
 from .._libvirt import snapshots
-from .._libvirt.domain import Model
+from .._libvirt.domain import EMPTY, Model
 from .._libvirt.snapshots import Record
 from . import files
 
@@ -39,13 +40,22 @@ def names(name: str) -> list[str]:
     return snapshots.names(load(name))
 
 
-def tops(name: str, model: Model) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:
+def tops(name: str, model: t.Optional[Model], option: str) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:
     """{disk: (the file that the guest writes to, what is below it)}; empty for a guest without snapshots.
 
-    ``model``: of its stored XML, by which it is known what a run that was cut off has done.
+    ``model``: of its stored XML, by which it is known what a run that was cut off has done; None when libvirt does not
+    know it any more. Refused when it is not known then.
     """
     record = load(name)
-    return snapshots.tops(snapshots.settle(record, model)) if record else {}
+    if record is None:
+        return {}
+    if model is None and record["pending"]:
+        raise Refused(
+            f"{option}: work on a snapshot was cut off, and libvirt does not know {name} any more: in which file its "
+            "newest state is nobody knows.",
+            hint="Define the domain as it was (virsh define), with the file that was written last.",
+        )
+    return snapshots.tops(snapshots.settle(record, model or EMPTY))
 
 
 def guest_of(path: str) -> str:

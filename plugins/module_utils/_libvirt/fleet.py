@@ -281,7 +281,8 @@ def _found(
                 continue
             if guest.get("problem"):
                 raise Refused(f"Whether {host} has the guest {name!r} is not known: {guest['problem']}")
-            if guest.get("managed"):
+            # One whose making was cut off is made there by the next run.
+            if guest.get("managed") or guest.get("begun"):
                 if name in has:
                     raise Refused(
                         f"Both {has[name]} and {host} say that they have the guest {name!r}.",

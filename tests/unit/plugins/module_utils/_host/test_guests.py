@@ -1965,6 +1965,43 @@ def test_a_snapshot_of_a_running_guest(connection: FakeConnection, place: Path) 
     assert again["guests"][0]["snapshots"] == ["one"]
 
 
+def test_above_a_snapshot_it_is_made_again_when_libvirt_has_lost_it(connection: FakeConnection, place: Path) -> None:
+    """On the file that it has written to since, not on the one below."""
+    bring(WEB)
+    snap("one")
+    del connection.domains["web"]
+    assert bring(WEB)["changed"]
+    assert top(connection) == f"{place}/workloads/web/disks/vda-1.qcow2"
+
+
+def test_nor_is_it_guessed_which_file_is_the_newest(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    record = {"snapshots": [], "files": {}, "tops": {}, "gone": [], "pending": {"x": 1}}
+    monkeypatch.setattr(snapshot_records, "load", lambda name: record)
+    del connection.domains["web"]
+    with pytest.raises(Refused, match="in which file its newest state is nobody knows"):
+        bring(WEB)
+    assert "web" not in connection.domains
+
+
+def test_a_snapshot_that_somebody_has_made_by_other_means_is_not_undone(
+    connection: FakeConnection, place: Path
+) -> None:
+    """What the guest has written since is in that file."""
+    bring({**WEB, "state": "stopped"})
+    path = f"{place}/workloads/web/disks/vda.qcow2"
+    fake_domains.qcow2(Path(f"{path}.backup"), 2**20)
+    text = xml.document(t.cast("t.Any", connection.domains["web"].stored))
+    connection.domains["web"].stored = xml.parse(text.replace(f'"{path}"', f'"{path}.backup"'))
+    for state in ("stopped", "running"):
+        with pytest.raises(Refused, match=r"libvirt has .*vda.qcow2.backup for it, and not .*vda.qcow2\.") as caught:
+            bring({**WEB, "state": state})
+        assert "blockcommit" in caught.value.hint
+    assert top(connection) == f"{path}.backup"
+
+
 def test_what_a_snapshot_that_is_there_lacks_is_said(connection: FakeConnection, place: Path) -> None:
     """It cannot be given to it any more, and who goes back to it would miss it."""
 

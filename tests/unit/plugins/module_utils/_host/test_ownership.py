@@ -284,6 +284,19 @@ def test_what_failed_leaves_nothing(state: Path) -> None:
     assert (undone, ownership.names()) == (["web"], ["db"])
 
 
+def test_what_failed_takes_nothing_that_lay_there_before(state: Path) -> None:
+    """Such as kept disks that somebody has brought back, of which the guest is to get only one."""
+    disks = state / "workloads/web/disks"
+    disks.mkdir(parents=True)
+    for name in ("vda.qcow2", "vdb.qcow2", "install.iso"):
+        (disks / name).touch()
+    registry = Asked({"host2": says()}, kind=ownership.GUEST)
+    registry.claim({"web": Newcomer("u", given=(str(disks / "vda.qcow2"),))})
+    (disks / "made.qcow2").touch()
+    registry.give_up()
+    assert sorted(each.name for each in disks.iterdir()) == ["install.iso", "vda.qcow2", "vdb.qcow2"]
+
+
 # -- What the containers' batch makes of it ---------------------------------------------------------------------------
 def seen(answers: dict[str, t.Any], *wanted: t.Mapping[str, t.Any]) -> t.Any:
     items = [normalise({"image": "cnvm", **item}) for item in wanted]

@@ -204,6 +204,12 @@ def test_one_that_went_away_is_where_it_is() -> None:
     assert found["calls"]["h1"][0]["numbers"] == [2]
 
 
+def test_one_whose_making_was_cut_off_is_made_where_it_was_begun() -> None:
+    begun = {"name": "a-1", "managed": False, "state": "missing", "placement": "h2", "begun": True}
+    found = spread("a:2", hosts([], [begun]))
+    assert (found["placement"]["a-1"], found["new"]) == ("h2", ["a-2"])
+
+
 def test_one_that_was_moved_and_removed_is_made_again() -> None:
     moved = {"name": "a-1", "managed": False, "state": "moved", "placement": "h2"}
     assert spread("a:1", hosts([moved], []))["new"] == ["a-1"]
