@@ -304,8 +304,13 @@ def test_who_else_has_an_address(
     """Asked in a way that takes the kernel no time: without a protocol until it is at the bridge, and left open."""
     wire = Wire(frames)
     made: list[t.Any] = []
+
+    def make(*words: int) -> Wire:
+        made.append(words)
+        return wire
+
     monkeypatch.setattr(netns, "_read", lambda path: f"{OWN}\n")
-    monkeypatch.setattr(socket, "socket", lambda *words: made.append(words) or wire)
+    monkeypatch.setattr(socket, "socket", make)
     asked = netns.AddressQuestion(SPEC, [SECOND])
     assert asked.holder() == holder
     assert made == [(socket.AF_PACKET, socket.SOCK_RAW, 0)]
