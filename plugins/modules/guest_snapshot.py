@@ -37,6 +37,9 @@ options:
         refused where two lines part at it.
       - V(reverted) goes back to it. A running guest is turned off for it, and then started again, or goes on where it
         was when the snapshot has its memory. A disk that it got later stays as it is. This is done in each run.
+      - Once a snapshot has begun to be merged away its files are no longer what they were. V(present) and V(reverted)
+        are refused then, also when the merge was cut off or given up; V(absent) goes on with it.
+      - All of them are refused while libvirt is still at work on a snapshot that a run that was cut off has begun.
     type: str
     choices: [present, absent, reverted]
     default: present
@@ -57,7 +60,8 @@ options:
   timeout_s:
     description:
       - How long the merge of a disk of a running guest may take, in seconds. It is given up then, and the guest goes on
-        as before. A guest that writes faster than is merged would let it go on for ever.
+        as before; the snapshot can only be merged then, by another run with O(state=absent). A guest that writes
+        faster than is merged would let it go on for ever.
     type: raw
     default: 3600
 attributes:

@@ -221,10 +221,11 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         with libvirt.doing(f"look at what the guest {name!r} does"):
             if seen.live is not None and int(seen.domain.jobInfo()[0]):
                 found.append(f"{name} is busy with another job of libvirt on {me['name']}. Wait for it.")
-            found += _kept_by_libvirt(name, seen)
+            ours = snapshot_records.names(name, seen.model)
+            found += _kept_by_libvirt(name, seen, ours)
         private = _private_networks(connection, seen)
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
-    found += migration.refused(name, seen.live, seen.xml, seen.state, snapshot_records.names(name), needs)
+    found += migration.refused(name, seen.live, seen.xml, seen.state, ours, needs)
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
     live = bool(needs["live"])
     mode = migration.LIVE if live else migration.OFFLINE
@@ -263,12 +264,13 @@ def _private_networks(connection: libvirt.Connection, seen: domains.Known) -> li
     return found
 
 
-def _kept_by_libvirt(name: str, seen: domains.Known) -> list[str]:
-    """What libvirt itself keeps of the guest on this host, and would forget."""
+def _kept_by_libvirt(name: str, seen: domains.Known, ours: t.Sequence[str]) -> list[str]:
+    """What libvirt itself keeps of the guest on this host, and would forget. ``ours``: its snapshots of the module
+    guest_snapshot."""
     found = []
     if seen.saved:
         found.append(f"memory: {name} was saved with its memory, which would be lost. {guest_plan.unsave(name)}")
-    if not snapshot_records.names(name) and (seen.domain.snapshotNum() or seen.domain.listAllCheckpoints()):
+    if not ours and (seen.domain.snapshotNum() or seen.domain.listAllCheckpoints()):
         found.append(f"snapshots: libvirt has snapshots or checkpoints of {name}. Delete them first (virsh).")
     return found
 

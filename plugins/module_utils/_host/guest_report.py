@@ -115,7 +115,7 @@ def _report_one(
     owner = seen.owner or {}
     snapshots: list[str] = []
     try:
-        snapshots = snapshot_records.names(name) if seen.managed else []
+        snapshots = snapshot_records.names(name, known.model if known else domain.EMPTY) if seen.managed else []
     except HostError as error:
         problem = str(error)
     found: dict[str, t.Any] = {

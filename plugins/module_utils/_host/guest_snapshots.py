@@ -30,11 +30,8 @@ STATES = ("present", "absent", "reverted")
 _POLL_S = 0.1
 
 
-def listing(name: str) -> list[dict[str, t.Any]]:
+def listing(record: Record) -> list[dict[str, t.Any]]:
     """What is to be said of a guest's snapshots."""
-    record = snapshot_records.load(name)
-    if record is None:
-        return []
     found = []
     for one in record["snapshots"]:
         memory = one.get("memory") or ""
@@ -91,7 +88,7 @@ class Work:
     def create(self, snapshot: str, description: str, *, quiesce: bool, memory: bool) -> None:
         """Freeze the disks (and the memory) as they are now; the guest goes on above them."""
         guest_disks.make_home(self.name)
-        self._finish_pending()
+        self.finish_pending()
         self.record.pop("was", None)
         made = self._new_names()
         image = snapshots.memory_file(self.record, self.home) if memory else ""
@@ -124,16 +121,14 @@ class Work:
         return inserted.union(snapshots.all_files(self.record), *map(guest_jobs.given, models))
 
     def _new_names(self, of: t.Optional[t.Collection[str]] = None) -> dict[str, str]:
-        """Names for the next overlays (of these disks), where nothing is but what a run that was cut off has left; that
-        goes. All else that lies in the guest's directory somebody has brought there."""
+        """Names for the next overlays (of these disks), where nothing is: what lies in the guest's directory somebody
+        has brought there."""
         used = self._used()
 
         def taken(path: str) -> bool:
-            return path in used or (path not in self.left and os.path.lexists(path))
+            return path in used or os.path.lexists(path)
 
         self.record = snapshots.with_free_names(self.record, self.home, taken, of)
-        for path in sorted(self.left):
-            files.remove_file(path)
         return snapshots.overlays(self.record, self.home, of)
 
     def _create_live(self, snapshot: str, made: t.Mapping[str, str], *, quiesce: bool, image: str) -> None:
@@ -168,7 +163,7 @@ class Work:
     def revert(self, snapshot: str) -> None:
         """Throw away what was written since, and go on above the snapshot. A running guest is turned off for it, and
         is afterwards what it was: as the snapshot's memory says, or freshly booted."""
-        self._finish_pending()
+        self.finish_pending()
         kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
         was = self._was()
         made = self._new_names(kept["disks"])
@@ -223,8 +218,10 @@ class Work:
     # -- merging ----------------------------------------------------------------------------------------------------
     def remove(self, snapshot: str) -> None:
         """Merge its files into what is above them. What was done of it stays done when it is cut off."""
-        self._finish_pending()
+        self.finish_pending()
         self.record.pop("was", None)
+        # A merge that is given up half-way has already written to the files that the snapshot is made of.
+        self._keep(snapshots.removing(self.record, snapshot))
         kept = t.cast("dict[str, t.Any]", snapshots.find(self.record, snapshot))
         for step in snapshots.removal(self.record, snapshot):
             after = snapshots.merged(self.record, step, snapshot)
@@ -324,21 +321,32 @@ class Work:
         self.record = {key: value for key, value in after.items() if key != "gone"}
         snapshot_records.save(self.name, self.record)
 
-    def _finish_pending(self) -> None:
+    def finish_pending(self) -> None:
         """Write down what ``settle`` has found out of a run that was cut off, and remove what that has left."""
         known = snapshot_records.load(self.name)
         if known is None or not (known["pending"] or known.get("gone")):
             return
-        gone = set(self.record.get("gone", ()))
-        if not self.live:
-            # What was to be made was not used, and nobody is at work on it any more.
-            gone |= self.left
-        self._keep(self.record, sorted(gone))
+        # What was to be made was not used, and nobody is at work on it any more.
+        self._keep(self.record, sorted(self.left.union(self.record.get("gone", ()))))
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # The module's work
 # --------------------------------------------------------------------------------------------------------------------
+def _check_idle(connection: libvirt.Connection, name: str) -> None:
+    """Refused while libvirt is at work on what a run that was cut off has begun: it is not known yet what will be."""
+    if not (snapshot_records.load(name) or {}).get("pending"):
+        return
+    each = libvirt.domain(connection, name)
+    with libvirt.doing(f"look at what the guest {name!r} does"):
+        busy = each is not None and each.isActive() and int(each.jobInfo()[0])
+    if busy:
+        raise Refused(
+            f"libvirt is still at work on a snapshot of guest {name!r} that was begun.",
+            hint="Try again when it has ended (virsh domjobinfo).",
+        )
+
+
 def _check(
     name: str, known: t.Optional[Known], host_id: str, state: str, snapshot: str, *, quiesce: bool, memory: bool
 ) -> str:
@@ -350,20 +358,26 @@ def _check(
         raise InputError(f"guests: this host has no guest {name!r}.", hint="See cnvm.platform.guest_info.")
     if ownership.is_moving(name):
         raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
-    there = snapshot in snapshot_records.names(name)
+    record = snapshot_records.settled(snapshot_records.load(name), known.model)
+    there = snapshots.find(record, snapshot)
+    if there and there.get("removing") and state != "absent":
+        raise Refused(
+            f"name: the snapshot {snapshot!r} of guest {name!r} is being merged away.",
+            hint="Finish that with state: absent.",
+        )
     if state == "reverted":
         if not there:
-            known_names = ", ".join(snapshot_records.names(name)) or "none"
+            known_names = ", ".join(snapshots.names(record)) or "none"
             raise InputError(f"name: guest {name!r} has no snapshot {snapshot!r}.", hint=f"It has: {known_names}.")
         return "revert"
-    if there == (state == "present"):
+    if bool(there) == (state == "present"):
         return ""
     if known.saved:
         what = f"Guest {name!r} was saved with its memory, which fits its disks as they are."
         raise Refused(what, hint=guest_plan.unsave(name))
     if state == "absent":
         # Refused, where it cannot be, before it is done for another guest.
-        snapshots.removal(snapshot_records.settled(snapshot_records.load(name), known.model), snapshot)
+        snapshots.removal(record, snapshot)
         return "remove"
     if not snapshots.empty(known.model)["tops"]:
         raise InputError(f"guests: {name!r} has no disk that it writes to.", hint="There is nothing to snapshot.")
@@ -415,34 +429,39 @@ def bring_to(
         if not check_mode:
             for name in sorted(wanted):
                 held.enter_context(files.lock(paths.lock_file(name), f"working on snapshots of guest {name!r}"))
+        # Asked first: what has ended by then is in the XML that is read.
+        for name in wanted:
+            _check_idle(connection, name)
         known = read(connection, wanted)
         todo = {
             name: _check(name, known.get(name), host_id, state, word, quiesce=quiesce, memory=memory) for name in wanted
         }
         for name in wanted:
-            before[name] = snapshot_records.names(name)
+            work = Work(host, connection, name, known[name], timeout_s=limit)
+            before[name] = snapshots.names(work.record)
             if state == "present" and not todo[name]:
-                there = t.cast("dict[str, t.Any]", snapshots.find(snapshot_records.load(name), word))
+                there = t.cast("dict[str, t.Any]", snapshots.find(work.record, word))
                 lacking = snapshots.lacking(there, description, quiesce=quiesce, memory=memory)
                 if lacking:
                     warnings.append(
                         f"guests: {name}: the snapshot {word!r} is there already and stays as it was made "
                         f"({'; '.join(lacking)}). Merge it away first, or make one of another name."
                     )
-            if todo[name] and not check_mode:
-                work = Work(host, connection, name, known[name], timeout_s=limit)
+            if not check_mode:
                 if todo[name] == "create":
                     work.create(word, description, quiesce=quiesce, memory=memory)
                 elif todo[name] == "revert":
                     work.revert(word)
-                else:
+                elif todo[name] == "remove":
                     work.remove(word)
+                else:
+                    work.finish_pending()
             results.append(
                 {
                     "name": name,
                     "changed": bool(todo[name]),
                     "actions": [f"{todo[name]} {word}"] if todo[name] else [],
-                    "snapshots": listing(name),
+                    "snapshots": listing(work.record),
                 }
             )
     return {

@@ -35,9 +35,10 @@ def settled(record: t.Optional[Record], model: Model) -> Record:
     return snapshots.joined(snapshots.settle(record, model), model) if record else snapshots.empty(model)
 
 
-def names(name: str) -> list[str]:
-    """The snapshots that a guest has, oldest first."""
-    return snapshots.names(load(name))
+def names(name: str, model: Model) -> list[str]:
+    """The snapshots that a guest has, oldest first; ``model``: of its stored XML."""
+    record = load(name)
+    return snapshots.names(snapshots.settle(record, model)) if record else []
 
 
 def tops(name: str, model: t.Optional[Model], option: str) -> dict[str, tuple[str, list[dict[str, t.Any]]]]:

@@ -12,7 +12,8 @@ A snapshot is a file that nobody writes to any more; the guest goes on in an ove
 ``files``
     {path: ``disk``, ``format``, ``backing`` (path or ''), ``read_only`` (a template's)} of all of them, bases included
 ``snapshots``
-    in the order in which they were made: ``name``, ``parent``, ``disks`` ({disk: file}), ``created`` and more
+    in the order in which they were made: ``name``, ``parent``, ``disks`` ({disk: file}), ``created`` and more;
+    ``removing`` once it is being merged away, as its files are then no longer what they were
 ``current``
     the snapshot above which the guest is now; ``serial``: number of the last overlay
 ``pending``
@@ -253,6 +254,13 @@ def removal(record: Record, name: str) -> list[Merge]:
     return steps
 
 
+def removing(record: Record, name: str) -> Record:
+    """The record with a snapshot that is being merged away: none can go back to it any more."""
+    after = copy.deepcopy(record)
+    t.cast("dict[str, t.Any]", find(after, name))["removing"] = True
+    return after
+
+
 def merged(record: Record, step: Merge, name: str) -> Record:
     """The record after one step of the removal of the snapshot ``name``."""
     after = copy.deepcopy(record)
@@ -277,7 +285,7 @@ def removed(record: Record, name: str) -> Record:
     """The record without a snapshot whose files were merged."""
     after = copy.deepcopy(record)
     gone = t.cast("dict[str, t.Any]", find(after, name))
-    after["snapshots"] = [one for one in after["snapshots"] if one["name"] != name]
+    after["snapshots"] = [one for one in after["snapshots"] if one is not gone]
     for one in after["snapshots"]:
         if one["parent"] == name:
             one["parent"] = gone["parent"]

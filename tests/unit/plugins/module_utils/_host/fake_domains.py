@@ -73,7 +73,8 @@ def library() -> types.SimpleNamespace:
 
 
 class FakeDomain:
-    """``obeys``: it shuts down when told. ``refuses``: {method: error} of what fails. ``catches_up``: a merge does."""
+    """``obeys``: it shuts down when told. ``refuses``: {method: error} of what fails. ``catches_up``: a merge does.
+    ``job``: libvirt is at work on it."""
 
     def __init__(self, connection: FakeConnection, text: str) -> None:
         self.connection = connection
@@ -88,6 +89,7 @@ class FakeDomain:
         self.sizes: dict[str, int] = {}
         self.saved = False
         self.catches_up = True
+        self.job = 0
         self.merges: dict[str, str] = {}
 
     def _did(self, what: str, *details: t.Any) -> None:
@@ -142,6 +144,11 @@ class FakeDomain:
 
     def hasManagedSaveImage(self) -> int:
         return int(self.saved)
+
+    def jobInfo(self) -> list[int]:
+        if self.live is None:
+            raise FakeError(errors.OPERATION_INVALID, "domain is not running")
+        return [self.job]
 
     def managedSaveRemove(self, flags: int) -> None:
         self._did("unsave")

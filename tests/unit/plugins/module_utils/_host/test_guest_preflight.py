@@ -24,7 +24,6 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     kvm,
     libvirt,
     movedir,
-    snapshot_records,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, xml
 
@@ -232,13 +231,12 @@ def test_what_libvirt_would_forget_keeps_a_guest_here(
     ours: list[str],
     said: list[str],
 ) -> None:
-    monkeypatch.setattr(snapshot_records, "names", lambda name: ours)
     each = types.SimpleNamespace(
         name=lambda: "web", hasManagedSaveImage=lambda: saved, snapshotNum=lambda: snapshots,
         listAllCheckpoints=lambda: checkpoints,
     )  # fmt: skip
     monkeypatch.setattr(libvirt, "library", fake_domains.library)
-    found = guest_preflight._kept_by_libvirt("web", domains.Known(each, "stopped", "", True, False))
+    found = guest_preflight._kept_by_libvirt("web", domains.Known(each, "stopped", "", True, False), ours)
     assert len(found) == len(said)
     assert all(one.startswith(words) for one, words in zip(found, said))
 

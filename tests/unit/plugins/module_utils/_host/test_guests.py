@@ -46,7 +46,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import domain, errors, guest_definition, xml
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import (
+    domain,
+    errors,
+    guest_definition,
+    snapshots,
+    xml,
+)
 from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_domains
@@ -2096,7 +2102,7 @@ def test_what_cannot_be_merged_is_said_before_any_is(connection: FakeConnection)
     for check_mode in (True, False):
         with pytest.raises(Refused, match="part"):
             guest_snapshots.bring_to(host, ["db", "web"], "one", "absent", check_mode=check_mode)
-    assert snapshot_records.names("db") == ["one"]
+    assert snapshots.names(snapshot_records.load("db")) == ["one"]
 
 
 def test_going_back_starts_a_running_guest_again(connection: FakeConnection) -> None:
@@ -2141,6 +2147,109 @@ def test_what_a_run_that_was_cut_off_has_left_is_settled(
     # The XML of the second was written: it is there, and the next one is above it.
     assert top(connection).endswith("vda-1.qcow2")
     assert [each["name"] for each in snap("three")["snapshots"]] == ["after_keep", "three"]
+
+
+def made_and_killed(name: str, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch, **more: t.Any) -> None:
+    """A snapshot that libvirt has made, by a run that was killed before it could write that down."""
+    each = connection.domains["web"]
+    make = each.snapshotCreateXML
+
+    def killed(text: str, flags: int) -> t.NoReturn:
+        make(text, flags)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(each, "snapshotCreateXML", killed)
+        patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
+        with pytest.raises(Killed):
+            snap(name, **more)
+
+
+def test_a_snapshot_whose_run_was_killed_is_there(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    made_and_killed("one", connection, monkeypatch)
+    before = (place / "workloads/web/snapshots.json").read_text()
+    assert bring(WEB)["guests"][0]["snapshots"] == ["one"], "a move is refused for it"
+    for state, done in (("present", []), ("reverted", ["revert one"]), ("absent", ["remove one"])):
+        found = snap("one", state, check_mode=True)
+        assert (found["actions"], [each["name"] for each in found["snapshots"]]) == (done, ["one"])
+    assert (place / "workloads/web/snapshots.json").read_text() == before
+    assert not snap("one")["changed"]
+    record = json.loads((place / "workloads/web/snapshots.json").read_text())
+    assert (snapshots.names(record), record["pending"]) == (["one"], None)
+    snap("one", "absent")
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+
+
+def test_what_a_killed_run_has_left_goes_also_when_nothing_is_to_do(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    memory = place / "workloads/web/disks/memory-1.save"
+
+    def half(text: str, flags: int) -> t.NoReturn:
+        memory.write_text("half of it")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection.domains["web"], "snapshotCreateXML", half)
+        patch.setattr(guest_snapshots.Work, "_back", lambda *args: None)
+        with pytest.raises(Killed):
+            snap("one", memory=True)
+    snap("one", "absent", check_mode=True)
+    assert memory.exists()
+    assert not snap("one", "absent")["changed"]
+    assert not memory.exists()
+    assert not (place / "workloads/web/snapshots.json").exists()
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_what_libvirt_is_still_at_work_on_is_left_alone(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    bring(WEB)
+    each = connection.domains["web"]
+    made_and_killed("one", connection, monkeypatch, memory=True)
+    before = (place / "workloads/web/snapshots.json").read_text()
+    memory = place / "workloads/web/disks/memory-1.save"
+    memory.write_text("half of it")
+    each.job = 2
+    with pytest.raises(Refused, match="still at work on a snapshot of guest 'web'"):
+        snap("one", state)
+    assert memory.exists()
+    assert (place / "workloads/web/snapshots.json").read_text() == before
+    each.job = 0
+    assert snap("one")["snapshots"][0]["memory"]
+    # Any other job is libvirt's to refuse.
+    each.job = 2
+    assert not snap("one")["changed"]
+
+
+def test_a_snapshot_that_is_half_merged_is_not_gone_back_to(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring({**WEB, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+    snap("one")
+    each = connection.domains["web"]
+    commit = each.blockCommit
+    for cut_at in ("vda", "vdb"):
+        with monkeypatch.context() as patch:
+
+            def commit_until(disk: str, *more: t.Any, at: str = cut_at) -> None:
+                return cut() if disk == at else commit(disk, *more)
+
+            patch.setattr(each, "blockCommit", commit_until)
+            with pytest.raises(Killed):
+                snap("one", "absent")
+        for state in ("present", "reverted"):
+            with pytest.raises(Refused, match="the snapshot 'one' of guest 'web' is being merged away") as caught:
+                snap("one", state)
+            assert "state: absent" in caught.value.hint
+    snap("one", "absent")
+    assert sorted(os.listdir(place / "workloads/web/disks")) == ["vda.qcow2", "vdb.qcow2"]
+    assert snap("one")["changed"]
 
 
 def test_going_back_without_room_leaves_a_guest_as_it_is(

@@ -82,6 +82,23 @@ def test_a_merge_into_the_base_brings_back_the_first_file() -> None:
     assert third.active
 
 
+def test_of_two_of_one_name_only_the_merged_one_goes() -> None:
+    """The guest still writes above the other one."""
+    record = make(make(snapshots.empty(model()), "one"), "one")
+    for step in snapshots.removal(record, "one"):
+        record = snapshots.merged(record, step, "one")
+    record = snapshots.removed(record, "one")
+    assert [each["disks"] for each in record["snapshots"]] == [snapshots.empty(model())["tops"]]
+    assert snapshots.tops(record)["vda"][0] == f"{HOME}/vda-2.qcow2"
+
+
+def test_that_one_is_being_merged_away_is_known_until_it_is() -> None:
+    record = snapshots.removing(make(make(snapshots.empty(model()), "one"), "two"), "one")
+    for step in snapshots.removal(record, "one"):
+        record = snapshots.merged(record, step, "one")
+        assert [each.get("removing", False) for each in record["snapshots"]] == [True, False]
+
+
 def test_where_lines_part_nothing_is_merged() -> None:
     record = make(make(snapshots.empty(model()), "one"), "two")
     record, gone = snapshots.reverted(record, "one", snapshots.overlays(record, HOME))
