@@ -491,10 +491,8 @@ def test_all_that_is_sent_is_limited_and_counted(tmp_path: Path) -> None:
         if op == "file":
             more["stream"](io.BytesIO())
 
-    move = mover.Move(
-        t.cast("t.Any", None), {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60,
-        "bandwidth_mib_s": 50}, "m1", lambda status: None,
-    )  # fmt: skip
+    request = {"kind": "guest", "name": "web", "target": "host2", "timeout_s": 60, "bandwidth_mib_s": 50}
+    move = mover.Move(t.cast("t.Any", None), request, "m1", lambda status: None)
     move.channel = t.cast("t.Any", types.SimpleNamespace(call=call))
     move.time = seen
     survey = types.SimpleNamespace(needs={"brought": [str(seed)]}, learnt={"templates": ["a" * 64]})
