@@ -54,8 +54,6 @@ _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
-# Of somebody who has the guest's address.
-_ANSWER_S = 0.3
 # What still waits in the kernel when the guest stops is sent while it stands still. QEMU fills this up in time.
 _UNSENT_BYTES = 128 << 10
 # Of QEMU, where libvirt has it.
@@ -284,7 +282,7 @@ class Leaving(kinds.Leaving):
         move = self.move
         # Later QEMU lets the guest go on nowhere but there.
         self._ask_for_address()
-        self._check_address(_ANSWER_S)
+        self._check_address(netns.ANSWER_S)
         move.mode = plan.POST_COPY
         move.journal["mode"] = plan.POST_COPY
         reason = f"{pace.vain} rounds over its memory, with {pace.limit_ms} ms to stand still, left no less to copy"

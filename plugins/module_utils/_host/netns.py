@@ -43,6 +43,8 @@ _TCP_LISTEN = "0A"
 _UDP_UNCONNECTED = "07"
 _MPTCP = "/proc/sys/net/mptcp/enabled"
 _Result = t.TypeVar("_Result")
+# How long somebody who has an address is given to say so.
+ANSWER_S = 0.3
 
 
 # -- The namespace
@@ -217,7 +219,7 @@ class AddressQuestion:
         self._link.close()
 
 
-def address_holder(spec: Endpoint, macs: t.Sequence[str] = (), timeout_s: float = 0.3) -> t.Optional[str]:
+def address_holder(spec: Endpoint, macs: t.Sequence[str] = (), timeout_s: float = ANSWER_S) -> t.Optional[str]:
     """The MAC of somebody else on the overlay who answers for the address of ``spec``, or None."""
     with contextlib.closing(AddressQuestion(spec, macs)) as asked:
         return asked.holder(timeout_s)

@@ -310,10 +310,9 @@ class Registry:
         given = {path for path in known if path.startswith(f"{directory}/")}
         if not given:
             files.remove_tree(paths.workload_dir(name))
-        for place, _below, found in os.walk(directory):
-            for path in (f"{place}/{one}" for one in found):
-                if path not in given:
-                    files.remove_file(path)
+        for path in _lying(directory):
+            if path not in given:
+                files.remove_file(path)
 
     def _write(self, name: str, uuid: str, **more: t.Any) -> None:
         made = records.owner_record(
