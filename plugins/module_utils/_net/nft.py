@@ -91,8 +91,10 @@ def overlay_rules(document: Document) -> str:
     """What the packet filter does for the overlay.
 
     The gateway address is on every host: neither ARP for it nor its MAC may cross to another host. VXLAN is let in from
-    the tunnel alone and never out beside it. Containers reach the world as the host, but open no connection
-    to the hosts' tunnels.
+    the tunnel alone and never out beside it. Containers and guests reach the world as the host, but open no connection
+    to the hosts' tunnels, neither to another's nor to that of their own; nor does anybody else but the hosts. Linux
+    would take packets for a tunnel's address wherever they come from, and what listens there trusts its peers: QEMU
+    takes a guest's memory and its disks from whoever comes first.
 
     Where bridged packets pass the IP filter too (br_netfilter, as Docker wants it), they must leave no trace in the
     connection table: a packet on its way to the gateway would be taken for known there and not be masqueraded. Nor does
@@ -106,12 +108,13 @@ def _overlay_rules(document: Document, mark: str) -> str:
     inside = f'{{ "{document["bridge"]}", "{GATEWAY}" }}'
     if encrypted(document):
         vxlan_in = f'udp dport {port} iifname != "{TUNNEL}" drop'
+        beside = f'ip daddr {document["self"]["tunnel"]} iifname != {{ "{TUNNEL}", "lo" }} drop'
         vxlan_out = f'udp dport {port} oifname != "{TUNNEL}" drop'
         tunnels = f'iifname {inside} oifname "{TUNNEL}" ct state != {{ established, related }} drop'
     else:
         peers = ", ".join(sorted(peer["underlay"] for peer in document["peers"]))
         vxlan_in = f"udp dport {port} ip saddr != {{ {peers} }} drop" if peers else f"udp dport {port} drop"
-        vxlan_out = tunnels = ""
+        beside = vxlan_out = tunnels = ""
     forward = egress = ""
     if document["masquerade"]:
         forward = f"""
@@ -136,6 +139,7 @@ def _overlay_rules(document: Document, mark: str) -> str:
   chain input {{
     type filter hook input priority -10; policy accept;
     {vxlan_in}
+    {beside}
   }}
   chain output {{
     type filter hook output priority -10; policy accept;

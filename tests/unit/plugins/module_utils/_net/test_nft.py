@@ -119,6 +119,11 @@ def test_vxlan_stays_in_the_tunnel() -> None:
     assert 'udp dport 4789 oifname != "cnvm-wg" drop' in TEXTS["overlay"]
 
 
+def test_a_tunnel_s_address_is_for_the_hosts_alone() -> None:
+    assert 'ip daddr 10.100.100.1 iifname != { "cnvm-wg", "lo" } drop' in TEXTS["overlay"]
+    assert 'iifname { "cnvm0", "cnvm-gw" } oifname "cnvm-wg" ct state' in TEXTS["overlay"]
+
+
 def test_without_encryption_vxlan_comes_from_peers_only() -> None:
     assert "udp dport 4789 ip saddr != { 192.0.2.2 } drop" in TEXTS["plain"]
     assert "    udp dport 4789 drop" in TEXTS["alone"]
