@@ -170,7 +170,7 @@ options:
     description:
       - Directories, with those below them, in which images may lie that rest on those that are changed. The directory
         of an image, the collection's own places, and the directories of libvirt's pools and of the disks of all domains
-        are looked through anyway.
+        are looked through anyway. So are the images that the collection has made, or that its guests have left.
     type: list
     elements: str
     default: []

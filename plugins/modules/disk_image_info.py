@@ -30,7 +30,8 @@ options:
   dependants_in:
     description:
       - Directories to look through for images, with those below them. The directory of each image, the collection's
-        own places, and the directories of libvirt's pools and of the disks of all domains are looked through anyway.
+        own places, and the directories of libvirt's pools and of the disks of all domains are looked through anyway. So
+        are the images that the collection has made, or that its guests have left.
     type: list
     elements: str
     default: []

@@ -30,7 +30,8 @@ options:
   state:
     description:
       - V(present) makes sure that the name stands for the template.
-      - V(absent) removes the name, and the template with its last name. It is refused while disks of guests rest on it.
+      - V(absent) removes the name, and the template with its last name. It is refused while disks of guests rest on it,
+        or other images that the collection has made, or that its guests have left, wherever these lie.
     type: str
     choices: [present, absent]
     default: present

@@ -20,7 +20,8 @@ options:
   dependants:
     description:
       - Whether to look for what rests on them. Images in the collection's own directories, in those of libvirt's pools
-        and beside the disks of all domains are read for it.
+        and beside the disks of all domains are read for it, and those that the collection has made or that its guests
+        have left, wherever they lie.
     type: bool
     default: true
   verify:

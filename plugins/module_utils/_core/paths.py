@@ -126,6 +126,8 @@ def netns_path(name: str) -> str:
 
 KEPT_DISKS = f"{STATE}/kept-disks"
 TEMPLATES = f"{STATE}/templates"
+# What is written down of disk images, wherever these lie.
+DISK_RECORDS = f"{STATE}/disks"
 
 
 def template_dir(digest: str) -> str:

@@ -13,7 +13,6 @@ import os
 import stat
 import typing as t
 
-from .._core import paths
 from .._core.errors import HostError, InputError, Refused
 from .._image import commands, headers, trust
 from .._image.chain import Node
@@ -21,48 +20,17 @@ from .._image.commands import Condition, Making
 from .._image.definition import Source, Wanted, normalise_all, path_of
 from .._image.formats import FORMATS
 from .._image.plan import Plan, Seen, in_place, plan
-from . import disk_guests, disks, files, snapshot_records, templates
+from . import disk_guests, disk_records, disks, files, snapshot_records, templates
 from .disks import Attributes
 from .system import Host
 
-SCHEMA = 1
-RECORDS = f"{paths.STATE}/disks"
 # In check mode, the size of an image that nobody has made yet: larger than nothing, so that every size will do.
 _NOT_KNOWN = headers.SECTOR
 # What a raw disk begins with though it is one: a CD's file system, and a disk that its guest has encrypted.
 _IN_RAW = ("iso", "luks")
 
 
-# -- Records
-
-
-def _record_file(path: str) -> str:
-    return f"{RECORDS}/{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"
-
-
-def _last_record(path: str) -> dict[str, t.Any]:
-    """What the image was made of that was made here last; another file may lie there now."""
-    return files.read_json(_record_file(path)) or {}
-
-
-def _record(path: str) -> dict[str, t.Any]:
-    """What an image was made of; empty when that is not known of the file that lies there now."""
-    known = _last_record(path)
-    try:
-        return known if known.get("inode") == os.lstat(path).st_ino else {}
-    except FileNotFoundError:
-        return {}
-
-
-def _write_record(wanted: Wanted, made_of: str) -> None:
-    value = {
-        "schema": SCHEMA,
-        "path": wanted.path,
-        "format": wanted.format,
-        "inode": os.lstat(wanted.path).st_ino,
-        "made_of": made_of,
-    }
-    files.write_json(_record_file(wanted.path), value)
+# -- What they are made of
 
 
 def _made_of(wanted: Wanted) -> str:
@@ -162,7 +130,7 @@ class _Work:
             if (wanted.check or wanted.repair != "none") and FORMATS[wanted.format].checks:
                 seen = dataclasses.replace(seen, condition=disks.check(self.host, wanted.path, wanted.format))
         if wanted.source and wanted.replace:
-            last, now = _last_record(wanted.path), self._made_of(wanted, wanted.source)
+            last, now = disk_records.last(wanted.path), self._made_of(wanted, wanted.source)
             same, ours = bool(now) and last.get("made_of") == now, last.get("inode") == status.st_ino
             up_to_date = same and ours and seen.header is not None
             seen = dataclasses.replace(seen, up_to_date=up_to_date, swapped=same and not ours)
@@ -226,6 +194,9 @@ class _Work:
                     below = templates.at(wanted.backing) if wanted.backing else []
                     with templates.used(below, f"making {wanted.path}"):
                         condition = self._do(wanted, seen, made) or condition
+                elif wanted.state == "absent":
+                    # Somebody else has removed it.
+                    disk_records.forget(wanted.path)
                 after = self._shown(wanted, self._seen_again(wanted)) if made.changed else before
         status = os.lstat(wanted.path) if after and os.path.lexists(wanted.path) else None
         return {
@@ -273,9 +244,12 @@ class _Work:
         condition = None
         if made.remove:
             files.remove_file(path, durable=True)
-            files.remove_file(_record_file(path))
+            disk_records.forget(path)
             return None
-        made_of = _record(path).get("made_of", "")
+        if wanted.backing:
+            # First: it may lie where nobody else looks who removes what it rests on.
+            disk_records.note(path)
+        made_of = disk_records.of(path).get("made_of", "")
         if made.make == "convert":
             source = t.cast(Source, wanted.source)
             made_of = _made_of(wanted)
@@ -308,7 +282,7 @@ class _Work:
         else:
             condition = self._in_a_copy(wanted, made)
         if made.make or (made_of and made.touches):
-            _write_record(wanted, made_of)
+            disk_records.write(path, kind, made_of)
         disks.set_attributes(path, attributes)
         return condition
 
@@ -435,7 +409,7 @@ def report(
 
 
 def _told(path: str, with_digest: bool) -> dict[str, t.Any]:
-    top = disks.inspect(path, str(_record(path).get("format") or ""))
+    top = disks.inspect(path, str(disk_records.of(path).get("format") or ""))
     one = {**_node(top), "in_use": disks.in_use(path)}
     header = top.header
     one.update(

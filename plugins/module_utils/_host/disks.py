@@ -34,7 +34,7 @@ from .._image.chain import Node
 from .._image.commands import Condition, Making
 from .._image.formats import FORMATS
 from .._image.overlay import CLUSTER, overlay
-from . import domains, files
+from . import disk_records, domains, files
 from .system import Host
 
 # Directories below these are looked through for images that rest on another one.
@@ -224,14 +224,21 @@ def overlays(directories: t.Iterable[str], *, beside: t.Iterable[str] = ()) -> d
     places = {**dict.fromkeys(beside, 0), **dict.fromkeys(directories, MOST_DEPTH)}
     for directory, depth in places.items():
         for path in _files_below(directory, depth):
-            # Damaged, forged or gone meanwhile: it rests on nothing that we could name.
-            with contextlib.suppress(OSError, Refused, InputError, HostError):
-                with File(path) as image:
-                    kind = next((mark for mark in headers.identify(image) if mark in ("qcow2", "vmdk")), "")
-                    backing = headers.parse(image, kind).backing if kind else ""
-                if backing:
-                    found[path] = os.path.realpath(chains.resolve(path, backing))
+            below = rests_on(path)
+            if below:
+                found[path] = below
     return found
+
+
+def rests_on(path: str) -> str:
+    """The real path of what lies below an image by its content; '' for nothing, also where it cannot be told."""
+    # Damaged, forged or gone meanwhile: it rests on nothing that we could name.
+    with contextlib.suppress(OSError, Refused, InputError, HostError):
+        with File(path) as image:
+            kind = next((mark for mark in headers.identify(image) if mark in ("qcow2", "vmdk")), "")
+            backing = headers.parse(image, kind).backing if kind else ""
+        return os.path.realpath(chains.resolve(path, backing)) if backing else ""
+    return ""
 
 
 def dependants(directories: t.Iterable[str] | str, path: str) -> list[str]:
@@ -248,11 +255,19 @@ def resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
 
 def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict[str, str]:
     """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, where
-    libvirt's guests have their images, in ``more``."""
+    libvirt's guests have their images, in ``more``, and where images were made or left behind."""
     beside = {*(os.path.dirname(path) for path in wanted), *domains.image_directories()}
     # Of workloads their disks alone. Beside them lies what containers write: any number of files that say anything.
     guests = glob.glob(f"{glob.escape(paths.WORKLOADS)}/*/disks")
-    return overlays([*sorted(guests), paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
+    found = overlays([*sorted(guests), paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
+    # Read last: who takes a disk away from a guest writes that down first.
+    seen = {os.path.realpath(path) for path in found}
+    for path in disk_records.layered():
+        below, real = rests_on(path), os.path.realpath(path)
+        if below and real not in seen:
+            found[path] = below
+            seen.add(real)
+    return found
 
 
 def overlays_known(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> tuple[t.Optional[dict[str, str]], list[str]]:

@@ -158,8 +158,8 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
     """What rests on a template: ``guest NAME``, and the paths of other images.
 
     Guests by their definitions, wherever their disks are, and all images whose headers name it, in the collection's own
-    places and where libvirt's guests have theirs. ``overlays``: those of ``disks.overlays_around``, where several
-    templates are looked at.
+    places, where libvirt's guests have theirs, and where images are on record. ``overlays``: those of
+    ``disks.overlays_around``, where several templates are looked at.
     """
     guests, theirs = set(), set()
     try:
@@ -171,7 +171,8 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
         for disk in definition.get("disks") or ():
             if disk.get("linked") and disk.get("template_digest") == digest:
                 guests.add(name)
-                theirs.add(disk["path"] or paths.pooled_disk(name, disk["name"], disk["format"]))
+                pooled = paths.pooled_disk(name, disk["name"], disk["format"])
+                theirs.add(os.path.realpath(disk["path"]) if disk["path"] else pooled)
     real = os.path.realpath(paths.template_disk(digest))
     found = disks.overlays_around([real]) if overlays is None else overlays
     others = []
@@ -180,7 +181,7 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
             home = path[len(paths.WORKLOADS) + 1 :].split("/") if path.startswith(f"{paths.WORKLOADS}/") else []
             if len(home) > 1:
                 guests.add(home[0])
-            elif not theirs & {path, os.path.basename(path)}:
+            elif not theirs & {os.path.realpath(path), os.path.basename(path)}:
                 others.append(path)
     return [*(f"guest {name}" for name in sorted(guests)), *sorted(others)]
 

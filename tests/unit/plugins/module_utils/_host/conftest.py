@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt, limit
 
 from .fake_clock import Clock
@@ -16,6 +19,13 @@ from .fake_clock import Clock
 def no_connection_to_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is left by another test."""
     monkeypatch.setattr(libvirt, "_mine", libvirt._Mine())
+
+
+@pytest.fixture(autouse=True)
+def disk_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is written down of disk images."""
+    monkeypatch.setattr(paths, "DISK_RECORDS", str(tmp_path / "records"))
+    return tmp_path / "records"
 
 
 @pytest.fixture

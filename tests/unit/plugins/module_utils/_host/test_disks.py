@@ -27,7 +27,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
     Refused,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, disks, files, libvirt
+from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    disk_images,
+    disk_records,
+    disks,
+    files,
+    libvirt,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._image.chain import MOST_DEPTH
 from ansible_collections.cnvm.platform.plugins.module_utils._image.commands import Making
@@ -51,7 +57,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for images; everything else that the code writes is in another one."""
     for name, value in (("RUN", "run"), ("WORKLOADS", "workloads"), ("TEMPLATES", "templates"), ("KEPT_DISKS", "kept")):
         monkeypatch.setattr(paths, name, str(tmp_path / value))
-    monkeypatch.setattr(disk_images, "RECORDS", str(tmp_path / "records"))
     monkeypatch.setattr(libvirt, "available", lambda: False)
     (tmp_path / "d").mkdir()
     return tmp_path / "d"
@@ -293,7 +298,20 @@ def test_absent(place: Path, qemu: Qemu) -> None:
     bring(qemu, [{"path": f"{place}/p", "backing": items[0]["path"]}])
     twice(qemu, [{"path": f"{place}/p", "state": "absent"}, *gone[::-1]], [["remove"]] * 3)
     assert os.listdir(place) == []
-    assert os.listdir(disk_images.RECORDS) == []
+    assert os.listdir(paths.DISK_RECORDS) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_note_that_an_image_lies_there_says_nothing_of_what_it_was_made_of(
+    place: Path, qemu: Qemu, first: bool
+) -> None:
+    images.qcow2(clusters=(5,)).write(place / "source.qcow2")
+    item: dict[str, t.Any] = {"path": f"{place}/a", "source": {"path": f"{place}/source.qcow2"}, "replace": True}
+    if first:
+        disk_records.note(item["path"])
+    bring(qemu, [item])
+    disk_records.note(item["path"])
+    assert not bring(qemu, [item])["changed"]
 
 
 # -- What is not touched
@@ -506,6 +524,7 @@ def test_a_guest_that_writes_a_header_into_its_raw_disk(place: Path, qemu: Qemu)
     assert not bring(qemu, [item])["changed"]
     told = disk_images.report([item["path"]])["images"][0]
     assert (told["format"], told["chain"][0]["backing"], told["problem"]) == ("raw", None, None)
+    assert disks.overlays_around([]) == {}
     with pytest.raises(Refused, match="qcow2"):
         bring(qemu, [{**item, "size": "128M"}])
     assert "qcow2" not in [word for words in qemu.calls for word in words]
@@ -682,7 +701,7 @@ def test_a_run_that_is_cut_off_leaves_what_was_there(
     assert os.path.exists(disks.temporary(f"{place}/a")) == (how is killed)
     monkeypatch.undo()
     monkeypatch.setattr(paths, "RUN", str(place.parent / "run"))
-    monkeypatch.setattr(disk_images, "RECORDS", str(place.parent / "records"))
+    monkeypatch.setattr(paths, "DISK_RECORDS", str(place.parent / "records"))
     qemu.fail.clear()
     qemu.checks = [leaks] if change == "repair" else []
     assert bring(qemu, [item])["images"][0]["actions"] == [change]

@@ -29,6 +29,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     archive,
     disk_images,
+    disk_records,
     disks,
     domains,
     files,
@@ -362,9 +363,8 @@ def test_one_that_is_in_use_stays(qemu: Qemu, place: Path) -> None:
     assert not bring(qemu, name="debian", state="absent")["changed"]
 
 
-def test_nothing_is_done_to_it_as_a_disk_image(qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_done_to_it_as_a_disk_image(qemu: Qemu, place: Path) -> None:
     """Not even where nothing rests on it yet."""
-    monkeypatch.setattr(disk_images, "RECORDS", str(place / "records"))
     found = register(qemu, place)
     (place / "link").symlink_to(paths.template_dir(found["digest"]))
     other = str(source(place, "other.qcow2"))
@@ -394,7 +394,6 @@ def test_a_template_is_not_removed_while_an_image_is_made_on_it(
     qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever leads there: what is being made is not seen by who looks for what rests on it."""
-    monkeypatch.setattr(disk_images, "RECORDS", str(place / "records"))
     link = place / "base.qcow2"
     link.symlink_to(register(qemu, place)["path"])
     make = disks.create_overlay
@@ -447,6 +446,50 @@ def test_one_that_a_disk_in_a_pool_or_of_a_foreign_domain_rests_on_stays(
     assert told["warnings"] == ["What rests on the images here is not known: libvirt does not answer."]
     with pytest.raises(HostError, match="does not answer"):
         bring(qemu, name="debian", state="absent")
+
+
+@pytest.mark.parametrize("rebased", [False, True])
+def test_one_that_an_image_somewhere_else_rests_on_stays(qemu: Qemu, place: Path, rebased: bool) -> None:
+    """One that was made here, in a directory where nobody else has images."""
+    found = register(qemu, place)
+    (place / "srv").mkdir()
+    path = place / "srv/o.qcow2"
+    if rebased:
+        images.qcow2(4 * MIB, backing=str(source(place)).encode(), backing_format=b"qcow2").write(path)
+    item = {"path": str(path), "backing": found["path"]}
+    disk_images.bring_to(Host(run=qemu), [item], check_mode=True)
+    assert not os.path.exists(paths.DISK_RECORDS)
+    assert disk_images.bring_to(Host(run=qemu), [item])["images"][0]["actions"] == ["rebase" if rebased else "create"]
+    assert templates.report()["templates"][0]["dependants"] == [str(path)]
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=f"in use by {path}"):
+            bring(qemu, name="debian", state="absent", check_mode=check_mode)
+    (told,) = disk_images.report([found["path"]])["images"]
+    assert told["dependants"] == [str(path)]
+    path.rename(place / "srv/away")
+    assert bring(qemu, name="debian", state="absent", check_mode=True)["changed"]
+    images.qcow2(4 * MIB).write(path)
+    assert bring(qemu, name="debian", state="absent", check_mode=True)["changed"]
+    os.replace(place / "srv/away", path)
+    with pytest.raises(Refused, match=f"in use by {path}"):
+        bring(qemu, name="debian", state="absent")
+    path.unlink()
+    disk_images.bring_to(Host(run=qemu), [{"path": str(path), "state": "absent"}])
+    assert os.listdir(paths.DISK_RECORDS) == []
+    assert bring(qemu, name="debian", state="absent")["changed"]
+
+
+def test_an_image_to_which_two_ways_lead_is_told_once(qemu: Qemu, place: Path) -> None:
+    found = register(qemu, place)
+    (place / "srv").mkdir()
+    (place / "link").symlink_to(place / "srv")
+    clone(found["digest"], "db", path=str(place / "link/db.qcow2"))
+    for way in ("srv", "link"):
+        disk_records.note(str(place / way / "db.qcow2"))
+    assert templates.dependants(found["digest"]) == ["guest db"]
+    shutil.rmtree(paths.WORKLOADS)
+    assert len(templates.dependants(found["digest"])) == 1
+    assert list(disks.overlays_around([str(place / "srv/base.qcow2")])) == [str(place / "srv/db.qcow2")]
 
 
 def test_none_is_removed_while_disks_are_made_on_it(qemu: Qemu, place: Path) -> None:
