@@ -46,6 +46,8 @@ options:
           - V(paused) creates and starts it if need be, and lets it stand still.
           - V(absent) stops and removes it with its NVRAM, saved memory, snapshots and seed. Its disks are kept, see
             O(guests[].delete_disks). Refused while another guest has a file of its directory, or an image rests on one.
+          - Where a disk stays that rests on a template is remembered, as it is when a disk is taken away from a guest.
+            That template cannot be removed before the file is, or is flattened.
         type: str
         choices: [present, running, stopped, paused, absent]
         default: running

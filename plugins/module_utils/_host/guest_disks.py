@@ -23,7 +23,7 @@ from .._image.commands import Making
 from .._libvirt import xml
 from .._libvirt.domain import Model
 from .._libvirt.pool import WITH_FILES
-from . import disks, files, libvirt, ownership, templates
+from . import disk_records, disks, files, libvirt, ownership, templates
 from .disks import Attributes
 from .system import Host
 
@@ -323,6 +323,20 @@ def delete(places: t.Iterable[str]) -> None:
     """Remove disks for good."""
     for path in places:
         files.remove_file(path, durable=True)
+        # A link's target stays, and what is known of it.
+        for known in {path, *files.places(path)}:
+            disk_records.forget(known)
+
+
+def leave(images: t.Mapping[str, str]) -> None:
+    """Write down where images ({path: format}) stay that the guest has no longer: who removes what they rest on looks
+    there. Not of those that lie where everybody looks, nor of raw ones: what these begin with the guest has written."""
+    for path, kind in sorted(images.items()):
+        real = os.path.realpath(path)
+        # What lies behind a network has no path here.
+        there = path.startswith("/") and not real.startswith(tuple(f"{place}/" for place in _OURS))
+        if there and kind != "raw" and disks.rests_on(real):
+            disk_records.note(real)
 
 
 def at_home(name: str) -> list[str]:

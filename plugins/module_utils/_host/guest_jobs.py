@@ -10,6 +10,7 @@ import dataclasses
 import typing as t
 
 from .._core import paths
+from .._libvirt import domain
 from .._libvirt import guest_definition as definitions
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Plan, Seen, Wanted
@@ -58,7 +59,22 @@ def claim(job: Job) -> Newcomer:
 
 def given(model: Model, works: t.Sequence[Work] = ()) -> set[str]:
     """The files of a guest's disks, and those below them, that are not to be made."""
-    return {each["path"] for disk in model["disks"].values() for each in (disk, *disk["backing"])} - made(works)
+    return set(_images(model)) - made(works)
+
+
+def _images(model: Model) -> dict[str, str]:
+    """{file: format} of a guest's disks, and of those below them."""
+    return {each["path"]: each["format"] for disk in model["disks"].values() for each in (disk, *disk["backing"])}
+
+
+def had(job: Job) -> dict[str, str]:
+    """The same of what it has so far: by its definition, by what runs, and by what libvirt has stored."""
+    disks = (job.seen.definition or {}).get("disks", ())
+    found = {str(disk["path"]): str(disk["format"]) for disk in disks if disk["path"]}
+    if job.known is not None:
+        found.update(_images(job.known.live_model or domain.EMPTY))
+        found.update(_images(job.known.model))
+    return found
 
 
 def templates(job: Job) -> set[str]:

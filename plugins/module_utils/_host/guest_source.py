@@ -23,7 +23,20 @@ from .._core import paths
 from .._core.errors import CnvmError, HostError, PeerError
 from .._libvirt import errors, guest_plan, migration
 from .._migrate import plan, records
-from . import connections, domains, files, freezer, guest_preflight, kinds, libvirt, movedir, netns, peers, sparse
+from . import (
+    connections,
+    domains,
+    files,
+    freezer,
+    guest_disks,
+    guest_preflight,
+    kinds,
+    libvirt,
+    movedir,
+    netns,
+    peers,
+    sparse,
+)
 from .libvirt_tunnel import Tunnel
 from .system import Host
 
@@ -553,8 +566,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         domains.forget_variables(connection, name)
 
     patiently(work)
-    for path in left:
-        files.remove_file(path, durable=True)
+    guest_disks.delete(left)
     remove_files(name)
     movedir.keep_console(name, journal["move_id"])
     files.remove_tree(paths.move_dir(journal["move_id"]))

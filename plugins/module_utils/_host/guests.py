@@ -175,6 +175,8 @@ class Batch:
         left = guest_disks.left(job.name, {*made, *guest_jobs.given(wanted.model)})
         if made:
             guest_disks.note_making(job.name, [*made, *left])
+        still = guest_jobs.given(wanted.model)
+        guest_disks.leave({path: kind for path, kind in guest_jobs.had(job).items() if path not in still})
         try:
             for work in job.works:
                 if work.kind == "grow" and running:
@@ -244,17 +246,20 @@ class Batch:
 
     def remove(self, job: Job) -> None:
         """Remove a guest that is stopped, with all that belongs to it but its disks, unless they are to go, too."""
+        home = paths.guest_disks_dir(job.name)
+        outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
+        stay = [path for path in outside if path not in job.gone_disks]
+        # Before libvirt forgets it: nobody else knows of them.
+        images = {**dict.fromkeys(stay, ""), **guest_jobs.had(job)}
+        guest_disks.leave({path: kind for path, kind in images.items() if path not in job.gone_disks})
         each = libvirt.domain(self.connection, job.name)
         if each is not None:
             self._undefine(each, job.name)
         forget_variables(self.connection, job.name)
-        home = paths.guest_disks_dir(job.name)
-        outside = [path for path in job.made_disks if not path.startswith(f"{home}/")]
         for path in (*outside, *guest_disks.making(job.name)):
             # What a run has left that was cut off as it made them.
             files.remove_file(disks.temporary(path))
         guest_disks.delete(job.gone_disks)
-        stay = [path for path in outside if path not in job.gone_disks]
         job.kept_disks = [*stay, *guest_disks.keep(self.host, job.name)]
         for path in movedir.console_logs(job.name):
             files.remove_file(path)

@@ -25,6 +25,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    disk_images,
     disks,
     files,
     guest_disks,
@@ -781,6 +782,106 @@ def test_a_linked_disk_rests_on_the_template(connection: FakeConnection, place: 
     (shown,) = guest_report.report(t.cast("t.Any", connection))
     assert shown["template"] == "debian"
     assert not bring({**WEB, "disks": [{"template": "debian", "size_mib": 4}]})["changed"]
+
+
+@pytest.fixture
+def outside(place: Path) -> Path:
+    """A disk's path where nobody looks for images, on a host with a template."""
+    template(place)
+    (place / "srv").mkdir()
+    return place / "srv/vm.qcow2"
+
+
+def check_stays(path: Path) -> None:
+    """The template stays while the image at ``path`` rests on it, and it is said which one that is."""
+    assert templates.dependants(DIGEST) == [str(path)]
+    assert templates.report()["templates"][0]["dependants"] == [str(path)]
+    with pytest.raises(Refused, match=f"debian is in use by {path}"):
+        templates.remove("debian")
+
+
+@pytest.mark.parametrize("how", ["made", "found", "link"])
+def test_a_disk_that_a_removed_guest_leaves_elsewhere_keeps_its_template(
+    outside: Path, place: Path, disk_records: Path, how: str
+) -> None:
+    absent = {"name": "web", "state": "absent"}
+    base = paths.template_disk(DIGEST)
+    if how == "found":
+        fake_domains.qcow2(outside, 2**21, base, "qcow2")
+    disk = {"path": str(outside)} if how != "link" else {}
+    bring({**WEB, "disks": [{**disk, **({} if how == "found" else {"template": "debian"})}]})
+    if how == "link":
+        home = place / "workloads/web/disks/vda.qcow2"
+        home.rename(outside)
+        home.symlink_to(outside)
+    bring(absent)
+    check_stays(outside)
+    # A guest again, and none again: it is told once.
+    bring({**WEB, "disks": [{"path": str(outside)}]})
+    check_stays(outside)
+    bring(absent)
+    check_stays(outside)
+    item = {"path": str(outside), "backing": base}
+    assert not disk_images.bring_to(Host(run=fake_domains.run), [item])["changed"]
+    gone = disk_images.bring_to(Host(run=fake_domains.run), [{"path": str(outside), "state": "absent"}])
+    assert (gone["images"][0]["actions"], os.listdir(disk_records)) == (["remove"], [])
+    assert templates.remove("debian")
+
+
+def test_that_is_known_before_libvirt_forgets_it(outside: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one without a definition nobody else knows it, should the run end there."""
+    bring({**WEB, "disks": [{"path": str(outside), "template": "debian"}]})
+    (place / "workloads/web/definition.json").unlink()
+
+    def killed(*args: t.Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(guests, "forget_variables", killed)
+    with pytest.raises(Killed):
+        bring({"name": "web", "state": "absent"})
+    check_stays(outside)
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_so_does_one_that_is_taken_away(outside: Path, state: str) -> None:
+    linked = {"path": str(outside), "template": "debian"}
+    bring({**WEB, "state": state, "disks": [{"size_mib": 1}, linked]})
+    assert templates.dependants(DIGEST) == ["guest web"]
+    bring({**WEB, "state": state})
+    check_stays(outside)
+    bring({**WEB, "state": state, "disks": [{"size_mib": 1}, {"path": str(outside)}]})
+    check_stays(outside)
+
+
+def test_one_that_is_gone_or_another_by_now_keeps_nothing(outside: Path, disk_records: Path) -> None:
+    wanted = {**WEB, "disks": [{"path": str(outside), "template": "debian"}]}
+    bring(wanted)
+    bring({"name": "web", "state": "absent"})
+    for other in (2**21, 2**22):
+        fake_domains.qcow2(outside, other)
+        assert templates.dependants(DIGEST) == []
+        item = {"path": str(outside), "size": str(other)}
+        assert not disk_images.bring_to(Host(run=fake_domains.run), [item])["changed"]
+        assert disk_images.report([str(outside)])["images"][0]["problem"] is None
+    outside.unlink()
+    assert templates.dependants(DIGEST) == []
+    bring(wanted)
+    assert templates.dependants(DIGEST) == ["guest web"]
+    bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert (outside.exists(), os.listdir(disk_records)) == (False, [])
+    assert templates.remove("debian")
+
+
+def test_what_a_guest_writes_into_a_raw_disk_keeps_nothing(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = outside.with_suffix(".raw")
+    bring({**WEB, "disks": [{"path": str(raw), "format": "raw", "size_mib": 1}]})
+    fake_domains.qcow2(raw, 2**20, paths.template_disk(DIGEST), "qcow2")
+    bring({"name": "web", "state": "absent"})
+    assert templates.dependants(DIGEST) == []
+    # Nor does a disk behind a network that has the name of some file here.
+    monkeypatch.chdir(raw.parent)
+    guest_disks.leave({raw.name: "qcow2"})
+    assert templates.dependants(DIGEST) == []
 
 
 def test_a_flattened_disk_rests_on_nothing(connection: FakeConnection, place: Path) -> None:
