@@ -20,6 +20,12 @@ options:
     description: Whether to tell the addresses that DHCP has given.
     type: bool
     default: true
+attributes:
+  check_mode:
+    description:
+      - Changes nothing.
+      - Where libvirt is still to be installed a warning says so, and an empty list is returned. Otherwise that fails.
+    support: full
 extends_documentation_fragment:
   - cnvm.platform.info_module
 requirements:
@@ -131,6 +137,7 @@ networks:
 import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import chosen
+from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._host.networks import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -146,6 +153,8 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Tell what there is."""
+    if check_mode and not libvirt.available():
+        return libvirt.none_yet("networks")
     return {"changed": False, "networks": report(chosen(params["names"]), leases=params["leases"])}
 
 

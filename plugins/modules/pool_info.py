@@ -20,6 +20,12 @@ options:
     description: Whether to list the volumes (files) of active pools, too. libvirt reads each of them for it.
     type: bool
     default: false
+attributes:
+  check_mode:
+    description:
+      - Changes nothing.
+      - Where libvirt is still to be installed a warning says so, and an empty list is returned. Otherwise that fails.
+    support: full
 extends_documentation_fragment:
   - cnvm.platform.info_module
 requirements:
@@ -117,6 +123,7 @@ pools:
 import typing as t
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.names import chosen
+from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt
 from ansible_collections.cnvm.platform.plugins.module_utils._host.pools import report
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._module import run_module
@@ -132,6 +139,8 @@ def argument_spec() -> dict[str, t.Any]:
 
 def work(host: Host, params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Tell what there is."""
+    if check_mode and not libvirt.available():
+        return libvirt.none_yet("pools")
     return {"changed": False, "pools": report(chosen(params["names"]), volumes=params["volumes"])}
 
 

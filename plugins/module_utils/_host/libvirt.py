@@ -36,6 +36,8 @@ Pool = t.Any
 _ANSWER_S = 60.0
 # So long a connection that was good is taken for good: a guest that stands still waits for each question.
 _GOOD_S = 1.0
+# Said in check mode, where a task before may be about to install it.
+_NOT_YET = "This host has no libvirt. Unless a task before installs it, this fails"
 
 
 class LibvirtError(HostError):
@@ -87,13 +89,17 @@ def not_yet(key: str, items: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.A
     """What a module returns in check mode where a task before would have installed libvirt: all that is wanted is new,
     and nothing more can be said. ``key``: where its result has the list."""
     names = ", ".join(str(item["name"]) for item in items)
-    warning = "This host has no libvirt. Unless a task before installs it, this fails; what would change is not known"
     return {
         "changed": any(item["state"] != "absent" for item in items),
         key: [],
         "diff": {"before": {}, "after": {}},
-        "warnings": [f"{warning}: {names}."],
+        "warnings": [f"{_NOT_YET}; what would change is not known: {names}."],
     }
+
+
+def none_yet(key: str) -> dict[str, t.Any]:
+    """The same of a module that only tells what there is."""
+    return {"changed": False, key: [], "warnings": [f"{_NOT_YET}; what there would be then is not known."]}
 
 
 @functools.cache
