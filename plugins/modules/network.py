@@ -161,6 +161,7 @@ attributes:
     description:
       - Says what it would do, after the same checks; changes nothing.
       - Where libvirt is still to be installed all would be new. A warning says so, and an empty list is returned.
+      - A bridge or an overlay that is not there yet is a warning, as a task before may be about to make it.
     support: full
   diff_mode:
     description: Returns the descriptions before and after, and where the running network differs from the stored one.

@@ -13,7 +13,7 @@ import os
 import typing as t
 
 from .._core import paths
-from .._core.errors import CnvmError, HostError, Refused
+from .._core.errors import CnvmError, HostError, Missing, Refused
 from .._libvirt import network as description
 from .._libvirt.network_plan import Plan, Seen, Update, plan
 from .._net.routes import Route, in_the_way, overlap, parse_routes
@@ -54,11 +54,9 @@ def bring_to(
     wanted = description.normalise_all(items)
     if check_mode and not libvirt.available():
         return libvirt.not_yet("networks", wanted)
-    document = overlay.load() if any(item["type"] == "overlay" for item in wanted) else None
-    wanted = [description.with_overlay(item, document) for item in wanted]
     with lock(LOCK_FILE, "the module network"), libvirt.connect() as connection:
-        batch = _Batch(host, connection, restart_on_change=restart_on_change, force=force)
-        jobs = batch.decide(wanted)
+        batch = _Batch(host, connection, restart_on_change=restart_on_change, force=force, check_mode=check_mode)
+        jobs = batch.decide(batch.on_overlay(wanted))
         if not check_mode:
             for job in _in_turn(jobs):
                 batch.apply(job)
@@ -133,11 +131,14 @@ def _isolated(device: str) -> bool:
 class _Batch:
     """One call. What is asked of libvirt or of the host is asked once, and only when it matters."""
 
-    def __init__(self, host: Host, connection: libvirt.Connection, *, restart_on_change: bool, force: bool) -> None:
+    def __init__(
+        self, host: Host, connection: libvirt.Connection, *, restart_on_change: bool, force: bool, check_mode: bool
+    ) -> None:
         self.host = host
         self.connection = connection
         self.restart_on_change = restart_on_change
         self.force = force
+        self.check_mode = check_mode
         self.known = libvirt.networks(connection)
         self.warnings: list[str] = []
 
@@ -158,6 +159,25 @@ class _Batch:
     @functools.cached_property
     def routes(self) -> list[Route]:
         return parse_routes(self.host.run(["ip", "-j", "-4", "route", "show"]).stdout)
+
+    def _made_by_then(self, name: str, error: Missing) -> None:
+        """In check mode the host may lack what the tasks before would have made; otherwise that is an error."""
+        if not self.check_mode:
+            raise error
+        what = error.message.removeprefix(f"Network {name!r}: ")
+        self.warnings.append(f"Network {name!r} would be refused, unless a task before makes what it lacks: {what}")
+
+    def on_overlay(self, wanted: t.Sequence[dict[str, t.Any]]) -> list[dict[str, t.Any]]:
+        """With the overlay's bridge, without a name where a task before is to make the overlay."""
+        document = overlay.load() if any(item["type"] == "overlay" for item in wanted) else None
+        found = []
+        for item in wanted:
+            try:
+                found.append(description.with_overlay(item, document))
+            except Missing as error:
+                self._made_by_then(item["name"], error)
+                found.append(description.with_overlay(item, {"bridge": ""}))
+        return found
 
     def decide(self, wanted: t.Sequence[dict[str, t.Any]]) -> list[_Job]:
         """The plans for all, or an error before anything is touched."""
@@ -198,10 +218,10 @@ class _Batch:
         if job.seen.live is not None and "dhcp_hosts" in job.plan.changes:
             self._check_leases(job, after)
         if after["type"] == "bridge":
-            if job.item["state"] == "active" and not is_bridge(after["bridge"]):
-                raise HostError(
-                    f"Network {name!r}: this host has no bridge {after['bridge']!r}.",
-                    hint="Make it first, or set type: nat to have libvirt make one.",
+            if job.item["state"] == "active" and after["bridge"] and not is_bridge(after["bridge"]):
+                lacks = f"Network {name!r}: this host has no bridge {after['bridge']!r}."
+                self._made_by_then(
+                    name, Missing(lacks, hint="Make it first, or set type: nat to have libvirt make one.")
                 )
             return
         fresh = job.plan.new or job.plan.start or "subnet" in job.plan.changes or "bridge" in job.plan.changes

@@ -16,7 +16,7 @@ import ipaddress
 import re
 import typing as t
 
-from .._core.errors import HostError, InputError
+from .._core.errors import InputError, Missing
 from .._core.names import check_name
 from .._core.values import boolean, choice, integer, known_keys, listed, plain_text, word_list
 from .._net import overlay
@@ -303,11 +303,12 @@ def _nothing_of_layer_3(values: t.Mapping[str, t.Any], where: str, kind: str) ->
 
 
 def with_overlay(item: t.Mapping[str, t.Any], document: t.Optional[overlay.Document]) -> dict[str, t.Any]:
-    """``item`` with the overlay's bridge in place of the type ``overlay``. ``document``: overlay.json."""
+    """``item`` with the overlay's bridge in place of the type ``overlay``. ``document``: overlay.json, None where it is
+    Missing."""
     if item["type"] != "overlay":
         return dict(item)
     if document is None:
-        raise HostError(
+        raise Missing(
             f"Network {item['name']!r}: this host has no overlay.", hint="Run the role cnvm.platform.overlay first."
         )
     return {**item, "type": "bridge", "bridge": document["bridge"]}

@@ -100,7 +100,7 @@ def settle(item: t.Mapping[str, t.Any], seen: Seen) -> dict[str, t.Any]:
     """The normal form that is wanted, without a name. A bridge that nobody named stays what it is."""
     after = {key: item[key] for key in DEFAULTS}
     before = seen.config or seen.live
-    if before and not after["bridge"] and after["type"] in MANAGED and before["type"] in MANAGED:
+    if before and not after["bridge"] and (after["type"] in MANAGED) == (before["type"] in MANAGED):
         after["bridge"] = before["bridge"]
     return after
 

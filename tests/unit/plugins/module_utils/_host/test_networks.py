@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Missing, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt, networks, overlay
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
@@ -326,8 +326,14 @@ def test_new_network_that_does_not_start_is_not_left_behind(world: World) -> Non
 def test_bridge_must_be_one(world: World) -> None:
     (world.sys / "eth0").mkdir()
     for name in ("eth0", "nothing"):
-        with pytest.raises(HostError, match="has no bridge"):
-            world.call({"name": "office", "type": "bridge", "bridge": name})
+        office = {"name": "office", "type": "bridge", "bridge": name}
+        with pytest.raises(Missing, match="has no bridge"):
+            world.call(office)
+        found = world.call(office, check_mode=True)
+        assert (found["changed"], len(found["warnings"])) == (True, 1)
+        assert found["warnings"][0].endswith(
+            f"unless a task before makes what it lacks: this host has no bridge '{name}'."
+        )
     (world.sys / "eth0/bridge").mkdir()
     assert world.call({"name": "office", "type": "bridge", "bridge": "eth0"})["changed"]
 
@@ -339,6 +345,30 @@ def test_overlay_is_its_bridge(world: World) -> None:
     assert (done["networks"][0]["bridge"], done["networks"][0]["mtu"]) == ("cnvm0", 1370)
     (found,) = networks.report()
     assert (found["type"], found["mtu"]) == ("overlay", 1370)
+
+
+def test_check_mode_where_the_overlay_is_still_to_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = {"name": "fleet", "type": "overlay"}
+    load = overlay.load
+    monkeypatch.setattr(overlay, "load", lambda: None)
+    with pytest.raises(Missing, match="no overlay"):
+        world.call(fleet)
+    found = world.call(fleet, LAN, check_mode=True)
+    assert [(one["actions"], one["bridge"]) for one in found["networks"]] == [
+        (["define", "start", "enable"], ""),
+        (["define", "start", "enable"], "virbr7"),
+    ]
+    assert found["warnings"] == [
+        "Network 'fleet' would be refused, unless a task before makes what it lacks: this host has no overlay."
+    ]
+    assert world.driver.networks == []
+    # One that was there before goes on with the bridge that it has.
+    (world.sys / "cnvm0/bridge").mkdir(parents=True)
+    monkeypatch.setattr(overlay, "load", load)
+    world.call(fleet)
+    monkeypatch.setattr(overlay, "load", lambda: None)
+    found = world.call(fleet, check_mode=True)
+    assert (found["changed"], found["networks"][0]["bridge"]) == (False, "cnvm0")
 
 
 def test_what_is_lost_is_told_and_kept_where_nothing_changes(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, InputError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError, Missing
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import network, xml
 
 # -- What libvirt says of networks (recorded)
@@ -518,7 +518,7 @@ def test_list_may_replace_a_network_and_share_a_bridge_that_is_not_libvirts() ->
 def test_overlay_takes_the_bridge_of_the_overlay() -> None:
     item = network.normalise({"name": "fleet", "type": "overlay"})
     assert network.with_overlay(item, {"bridge": "cnvm0", "mtu": 1370})["bridge"] == "cnvm0"
-    with pytest.raises(HostError, match="no overlay"):
+    with pytest.raises(Missing, match="no overlay"):
         network.with_overlay(item, None)
     nat = network.normalise(NAT)
     assert network.with_overlay(nat, None) == nat
