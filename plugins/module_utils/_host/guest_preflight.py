@@ -106,6 +106,8 @@ def _start(root: Element, *, live: bool) -> dict[str, t.Any]:
         "machine": model["machine"],
         "cpu": _cpu(root, live=live),
         "firmware": _firmware(root),
+        # Its definition may leave it to libvirt which of the host's it takes.
+        "uefi": model["firmware"] == "uefi" and not xml.text_of(root, "os/loader"),
         "networks": sorted({(card["type"], card["source"]) for card in model["networks"].values()}),
         "macs": sorted(model["networks"]),
         "screen": _screen(model, live=live),
@@ -332,14 +334,18 @@ def _look_at_start(connection: libvirt.Connection, needs: Record, macs: t.Mappin
             with libvirt.doing(f"look at the network {source!r}"):
                 if each is None or (needs["live"] and not each.isActive()):
                     missing.append(f"{'active ' if each is not None else ''}network {source}")
+    arch, machines = os.uname().machine, [*said["machine_types"], *said["machines"]]
+    # Of one that is not there libvirt tells nothing, and it is told anyway.
+    has_machine = arch == needs["arch"] and needs["machine"] in machines
     return {
-        "arch": os.uname().machine,
-        "machines": [*said["machine_types"], *said["machines"]],
+        "arch": arch,
+        "machines": machines,
         "kvm": needs["type"] != "kvm" or kvm.probe()["usable"],
         "cpu": _cpu_problem(connection, needs),
         "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
         "networks_missing": missing,
         "firmware": [path for path, size in needs["firmware"].items() if not _has_firmware(path, size, needs)],
+        "uefi": not needs["uefi"] or not has_machine or _has_uefi(connection, needs),
         "screen": _lacks_screen(*needs["screen"]) if needs["screen"] else "",
     }
 
@@ -347,6 +353,13 @@ def _look_at_start(connection: libvirt.Connection, needs: Record, macs: t.Mappin
 def _has_firmware(path: str, size: int, needs: Record) -> bool:
     """Of a guest that runs the code comes with its memory, and has to fit; another one starts with what there is."""
     return os.path.isfile(path) and (not needs["live"] or os.path.getsize(path) == size)
+
+
+def _has_uefi(connection: libvirt.Connection, needs: Record) -> bool:
+    """Whether libvirt finds UEFI on this host for a guest that names none itself."""
+    with libvirt.doing("tell with which firmware guests can start"):
+        said = str(connection.getDomainCapabilities(None, needs["arch"], needs["machine"], None, 0))
+    return "efi" in capabilities.parse_domain_capabilities(said)["firmware"]
 
 
 def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:

@@ -139,6 +139,8 @@ def _lacks(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping[s
         f"firmware: {host} has no {path}, or one of another size than here. Install the same version of its package."
         for path in seen["firmware"]
     ]
+    if not seen["uefi"]:
+        found.append(f"firmware: {host} has no UEFI for {name}. Install it there (ovmf on Debian, edk2-ovmf on EL).")
     found += [f"networks: the MAC {mac} is that of {other} on {host}." for mac, other in seen["macs_taken"].items()]
     found += [f"networks: {host} has no {what}." for what in seen["networks_missing"]]
     if seen["screen"]:

@@ -74,6 +74,7 @@ def test_what_it_starts_with_the_next_time_is_needed_too(tmp_path: Path, monkeyp
 
 CPU = '<cpu check="partial">\n  <model>EPYC</model>\n</cpu>\n'
 SECOND = "<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/></interface>"
+LOADER = f"<loader type='pflash'>{os.devnull}</loader>"
 # What libvirt makes of the CPU of one that it starts.
 RUNNING = {"cpu": "<cpu check='full'><model>EPYC</model><feature policy='require' name='x2apic'/></cpu>"}
 
@@ -81,11 +82,12 @@ RUNNING = {"cpu": "<cpu check='full'><model>EPYC</model><feature policy='require
 def machine(**changed: str) -> xml.Element:
     """A domain; ``changed``: what of its XML is something else."""
     has = {
-        "kind": "qemu", "machine": "pc-q35-10.0", "loader": "", "network": "default", "second": "", "cpu": CPU,
-        "screen": "<graphics type='vnc' port='5901' listen='127.0.0.1'/>", **changed,
+        "kind": "qemu", "machine": "pc-q35-10.0", "firmware": "", "loader": "", "network": "default", "second": "",
+        "cpu": CPU, "screen": "<graphics type='vnc' port='5901' listen='127.0.0.1'/>", **changed,
     }  # fmt: skip
     return xml.parse(f"""<domain type='{has["kind"]}'><name>web</name><memory unit='MiB'>96</memory>
-      <os><type arch='x86_64' machine='{has["machine"]}'>hvm</type>{has["loader"]}</os>{has["cpu"]}<devices>
+      <os{has["firmware"]}><type arch='x86_64' machine='{has["machine"]}'>hvm</type>{has["loader"]}</os>
+      {has["cpu"]}<devices>
       <interface type='network'><mac address='52:54:00:00:00:01'/><source network='{has["network"]}'/></interface>
       {has["second"]}{has["screen"]}</devices></domain>""")
 
@@ -104,7 +106,10 @@ def next_start(live: t.Optional[xml.Element], stored: xml.Element) -> dict[str, 
         # These start anywhere.
         ({"cpu": "<cpu mode='host-passthrough'/>"}, {"cpu": ""}),
         ({"cpu": "<cpu check='none'><model>Cascadelake</model></cpu>"}, {"cpu": ""}),
-        ({"loader": f"<loader type='pflash'>{os.devnull}</loader>"}, {"firmware": {os.devnull: 0}}),
+        ({"loader": LOADER}, {"firmware": {os.devnull: 0}}),
+        # A definition of others, which leaves it to libvirt what file that is.
+        ({"firmware": " firmware='efi'"}, {"uefi": True}),
+        ({"firmware": " firmware='efi'", "loader": LOADER}, {"firmware": {os.devnull: 0}}),
         ({"network": "lan"}, {"networks": [("network", "lan")]}),
         ({"second": SECOND}, {"macs": ["52:54:00:00:00:01", "52:54:00:00:00:02"]}),
         ({"screen": "<graphics type='vnc' listen='192.0.2.1'/>"}, {"screen": ["192.0.2.1", 0]}),
@@ -262,7 +267,8 @@ def needs(kernel: str, **more: t.Any) -> dict[str, t.Any]:
         "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": False, "post_copy": False, "type": "qemu",
         "arch": "x86_64", "machine": "pc-q35-10.0", "cpu": "", "disks": [], "fixed": [], "screen": [], "address": "",
         "files": {kernel: {"size": 1, "sha256": "x"}}, "networks": [["network", "default"]],
-        "macs": ["52:54:00:00:00:01"], "firmware": {}, "next_start": {}, **more,
+        "macs": ["52:54:00:00:00:01"], "firmware": {}, "uefi": False, "next_start": {},
+        **more,
     }  # fmt: skip
 
 
@@ -344,6 +350,27 @@ def test_the_firmware_of_a_target(target: FakeConnection, tmp_path: Path, live: 
     assert said == [path for path in firmware if lacks or path.endswith("VARS.fd")]
 
 
+@pytest.mark.parametrize(
+    ("firmware", "there"), [("<value>efi</value>", True), ("<value>bios</value>", False), ("", False)]
+)
+def test_the_uefi_of_a_target(
+    target: FakeConnection, monkeypatch: pytest.MonkeyPatch, firmware: str, there: bool
+) -> None:
+    """libvirt chooses it for a guest that says no more than that it wants it."""
+
+    def tell(*asked: t.Any) -> str:
+        assert asked == (None, "x86_64", "pc-q35-10.0", None, 0)
+        return f"<domainCapabilities><os><enum name='firmware'>{firmware}</enum></os></domainCapabilities>"
+
+    monkeypatch.setattr(target, "getDomainCapabilities", tell, raising=False)
+    assert look(needs("", files={}, uefi=True))["uefi"] is there
+    # Another message says what is wrong there.
+    monkeypatch.delattr(target, "getDomainCapabilities")
+    assert look(needs("", files={}, uefi=True, machine="pc-q35-99.0"))["uefi"]
+    assert look(needs("", files={}, uefi=True, arch="aarch64"))["uefi"]
+    assert look(needs("", files={}))["uefi"]
+
+
 def test_what_its_firmware_is_made_of(tmp_path: Path) -> None:
     """A BIOS is QEMU's own."""
     code, variables = tmp_path / "CODE.fd", tmp_path / "VARS.fd"
@@ -406,7 +433,7 @@ def test_what_a_target_lacks_for_the_next_start(target: FakeConnection, monkeypa
     wanted = needs("", files={}, cpu="<cpu><model>EPYC</model></cpu>", macs=[], screen=["127.0.0.1", 0])
     wanted["next_start"] = {
         "live": False, "type": "kvm", "arch": "x86_64", "machine": "pc-q35-11.0",
-        "cpu": "<cpu><model>Cascadelake</model></cpu>", "firmware": {"/does/not/exist": 1},
+        "cpu": "<cpu><model>Cascadelake</model></cpu>", "firmware": {"/does/not/exist": 1}, "uefi": False,
         "networks": [["bridge", "no-bridge"]], "macs": ["52:54:00:00:00:01"], "screen": ["192.0.2.1", 0],
     }  # fmt: skip
     seen = look(wanted)

@@ -28,7 +28,7 @@ SEEN: dict[str, t.Any] = {
     "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [],
     "address_holder": "",
     "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
-    "firmware": [], "next_start": {},
+    "firmware": [], "uefi": True, "next_start": {},
     "space": [{"path": "/var/lib/cnvm", "free_bytes": 2**30, "needed_bytes": 2**20}],
     "memory": 2**31,
 }  # fmt: skip
@@ -38,6 +38,7 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "qemu": (9_002_000, "QEMU: host2 has 9.2.0, older than 10.0.13"),
     "cpu": ("it lacks avx2", "it lacks avx2"),
     "firmware": (["/usr/share/OVMF/OVMF_CODE_4M.fd"], "firmware: host2 has no /usr/share/OVMF/OVMF_CODE_4M.fd, or"),
+    "uefi": (False, "firmware: host2 has no UEFI for web. Install it there (ovmf"),
     "name_taken": (True, "name: host2 has another domain called web"),
     "uuid_taken": ("other", "uuid: the UUID of web is that of other"),
     "macs_taken": ({"52:54:00:00:00:01": "other"}, "MAC 52:54:00:00:00:01 is that of other"),
@@ -107,6 +108,7 @@ LATER: dict[str, tuple[t.Any, str]] = {
         ["/usr/share/OVMF/CODE.fd"],
         "firmware (from its next start on): host2 has no /usr/share/OVMF/CODE.fd",
     ),
+    "uefi": (False, "firmware (from its next start on): host2 has no UEFI for web."),
     "macs_taken": (
         {"52:54:00:00:00:01": "b"},
         "networks (from its next start on): the MAC 52:54:00:00:00:01 is that of b",
