@@ -179,6 +179,8 @@ attributes:
     description:
       - Reads headers and says what it would do; checks of tables run too. Changes nothing.
       - Checksums are not computed. A wrong one is said when the image is made.
+      - What is refused as things are now fails, also where a task before would have changed that, such as one that
+        removes the guest whose disk it is. The message says so.
     support: full
   diff_mode:
     description: Returns format, size, backing file, owner and mode before and after.

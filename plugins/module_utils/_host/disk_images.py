@@ -26,6 +26,8 @@ from .system import Host
 
 # In check mode, the size of an image that nobody has made yet: larger than nothing, so that every size will do.
 _NOT_KNOWN = headers.SECTOR
+# Said in check mode, where the tasks before have changed nothing.
+_AS_IT_IS = "Check mode sees the host as it is now: where a task before changes what is in the way, run that one first."
 # What a raw disk begins with though it is one: a CD's file system, and a disk that its guest has encrypted.
 _IN_RAW = ("iso", "luks")
 
@@ -176,11 +178,20 @@ class _Work:
             saved=next((name for name, saved in guests.items() if saved), ""),
         )
 
+    def _decide(self, wanted: Wanted) -> tuple[Seen, Plan]:
+        """What there is, and what is to be done. A refusal holds in check mode too, for what is there now."""
+        try:
+            seen = self.look(wanted)
+            return seen, plan(wanted, seen)
+        except Refused as error:
+            if not self.check_mode:
+                raise
+            raise Refused(error.message, hint=f"{error.hint} {_AS_IT_IS}".strip(), **error.details) from None
+
     def bring(self, wanted: Wanted) -> dict[str, t.Any]:
         """One image to what is wanted; its result."""
         with disks.at_work_on(wanted.path, check_mode=self.check_mode):
-            seen = self.look(wanted)
-            made = plan(wanted, seen)
+            seen, made = self._decide(wanted)
             before = self._shown(wanted, seen)
             condition = seen.condition
             if self.check_mode:

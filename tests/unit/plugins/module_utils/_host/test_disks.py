@@ -410,6 +410,9 @@ def test_the_disk_of_a_guest_that_is_stopped_stays(place: Path, qemu: Qemu) -> N
             with pytest.raises(Refused, match=f"a disk of guest {users}; it is neither removed nor replaced") as caught:
                 bring(qemu, [change], check_mode=check_mode)
             assert "cnvm.platform.guest" in caught.value.hint
+            # A task before may be about to remove it.
+            assert ("Check mode sees the host as it is now" in caught.value.hint) is check_mode
+            assert caught.value.details["dependants"]
     told = disk_images.report([f"{place}/a.qcow2", own, f"{place}/b.qcow2"])
     assert [one["dependants"] for one in told["images"]] == [["guest db", "guest web"], ["guest web"], [own]]
     # What keeps its content is the way to a full copy, and to more room.
