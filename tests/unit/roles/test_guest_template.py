@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.server
+import ssl
+import subprocess
+import threading
 import typing as t
 from pathlib import Path
 
@@ -90,3 +95,75 @@ def test_what_was_got_and_is_no_template_is_got_again(
     )
     assert ("The file is a web page" in said) == fails
     assert cached.exists() == kept
+
+
+GET = MAKE.replace("tasks_from: make", "tasks_from: get")
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+    """Sends on to ``to``, or gives an image."""
+
+    to = ""
+
+    def do_GET(self) -> None:
+        self.send_response(302 if self.to else 200)
+        self.send_header("Location", self.to)
+        self.end_headers()
+        self.wfile.write(b"image")
+
+
+@contextlib.contextmanager
+def serving(to: str = "", context: ssl.SSLContext | None = None) -> t.Iterator[str]:
+    """A server on this machine; its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Server", (_Server,), {"to": to})) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}/web.qcow2"
+        server.shutdown()
+
+
+@pytest.fixture
+def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A certificate of this machine that is trusted here, where no proxy is in between."""
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    pem = tmp_path / "pem"
+    words = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=here", "-keyout", str(pem)]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", f"{pem}.crt"]
+    subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
+    monkeypatch.setenv("SSL_CERT_FILE", f"{pem}.crt")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{pem}.crt", pem)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("first", "middle", "checksum", "refused"),
+    [
+        ("https", "http", "unverified", True),
+        ("https", "https", "unverified", False),
+        ("http", "http", "unverified", False),
+        ("https", "http", f"sha256:{hashlib.sha256(b'image').hexdigest()}", False),
+    ],
+)
+def test_what_nobody_knows_does_not_come_by_way_of_http(
+    stage: Stage, tmp_path: Path, https: ssl.SSLContext, first: str, middle: str, checksum: str, refused: bool
+) -> None:
+    """Not even by way of it: who sits there sends on to anything. Unless the user wants http from the start."""
+    (tmp_path / "get.yml").write_text(GET.replace("host1", "localhost"))
+    with contextlib.ExitStack() as servers:
+        url = servers.enter_context(serving(context=https))
+        for kind in (middle, first):
+            url = servers.enter_context(serving(url, https if kind == "https" else None))
+        said = stage.playbook(
+            "get.yml",
+            check=not refused,
+            guest_template_name="web",
+            guest_template_url=url,
+            guest_template_checksum=checksum,
+            guest_template_cache_dir=str(tmp_path / "cache"),
+        )
+    assert ("no redirect from https to http is followed" in said) == refused
+    assert [each.read_text() for each in (tmp_path / "cache").iterdir()] == ([] if refused else ["image"])
