@@ -24,9 +24,9 @@ extends_documentation_fragment:
 options:
   containers:
     description:
-      - The containers. Those that are not named are left alone.
+      - The containers, each a mapping with the options below. Those that are not named are left alone.
     type: list
-    elements: dict
+    elements: raw
     required: true
     suboptions:
       name:

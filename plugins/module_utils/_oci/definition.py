@@ -12,7 +12,7 @@ import typing as t
 
 from .._core.errors import InputError
 from .._core.names import check_name, check_workload_name, is_digest
-from .._core.values import absolute_path, boolean, choice, decimal, integer, known_keys, listed, plain_text
+from .._core.values import absolute_path, boolean, choice, decimal, integer, known_keys, listed, plain_text, word_list
 from .._net.endpoint import Forward, forwards_from, overlap
 from .config import CAPABILITIES, HOST_CAPABILITIES
 
@@ -94,6 +94,12 @@ def _plain(value: object, option: str) -> str:
     return _text(value, option)
 
 
+def _command(value: object, option: str) -> list[str]:
+    """A program and its arguments; a text is a program without any."""
+    words = [value] if isinstance(value, str) and value else listed(value, option)
+    return [_plain(word, option) for word in words]
+
+
 def _mapping(value: object, option: str) -> dict[str, str]:
     if value is None or value == "":
         return {}
@@ -139,7 +145,7 @@ def _mounts(value: object, option: str) -> list[dict[str, t.Any]]:
 
 def _capabilities(value: object, option: str, *, add: bool) -> list[str]:
     found = set()
-    for one in listed(value, option):
+    for one in word_list(value, option):
         word = _text(one, option).upper()
         word = word if word.startswith("CAP_") else f"CAP_{word}"
         if word not in CAPABILITIES:
@@ -164,7 +170,7 @@ def _address(value: object, option: str, allowed: str) -> str:
 
 def _keys(value: object, option: str) -> list[str]:
     found = []
-    for index, one in enumerate(listed(value, option)):
+    for index, one in enumerate(word_list(value, option)):
         line = _text(one, f"{option}[{index}]").strip()
         if not line or line.startswith("#"):
             continue
@@ -199,7 +205,7 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
     user = _plain(given("user"), f"{where}: user")
     if user and not _USER.match(user):
         raise InputError(f"{where}: user: {user!r} is not allowed.", hint="Allowed: USER, USER:GROUP, or numbers.")
-    login_user = _text(given("login_user"), f"{where}: login_user")
+    login_user = _plain(given("login_user"), f"{where}: login_user")
     if login_user and not _USER.match(login_user):
         raise InputError(f"{where}: login_user: {login_user!r} is not allowed.", hint="Allowed: a user of the image.")
     environment = _mapping(given("env"), f"{where}: env")
@@ -224,7 +230,7 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "runtime": choice(given("runtime"), f"{where}: runtime", RUNTIMES),
         "address": _address(given("address"), f"{where}: address", "a plain IPv4 address of the overlay"),
         "ports": [
-            port.as_dict() for port in forwards_from(listed(given("ports"), f"{where}: ports"), f"{where}: ports")
+            port.as_dict() for port in forwards_from(word_list(given("ports"), f"{where}: ports"), f"{where}: ports")
         ],
         # runc itself needs some; below, a container dies before its first line.
         "memory_mib": number("memory_mib", 8, 2**24),
@@ -232,14 +238,14 @@ def normalise(item: object, option: str = "containers") -> dict[str, t.Any]:
         "pids_limit": number("pids_limit", 4, 2**22),
         "env": environment,
         "mounts": _mounts(given("mounts"), f"{where}: mounts"),
-        "command": [_plain(word, f"{where}: command") for word in listed(given("command"), f"{where}: command")],
+        "command": _command(given("command"), f"{where}: command"),
         "user": user,
         "cwd": absolute_path(cwd, f"{where}: cwd") if cwd else "",
         "hostname": hostname or name.replace("_", "-").replace(".", "-").strip("-"),
         "dns": [
             _address(one, f"{where}: dns", "IPv4 addresses")
-            for one in listed(given("dns"), f"{where}: dns")
-            if one not in ("", None)
+            for one in word_list(given("dns"), f"{where}: dns")
+            if one is not None
         ],
         "capabilities_add": _capabilities(given("capabilities_add"), f"{where}: capabilities_add", add=True),
         "capabilities_drop": _capabilities(given("capabilities_drop"), f"{where}: capabilities_drop", add=False),

@@ -61,7 +61,7 @@ _CONTAINER: Spec = {
     },
 }
 CONTAINER: Spec = {
-    "containers": {"type": "list", "elements": "dict", "required": True, "options": _CONTAINER},
+    "containers": {"type": "list", "elements": "raw", "required": True, "options": _CONTAINER},
     "restart_on_change": {"type": "bool", "default": True},
     "image_change": {"type": "bool", "default": False},
     **PEERS,

@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError
 from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, seeds
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 from ansible_collections.cnvm.platform.plugins.module_utils._image import definition as images
@@ -20,6 +21,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import gues
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import network as networks
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import options
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import pool as pools
+from ansible_collections.cnvm.platform.plugins.module_utils._oci import definition as containers
+from ansible_collections.cnvm.platform.plugins.module_utils._oci import options as container_options
 from ansible_collections.cnvm.platform.plugins.modules import (
     disk_image,
     disk_image_info,
@@ -39,6 +42,7 @@ def nothing(argv: t.Sequence[str], **options: t.Any) -> t.NoReturn:
 @pytest.mark.parametrize(
     ("spec", "option", "decode"),
     [
+        (container_options.CONTAINER, "containers", containers.normalise_all),
         (options.GUEST, "guests", guests.normalise_all),
         (disk_image.argument_spec(), "images", images.normalise_all),
         (network.argument_spec(), "networks", networks.normalise_all),
@@ -52,6 +56,27 @@ def test_an_empty_answer_is_an_empty_list(
     validated = ArgumentSpecValidator(spec).validate({option: ""})
     assert validated.error_messages == []
     assert decode(validated.validated_parameters[option]) == []
+
+
+def test_an_item_of_containers_is_decoded_by_us() -> None:
+    """What Ansible made of one with a specification, we make of it."""
+    said = {
+        "name": "web", "image": "web", "address": "10.1.1.5", "ports": "8080:80, 5353:53/udp", "dns": "10.0.0.1, ",
+        "command": "/bin/web, really", "capabilities_add": "net_raw,NET_ADMIN", "capabilities_drop": "", "mounts": "",
+        "no_new_privileges": "no", "login_user": 1000, "env": "", "wait_for": "",
+        "authorized_keys": f"ssh-ed25519 {'A' * 68} me",
+    }  # fmt: skip
+    validated = ArgumentSpecValidator(container_options.CONTAINER).validate({"containers": [said]})
+    assert validated.error_messages == []
+    (found,) = containers.normalise_all(validated.validated_parameters["containers"])
+    assert {one["container_port"] for one in found["ports"]} == {80, 53}
+    keys = ("dns", "command", "capabilities_add", "capabilities_drop", "mounts", "no_new_privileges", "login_user")
+    assert [found[key] for key in keys] == [
+        ["10.0.0.1"], ["/bin/web, really"], ["CAP_NET_ADMIN", "CAP_NET_RAW"], [], [], False, "1000",
+    ]  # fmt: skip
+    assert (found["env"], found["wait_for"], len(found["authorized_keys"])) == ({}, None, 1)
+    with pytest.raises(InputError, match=r"^containers\[0\]: unknown key 'comand'"):
+        containers.normalise_all([{**said, "comand": "x"}])
 
 
 def test_paths_of_a_survey(monkeypatch: pytest.MonkeyPatch) -> None:
