@@ -53,6 +53,13 @@ def remove_unfinished(path: str) -> None:
     remove_file(_unfinished(path))
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write ``data``, however little of it is taken at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def write_text(path: str, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` atomically; ``durable``: it is on the disk when this returns."""
     directory = os.path.dirname(path)

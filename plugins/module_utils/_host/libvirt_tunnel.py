@@ -132,7 +132,7 @@ class Tunnel:
                     with self._guard:
                         if self._closed:
                             return
-                    _write_all(into, frame.data)
+                    files.write_all(into, frame.data)
 
     def _back(self, client: socket.socket) -> None:
         frames, out = rpc.Frames(), self._process.stdout.fileno()
@@ -156,12 +156,6 @@ class Tunnel:
             self._released.wait()
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -220,7 +214,7 @@ def _pass(name: str, journal: t.Mapping[str, t.Any], read: int, write: int, ther
             if not data:
                 return
             if fd != read:
-                _write_all(write, data)
+                files.write_all(write, data)
                 continue
             for frame in frames.feed(data):
                 _check(name, journal, frame)
