@@ -465,7 +465,13 @@ def _op_image(call: Call) -> dict[str, t.Any]:
         raise PeerError(f"{call.name} is not made of the image {description.get('digest')!r}.")
     if name:
         check_name(name, "image_name")
-    call.receive(lambda file: receive_image(description, name, file, waits=lambda: not call.gone()))
+
+    def waits() -> bool:
+        """Another container may be bringing it just now: the source hears why nothing of its stream is taken."""
+        call.tell(0)
+        return not call.gone()
+
+    call.receive(lambda file: receive_image(description, name, file, waits=waits))
     return {}
 
 

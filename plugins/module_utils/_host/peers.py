@@ -14,13 +14,14 @@ import time
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, InputError, PeerError
+from .._core.errors import CnvmError, HostError, InputError, PeerError
 from .._migrate import wire
 from . import files
 from .limit import Limit
 from .system import Host
 
-# Who tells how far it is may tell nothing for so long: it reads what has come once more, and sees it onto its disk.
+# Who tells how far it is may tell nothing for so long: it reads what has come once more, and sees it onto its disk. And
+# so long may who takes a stream take nothing of it. When all has gone out it may take its time to see it onto its disk.
 _NO_PROGRESS_S = 600.0
 _LATE = "did not answer in time"
 
@@ -60,7 +61,8 @@ class Channel:
         self._in = self._process.stdin.fileno()
         self._out = self._process.stdout.fileno()
         self._buffer = bytearray()
-        self._deadline, self._late = time.monotonic() + 15, _LATE
+        # Of the call that is under way: until when it is to be answered, and how much of its stream goes out.
+        self._end = time.monotonic()
         self._limit = Limit(0)
         # How many answers are to come: that to a call which ran out of time comes before that to the next one.
         self._awaited = 0
@@ -71,21 +73,32 @@ class Channel:
         said = last_words(self._process.stderr)
         return PeerError(
             f"The connection to {self.peer} {what}" + (f": {said}" if said else "."),
-            hint=f"Check that {self.peer} is up and that its tunnel works ('cnvm-host overlay status').",
+            hint=f"Check that {self.peer} is up, its tunnel works ('cnvm-host overlay status') and its disks answer.",
             peer=self.peer,
         )
 
-    def _wait(self, fd: int, event: int) -> None:
+    def _patience(self) -> tuple[float, str]:
+        """Until when to wait for a peer to get further, and what it did not do when it has not by then."""
+        stuck = f"showed no progress for {_NO_PROGRESS_S:g} s"
+        return min((self._end, _LATE), (time.monotonic() + _NO_PROGRESS_S, stuck))
+
+    @staticmethod
+    def _ready(fd: int, event: int, until: float) -> bool:
+        """Whether ``event`` comes before that time."""
         poll = select.poll()
         poll.register(fd, event)
-        left = self._deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise self._lost(self._late)
+        left = until - time.monotonic()
+        return left > 0 and bool(poll.poll(left * 1000))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            self._wait(self._in, select.POLLOUT)
+            until, late = self._patience()
+            if not self._ready(self._in, select.POLLOUT, until):
+                # One that waits for somebody else before it takes more says so.
+                if until < self._end and self._receive():
+                    continue
+                raise self._lost(late)
             try:
                 count = os.write(self._in, view[: self._limit.piece])
             except BlockingIOError:
@@ -95,25 +108,63 @@ class Channel:
             view = view[count:]
             self._limit.sent(count)
 
-    def _read_line(self) -> bytes:
-        found = b""
-        # An empty line is a sign of life.
-        while not found:
-            while b"\n" not in self._buffer:
-                self._wait(self._out, select.POLLIN)
-                try:
-                    data = os.read(self._out, 1 << 16)
-                except BlockingIOError:
-                    continue
-                if not data:
-                    raise self._lost("was lost")
-                self._buffer += data
-                if len(self._buffer) > wire.MAX_LINE:
-                    raise self._lost("sent too long a line")
-            end = self._buffer.index(b"\n")
+    def _receive(self) -> bool:
+        """Read what has come; False when that is nothing."""
+        try:
+            data = os.read(self._out, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            raise self._lost("was lost")
+        self._buffer += data
+        if len(self._buffer) - self._buffer.rfind(b"\n") > wire.MAX_LINE:
+            raise self._lost("sent too long a line")
+        return True
+
+    def _line(self) -> bytes:
+        """The next line of what has been read; b'' when there is none. An empty line is a sign of life."""
+        while (end := self._buffer.find(b"\n")) >= 0:
             found = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
-        return found
+            if found:
+                return found
+        return b""
+
+    def _answer(self, line: bytes, progress: t.Optional[t.Callable[[int], None]]) -> t.Optional[dict[str, t.Any]]:
+        """What ``line`` answers to the last call; None when it does not."""
+        said = wire.parse(line)
+        if "progress" in said:
+            if progress is not None:
+                progress(int(said["progress"]))
+            return None
+        self._awaited -= 1
+        return None if self._awaited else said
+
+    def _hear(self) -> None:
+        """Raise the error with which the peer has answered before it had all of the stream."""
+        self._receive()
+        while line := self._line():
+            answer = self._answer(line, None)
+            if answer is not None:
+                wire.result_of(answer, self.peer)
+                raise self._lost("answered before it had everything")
+
+    def _chunk(self, data: bytes) -> None:
+        self._hear()
+        self._write(data)
+
+    def _send(self, stream: t.Callable[[t.BinaryIO], t.Any]) -> None:
+        """Send what ``stream`` writes, for as long as the peer wants it."""
+        writer = wire.ChunkWriter(self._chunk)
+        try:
+            stream(t.cast("t.BinaryIO", writer))
+            writer.close()
+        except CnvmError:
+            if not self.is_late:
+                # It has answered, and waits for the end of the stream to go on.
+                with contextlib.suppress(PeerError):
+                    writer.end()
+            raise
 
     @property
     def is_late(self) -> bool:
@@ -133,29 +184,25 @@ class Channel:
         """Ask the peer to do ``op``; its result. ``stream`` writes the bytes that go with it, no more than ``mib_s`` of
         them in a second (0 is no limit).
 
-        An operation that fails before it has read its stream answers once all of it has come. ``progress``
-        hears of the bytes that the peer fetches by itself, and a peer that gets no further is not waited for.
+        An operation that fails before it has all of its stream is sent no more of it. A peer that takes no more of it
+        without a word, or gets no further with the bytes that it fetches by itself (``progress`` hears of them), is not
+        waited for.
         """
-        end = time.monotonic() + timeout_s
-        self._deadline, self._late = end, _LATE
+        self._end = time.monotonic() + timeout_s
         self._limit = Limit(mib_s)
         self._awaited += 1
         self._write(wire.line({"op": op, "args": args, "stream": stream is not None}))
         if stream is not None:
-            writer = wire.ChunkWriter(self._write)
-            stream(t.cast("t.BinaryIO", writer))
-            writer.close()
-        while True:
-            if progress is not None:
-                stuck = f"showed no progress for {_NO_PROGRESS_S:g} s"
-                self._deadline, self._late = min((end, _LATE), (time.monotonic() + _NO_PROGRESS_S, stuck))
-            answer = wire.parse(self._read_line())
-            if "progress" not in answer:
-                self._awaited -= 1
-                if not self._awaited:
-                    return wire.result_of(answer, self.peer)
-            elif progress is not None:
-                progress(int(answer["progress"]))
+            self._send(stream)
+        answer: t.Optional[dict[str, t.Any]] = None
+        while answer is None:
+            until, late = (self._end, _LATE) if progress is None else self._patience()
+            while not (line := self._line()):
+                if not self._ready(self._out, select.POLLIN, until):
+                    raise self._lost(late)
+                self._receive()
+            answer = self._answer(line, progress)
+        return wire.result_of(answer, self.peer)
 
     def close(self) -> None:
         """End the connection; the peer cleans up what was not finished."""

@@ -118,12 +118,12 @@ class Conversation:
                     stream = wire.ChunkReader(self._exactly, self._line)
                 answer = wire.line({"result": self._do(str(said.get("op")), dict(said.get("args") or {}), stream)})
             except Exception as error:  # noqa: BLE001 - whatever it is, the peer must hear of it
-                # The rest of a stream that is not wanted must not be taken for a request.
-                if stream is not None:
-                    stream.finish()
                 answer = wire.error_line(error)
             self._write.write(answer)
             self._write.flush()
+            # What comes of a stream until its sender has heard that it is not wanted must not be taken for a request.
+            if stream is not None:
+                stream.finish()
 
     def close(self) -> None:
         """Let the lock go; a move that did not end goes to the resolver, which outlives this session."""
@@ -325,18 +325,12 @@ def _pumped(stream: t.Optional[wire.ChunkReader], work: t.Callable[[t.BinaryIO],
     os.close(back)
     with contextlib.suppress(OSError):
         fcntl.fcntl(into, 1031, 1 << 20)  # F_SETPIPE_SZ
-    broken = False
     try:
-        while True:
-            data = stream.read(wire.CHUNK)
-            if not data:
-                break
-            view = memoryview(data)
-            while view and not broken:
-                try:
-                    view = view[os.write(into, view) :]
-                except BrokenPipeError:
-                    broken = True  # it has seen enough, and says why
+        while data := stream.read(wire.CHUNK):
+            try:
+                files.write_all(into, data)
+            except BrokenPipeError:
+                break  # it has seen enough, and says why
     finally:
         os.close(into)
         with os.fdopen(answer, "rb") as file:

@@ -8,6 +8,9 @@ A request is ``{"op": …, "args": {…}, "stream": bool}``. With ``stream`` chu
 and so many bytes, the last with length 0; then a line ``{"sha256": …, "bytes": …}``. The answer is a line
 ``{"result": {…}}`` or ``{"error": {"kind", "message", "hint", "details"}}``. Lines ``{"progress": …}`` may come before
 it: so many more bytes have come to who answers.
+
+An error may come before the stream has ended. Who sends it hears of that before the next chunk, and ends the stream
+there; who has answered reads on until then, so that both can go on with the next request.
 """
 
 from __future__ import annotations
@@ -93,15 +96,19 @@ class ChunkWriter:
             return
         data = b"".join(self._buffer)
         self._buffer, self._buffered = [], 0
-        self._digest.update(data)
-        self.count += len(data)
         for at in range(0, len(data), CHUNK):
             part = data[at : at + CHUNK]
             self._write(_LENGTH.pack(len(part)) + part)
+            self._digest.update(part)
+            self.count += len(part)
 
     def close(self) -> None:
         """End the stream."""
         self.flush()
+        self.end()
+
+    def end(self) -> None:
+        """End the stream with what has gone out, as after a ``write`` that failed because nobody wants the rest."""
         self._write(_LENGTH.pack(0) + line({"sha256": self._digest.hexdigest(), "bytes": self.count}))
 
 
@@ -114,6 +121,7 @@ class ChunkReader:
         self._digest = hashlib.sha256()
         self._rest = b""
         self._at = 0
+        self._bad = 0
         self._ended = self._finished = False
         self.count = 0
 
@@ -127,8 +135,10 @@ class ChunkReader:
                     return b"".join(parts)
                 parts.append(part)
         if self._at >= len(self._rest) and not self._ended:
-            (length,) = _LENGTH.unpack(self._read_exactly(_LENGTH.size))
+            (length,) = (self._bad,) if self._bad else _LENGTH.unpack(self._read_exactly(_LENGTH.size))
             if length > 4 * CHUNK:
+                # Where the next one begins is not known: there is no way on from here.
+                self._bad = length
                 raise errors.PeerError(f"The other host sent a chunk of {length} bytes, which is not our protocol.")
             self._ended = length == 0
             self._rest, self._at = self._read_exactly(length) if length else b"", 0

@@ -257,11 +257,11 @@ def test_an_image_is_received_once_and_leaves_nothing_when_it_breaks(
 
 
 def test_an_image_that_another_container_is_just_bringing_is_waited_for() -> None:
-    """Until it is there, or the source has hung up."""
-    digest = "a" * 64
+    """Until it is there, or the source has hung up, which hears that something is waited for."""
+    digest, told = "a" * 64, list[int]()
     args = {"description": {"digest": digest}, "name": "debian"}
     call = kinds.Call(
-        HOST, {"name": "web"}, args, True, lambda work: work(t.cast("t.Any", None)), lambda: True, lambda count: None
+        HOST, {"name": "web"}, args, True, lambda work: work(t.cast("t.Any", None)), lambda: True, told.append
     )
     with contextlib.ExitStack() as other:
         other.enter_context(files.lock(f"{paths.RUN}/locks/image-{digest}.lock", "receiving the image"))
@@ -274,6 +274,7 @@ def test_an_image_that_another_container_is_just_bringing_is_waited_for() -> Non
             return False
 
         assert container_target.OPERATIONS["image"](call._replace(gone=arrives)) == {}
+    assert told == [0, 0]
     assert images.names() == {"debian": digest}
 
 

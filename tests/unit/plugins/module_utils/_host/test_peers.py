@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,131 @@ time.sleep(9)
     assert one.is_late
     assert one.call("give_up", timeout_s=20) == {"to": "give_up"}
     assert not one.is_late
+
+
+# A host as the target of a move whose disk is full; what had come by then is a file.
+FULL = """
+sys.path[:0] = {path!r}
+import os, types
+from ansible_collections.cnvm.platform.plugins.module_utils._host import kinds, serve
+from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+
+def work(call, file):
+    call.tell(0)
+    with open({left!r}, "wb") as begun, open("/dev/full", "wb", buffering=0) as full:
+        begun.write(file.read(10))
+        full.write(b"x")
+
+kinds.target_of = lambda journal: types.SimpleNamespace(
+    OPERATIONS={{"file": lambda call: call.receive(lambda file: work(call, file))}},
+    give_up=lambda host, name, journal: os.unlink({left!r}),
+)
+conversation = serve.Conversation(Host(run=None), sys.stdin.buffer, sys.stdout.buffer)
+conversation.journal = {{"name": "web"}}
+conversation.run()
+"""
+
+
+def test_a_target_whose_disk_is_full_is_sent_no_more(channel: t.Any, tmp_path: Path) -> None:
+    """What is asked next is answered: to send other things, or to leave nothing of it there."""
+    left = tmp_path / "begun"
+    one = channel(FULL.format(path=sys.path, left=str(left)))
+    sent: list[int] = []
+
+    def produce(out: t.BinaryIO) -> None:
+        for number in range(64):
+            sent.append(number)
+            out.write(b"x" * wire.CHUNK)
+
+    for _time in range(2):
+        sent.clear()
+        with pytest.raises(HostError, match="No space left on device"):
+            one.call("file", timeout_s=60, stream=produce)
+        # No more than fits between the two.
+        assert len(sent) < 10
+        assert not one.is_late
+    sent.clear()
+    assert one.call("probe", timeout_s=60, stream=produce) == {}
+    assert len(sent) == 64
+    assert left.exists()
+    assert one.call("give_up", timeout_s=60) == {}
+    assert not left.exists()
+
+
+TAKE = """
+import struct
+source = sys.stdin.buffer
+def chunk():
+    (length,) = struct.unpack(">I", source.read(4))
+    return len(source.read(length))
+def rest():
+    while chunk():
+        pass
+    source.readline()
+"""
+
+
+def test_a_late_error_is_not_that_of_the_stream_under_way(channel: t.Any) -> None:
+    late = "\n" + wire.error_line(Refused("Too late.")).decode() + "\n"
+    one = channel(
+        f"""{TAKE}
+source.readline()
+source.readline()
+chunk()
+sys.stdout.write({late!r})
+sys.stdout.flush()
+rest()
+print(json.dumps({{"result": {{"to": "file"}}}}), flush=True)
+source.readline()
+"""
+    )
+    with pytest.raises(PeerError, match="did not answer in time"):
+        one.call("facts", timeout_s=0.2)
+    assert one.call("file", timeout_s=60, stream=lambda out: out.write(b"x" * (5 * wire.CHUNK))) == {"to": "file"}
+    assert not one.is_late
+
+
+def test_what_was_not_sent_is_not_taken_for_arrived(channel: t.Any) -> None:
+    one = channel(f"{TAKE}source.readline()\nprint('{{\"result\": {{}}}}', flush=True)\nrest()\nsource.readline()")
+    with pytest.raises(PeerError, match="answered before it had everything"):
+        one.call("file", timeout_s=60, stream=lambda out: out.write(b"x" * (5 * wire.CHUNK)))
+
+
+def test_a_peer_that_hangs_in_a_stream_is_not_waited_for(channel: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_NO_PROGRESS_S", 1.0)
+    one = channel(f"{TAKE}source.readline()\nchunk()\ntime.sleep(60)")
+    with pytest.raises(PeerError, match=r"The connection to host2 showed no progress for 1 s\."):
+        one.call("file", timeout_s=40, stream=lambda out: out.write(b"x" * (5 * wire.CHUNK)))
+    assert one.is_late
+
+
+def test_a_peer_that_is_slow_with_a_stream_is_waited_for(channel: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First it waits for somebody else and says so; then it takes little at a time; then it syncs what has come."""
+    one = channel(
+        f"""{TAKE}
+source.readline()
+print(json.dumps({{"result": {{}}}}), flush=True)
+source.readline()
+for _number in range(8):
+    print(json.dumps({{"progress": 0}}), flush=True)
+    time.sleep(0.2)
+read = source.read
+def slowly(size):
+    data = b""
+    while len(data) < size:
+        time.sleep(0.1)
+        data += read(min(1 << 16, size - len(data)))
+    return data
+source = type("Slow", (), {{"read": staticmethod(slowly), "readline": source.readline}})
+rest()
+time.sleep(2)
+print(json.dumps({{"result": {{}}}}), flush=True)
+source.readline()
+"""
+    )
+    one.call("facts", timeout_s=60)
+    monkeypatch.setattr(peers, "_NO_PROGRESS_S", 1.0)
+    assert one.call("file", timeout_s=60, stream=lambda out: out.write(b"x" * (2 * wire.CHUNK))) == {}
 
 
 def test_error_of_the_other_side(channel: t.Any) -> None:

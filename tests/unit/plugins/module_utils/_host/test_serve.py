@@ -95,6 +95,15 @@ def test_a_stream_that_ends_early_ends_the_conversation() -> None:
         ask(request("probe", True), stream(b"x" * 5000)[:2000])
 
 
+def test_a_chunk_that_is_none_is_told_and_ends_the_conversation() -> None:
+    """Nobody knows where the next request begins."""
+    out = io.BytesIO()
+    conversation = serve.Conversation(host(), incoming(request("probe", True) + b"\xff" * 4 + request("probe")), out)
+    with pytest.raises(PeerError):
+        conversation.run()
+    assert "sent a chunk of 4294967295 bytes" in wire.parse(out.getvalue())["error"]["message"]
+
+
 @pytest.mark.parametrize("name", ["../etc", "-x", "a b", "", 5, None])
 def test_names_are_checked_like_a_users(name: t.Any) -> None:
     answers = ask(
@@ -285,7 +294,7 @@ def test_pumped_in_a_process_of_its_own() -> None:
     assert serve._pumped(reader(stream(b"x")), lambda file: os.getpid()) != os.getpid()
 
 
-def test_pumped_work_that_fails_is_told_and_the_stream_is_read() -> None:
+def test_pumped_work_that_fails_is_told_before_the_stream_is_read() -> None:
     def refuse(file: t.BinaryIO) -> None:
         file.read(10)
         raise HostError("No space.", hint="Make some.")
@@ -293,6 +302,7 @@ def test_pumped_work_that_fails_is_told_and_the_stream_is_read() -> None:
     one = reader(stream(b"x" * 9_000_000))
     with pytest.raises(HostError, match="No space"):
         serve._pumped(one, refuse)
+    assert one.count < 9_000_000
     one.finish()
 
 
@@ -350,7 +360,9 @@ def test_serve_until_the_peer_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.BytesIO()
     data = request("probe", True) + stream(b"abc") + request("probe", True) + stream(b"abc")[:3]
     assert serve.serve([], host(stdin=incoming(data), stdout=out)) == 0
-    assert wire.parse(out.getvalue()) == {"result": {}}
+    done, cut = map(wire.parse, out.getvalue().splitlines())
+    assert done == {"result": {}}
+    assert "in the middle of a stream" in cut["error"]["message"]
 
 
 def test_what_is_remembered_of_an_earlier_guest_is_no_promise(state: Path) -> None:

@@ -117,9 +117,31 @@ def test_a_stream_that_was_cut_is_found(content: bytes, data: st.DataObject) -> 
         reader(raw[: data.draw(st.integers(0, len(raw) - 2))]).finish()
 
 
+def test_what_went_out_before_a_write_failed_can_be_ended() -> None:
+    out = io.BytesIO()
+
+    def write(data: bytes) -> None:
+        if out.tell() > 2 * wire.CHUNK:
+            raise errors.HostError("No space.")
+        out.write(data)
+
+    writer = wire.ChunkWriter(write)
+    with pytest.raises(errors.HostError):
+        writer.write(b"x" * (4 * wire.CHUNK + 1))
+    end = io.BytesIO()
+    writer._write = lambda data: end.writelines([data])
+    writer.end()
+    stream = reader(out.getvalue() + end.getvalue())
+    assert len(stream.read()) == 2 * wire.CHUNK
+    stream.finish()
+
+
 def test_a_chunk_that_is_too_long_is_not_read() -> None:
-    with pytest.raises(errors.PeerError, match="4294967295 bytes"):
-        reader(struct.pack(">I", 2**32 - 1)).read(1)
+    """Nor anything behind it, of which nobody knows what it is."""
+    stream = reader(struct.pack(">I", 2**32 - 1) + sent([b"x"]))
+    for read in (lambda: stream.read(1), stream.finish):
+        with pytest.raises(errors.PeerError, match="4294967295 bytes"):
+            read()
 
 
 @pytest.mark.parametrize("kind", [errors.HostError, errors.Refused, errors.PeerError, errors.InputError])
