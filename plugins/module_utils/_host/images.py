@@ -176,6 +176,9 @@ def users_of(digest: str) -> list[str]:
 
 def remove(name: str, *, check_mode: bool = False) -> list[str]:
     """Remove a name, and the image when it has no other name and no container; what was (or would be) removed."""
+    if not check_mode:
+        # Also what a run that was cut off had begun to remove: that has no name, and no digest, any more.
+        building.remove_unfinished(paths.IMAGES)
     known = names()
     digest = known.get(name) or (name if is_digest(name) and os.path.isdir(paths.image_dir(name)) else "")
     if not digest:
@@ -188,13 +191,15 @@ def remove(name: str, *, check_mode: bool = False) -> list[str]:
             f"The image {name} is in use by {', '.join(f'container {one}' for one in used) or ', '.join(others)}.",
             hint="Remove them first.",
         )
-    if not used and not others:
+    goes = not used and not others and os.path.isdir(paths.image_dir(digest))
+    if goes:
         removed.append(f"image {digest}")
     if not check_mode:
+        if goes:
+            building.discard(paths.IMAGES, paths.image_dir(digest))
+        # Last: without it a run that is cut off would leave an image that nobody asks to remove any more.
         if name in known:
             files.remove_file(paths.image_name_file(name), durable=True)
-        if not used and not others and os.path.isdir(paths.image_dir(digest)):
-            building.discard(paths.IMAGES, paths.image_dir(digest))
     return removed
 
 

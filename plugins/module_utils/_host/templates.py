@@ -278,6 +278,9 @@ def remove(word: str, *, check_mode: bool = False) -> list[str]:
 
     Refused when it is the last name and something rests on the template.
     """
+    if not check_mode:
+        # Also what a run that was cut off had begun to remove: that has no name, and no digest, any more.
+        building.remove_unfinished(paths.TEMPLATES)
     known = names()
     digest = known.get(word) or (word if is_digest(word) and os.path.isdir(paths.template_dir(word)) else "")
     if not digest:
@@ -302,10 +305,11 @@ def _remove(word: str, known: t.Mapping[str, str], digest: str, *, check_mode: b
             )
         removed.append(f"template {digest}")
     if not check_mode:
-        if word in known:
-            files.remove_file(paths.template_name_file(word), durable=True)
         if there and not others:
             building.discard(paths.TEMPLATES, paths.template_dir(digest))
+        # Last: without it a run that is cut off would leave a template that nobody asks to remove any more.
+        if word in known:
+            files.remove_file(paths.template_name_file(word), durable=True)
     return removed
 
 

@@ -18,10 +18,6 @@ from ansible_collections.cnvm.platform.tests.support import images
 VERBS = ("create", "convert", "resize", "rebase", "check", "measure", "cp")
 
 
-class Killed(BaseException):
-    """What a SIGKILL would be: nothing of ours runs any more."""
-
-
 class Qemu:
     """Does what qemu-img would, as far as headers tell. ``fail``: a verb, and what comes of it after half the work."""
 

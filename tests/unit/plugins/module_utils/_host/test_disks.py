@@ -42,7 +42,8 @@ from ansible_collections.cnvm.platform.tests.support.images import MIB
 
 from . import fake_domains
 from .fake_domains import FakeConnection
-from .fake_qemu import Killed, Qemu
+from .fake_qemu import Qemu
+from .killing import Killed
 
 Items = list[dict[str, t.Any]]
 

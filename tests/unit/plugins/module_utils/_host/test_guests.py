@@ -58,6 +58,7 @@ from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_domains
 from .fake_domains import FakeConnection, FakeError
+from .killing import Killed
 
 DIGEST = "ab" * 32
 WEB = {"name": "web", "memory_mib": 256, "disks": [{"size_mib": 1}], "networks": [{}]}
@@ -1605,10 +1606,6 @@ def test_or_is_removed(connection: FakeConnection, place: Path, delete: bool) ->
     assert result["kept_disks"] == [f"{place}/kept_disks/web/vda.qcow2"]
     assert (own.exists(), connection.domains) == (False, {})
     assert not bring(absent)["changed"]
-
-
-class Killed(BaseException):
-    """The run ends here, and cleans nothing up."""
 
 
 def cut(*args: t.Any, **words: t.Any) -> t.NoReturn:

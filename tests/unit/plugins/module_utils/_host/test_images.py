@@ -23,6 +23,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host.system import 
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.members import Policy
 
 from .fake_qemu import Qemu
+from .killing import at_each_effect
 
 PROCESS = {"args": ["/init"]}
 
@@ -178,6 +179,28 @@ def test_removing_a_name_takes_the_image_with_it_unless_it_is_needed(store: Path
     (store / "containers/box/definition.json").unlink()
     assert images.remove(made) == [f"image {made}"]
     assert os.listdir(store / "images/sha256") == []
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_removing_one_is_killed_at_each_step(store: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    """The next run removes what is left of it."""
+    word = "web"
+
+    def make() -> None:
+        nonlocal word
+        made = stored("web")
+        if not named:
+            word = made
+            os.unlink(paths.image_name_file("web"))
+
+    def remove() -> None:
+        images.remove(word)
+
+    def look() -> None:
+        remove()
+        assert [os.listdir(store / "images" / place) for place in ("names", "sha256", "building")] == [[], [], []]
+
+    assert at_each_effect(monkeypatch, make, remove, look) > 3
 
 
 def test_a_changed_image_is_noticed(store: Path) -> None:

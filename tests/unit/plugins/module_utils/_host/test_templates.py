@@ -46,6 +46,7 @@ from . import fake_domains
 from .fake_clock import Clock
 from .fake_domains import FakeConnection
 from .fake_qemu import Qemu
+from .killing import at_each_effect
 
 
 @pytest.fixture(autouse=True)
@@ -516,6 +517,39 @@ def test_by_its_digest_only_one_without_a_name_is_removed(qemu: Qemu, place: Pat
     with pytest.raises(Refused, match="has the name debian"):
         bring(qemu, name=found["digest"], state="absent")
     assert not bring(qemu, name="d" * 64, state="absent")["changed"]
+
+
+@pytest.mark.parametrize("again", ["absent", "present"])
+@pytest.mark.parametrize("named", [True, False])
+def test_removing_one_is_killed_at_each_step(
+    qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch, named: bool, again: str
+) -> None:
+    """The next run removes what is left of it, or makes it anew."""
+    file = source(place)
+    wanted = {"name": "debian", "source": str(file), "checksum": f"sha256:{sha(file)}"}
+    found: dict[str, t.Any] = {}
+
+    def make() -> None:
+        found.update(bring(qemu, **wanted)["template"])
+        if not named:
+            os.unlink(paths.template_name_file("debian"))
+
+    def remove() -> None:
+        bring(qemu, name="debian" if named else found["digest"], state="absent")
+
+    def look() -> None:
+        # Who looks meanwhile sees the whole of it, or nothing.
+        assert [one["problem"] for one in templates.report()["templates"]] in ([], [None])
+        if again == "present":
+            assert bring(qemu, **wanted)["template"]["digest"] == found["digest"]
+            assert templates.problem(templates.resolve("debian"), full=True) == ""
+            assert not bring(qemu, **wanted)["changed"]
+        else:
+            remove()
+            assert (templates.names(), templates.digests()) == ({}, [])
+        assert os.listdir(f"{paths.TEMPLATES}/building") == []
+
+    assert at_each_effect(monkeypatch, make, remove, look) > 4
 
 
 def test_a_report_of_some_and_of_none(qemu: Qemu, place: Path) -> None:

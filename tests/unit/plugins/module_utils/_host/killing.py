@@ -1,0 +1,109 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A run that is killed at any of its effects: what was done stays, and nothing is done any more, no clearing away."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import typing as t
+
+import pytest
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_CHANGES = ("unlink", "remove", "rename", "replace", "mkdir", "rmdir", "chmod", "fchmod", "link", "symlink", "truncate")
+# More than any run has: one that never ends is no reason for a test to go on for ever.
+_MOST = 500
+
+
+class Killed(BaseException):
+    """What a SIGKILL would be: nothing of ours runs any more."""
+
+
+class Effects:
+    """Those of one run. From the one with the number ``last`` on none is done."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.done = 0
+
+    @property
+    def killed(self) -> bool:
+        return self.done > self.last
+
+    def one(self) -> None:
+        """Another one is about to be done."""
+        self.done += 1
+        if self.killed:
+            raise Killed
+
+    def before(self, work: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
+        """The same function, as one of the effects."""
+
+        def do(*args: t.Any, **more: t.Any) -> t.Any:
+            self.one()
+            return work(*args, **more)
+
+        return do
+
+
+class _Calls(list[t.Any]):
+    """What a stand-in writes down of what is done to it."""
+
+    def __init__(self, effects: Effects) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def append(self, what: t.Any) -> None:
+        self.effects.one()
+        super().append(what)
+
+
+@contextlib.contextmanager
+def _counted(effects: Effects, monkeypatch: pytest.MonkeyPatch, stands_in: t.Sequence[t.Any]) -> t.Iterator[None]:
+    """Of files all of ours, and what is done to those that have ``calls``."""
+    open_fd, open_file = os.open, builtins.open
+
+    def opened_fd(path: t.Any, flags: int, *args: t.Any, **more: t.Any) -> int:
+        if flags & _WRITES:
+            effects.one()
+        return open_fd(path, flags, *args, **more)
+
+    def opened_file(path: t.Any, mode: str = "r", *args: t.Any, **more: t.Any) -> t.Any:
+        if not isinstance(path, int) and set(mode) & set("wxa+"):
+            effects.one()
+        return open_file(path, mode, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened_fd)
+        patch.setattr(builtins, "open", opened_file)
+        for name in _CHANGES:
+            patch.setattr(os, name, effects.before(getattr(os, name)))
+        for one in stands_in:
+            patch.setattr(one, "calls", _Calls(effects))
+        yield
+
+
+def at_each_effect(
+    monkeypatch: pytest.MonkeyPatch,
+    before: t.Callable[[], object],
+    run: t.Callable[[], object],
+    after: t.Callable[[], object],
+    stands_in: t.Sequence[t.Any] = (),
+) -> int:
+    """``run``, killed at its first effect, then at its second, and so on until it comes to its end; ``before`` and
+    ``after`` each time. How often it was killed."""
+    for last in range(_MOST):
+        before()
+        effects = Effects(last)
+        with _counted(effects, monkeypatch, stands_in), contextlib.suppress(Killed):
+            run()
+        try:
+            after()
+        except BaseException as error:
+            raise AssertionError(f"Killed at effect {last + 1}: {error}") from error
+        if not effects.killed:
+            return last
+    raise AssertionError(f"It had not ended after {_MOST} effects.")
