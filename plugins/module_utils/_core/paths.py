@@ -166,7 +166,7 @@ def guest_snapshots_file(name: str) -> str:
 
 
 def guest_making_file(name: str) -> str:
-    """Which files are being made for it, as it is changed."""
+    """Which files are being made for it."""
     return f"{workload_dir(name)}/making.json"
 
 

@@ -410,7 +410,7 @@ class Batch:
         # The records last: what is left of a layer, of a removal that was cut off, is never taken for a new one's.
         for directory in (paths.bundle_dir(name), paths.upper_dir(name), paths.layer_work_dir(name)):
             files.remove_tree(directory)
-        files.remove_tree(paths.workload_dir(name))
+        ownership.forget(name)
 
     def start(self, names: t.Sequence[str]) -> None:
         """Start units, all at once, and see that their containers run."""

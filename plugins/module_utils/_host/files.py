@@ -119,13 +119,21 @@ def mount_points(mountinfo: t.Optional[str] = None) -> list[str]:
     ]
 
 
-def remove_tree(path: str) -> None:
-    """Remove a directory of ours. Refuses while anything is mounted in it: it would erase what is mounted."""
+def remove_tree(path: str, *, last: str = "") -> None:
+    """Remove a directory of ours. Refuses while anything is mounted in it: it would erase what is mounted. ``last``:
+    the name of what goes when nothing else is left in it."""
     if not os.path.lexists(path):
         return
     below = [point for point in mount_points() if point == path or point.startswith(path + "/")]
     if below:
         raise HostError(f"{path} cannot be removed: {below[0]} is still mounted.", hint=f"Run 'umount {below[0]}'.")
+    for entry in list(os.scandir(path)) if last else ():
+        if entry.name == last:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            remove_file(entry.path)
     shutil.rmtree(path)
 
 

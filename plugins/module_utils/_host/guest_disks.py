@@ -23,7 +23,7 @@ from .._image.commands import Making
 from .._libvirt import xml
 from .._libvirt.domain import Model
 from .._libvirt.pool import WITH_FILES
-from . import disk_records, disks, files, libvirt, ownership, templates
+from . import disk_records, disks, files, libvirt, templates
 from .disks import Attributes
 from .system import Host
 
@@ -269,16 +269,17 @@ def _look_new(
 def making(name: str) -> list[str]:
     """The files that were being made for a guest when that was cut off: nothing was there."""
     note = files.read_json(paths.guest_making_file(name)) or {}
-    return [*ownership.making(name, ownership.GUEST), *note.get("paths", ())]
+    return list(note.get("paths", ()))
 
 
-def left(name: str, needed: t.Collection[str]) -> list[str]:
+def left(name: str, needed: t.Collection[str] = ()) -> list[str]:
     """Those of them that are there still, but for ``needed``."""
     return [path for path in making(name) if path not in needed and os.path.lexists(path)]
 
 
-def note_making(name: str, made: t.Sequence[str]) -> None:
-    """Write down which files are being made for a guest as it is changed."""
+def note_making(name: str, made: t.Collection[str]) -> None:
+    """Write down which files are being made for a guest. Before the first of them is: what is on record only later is
+    somebody's, for the next run, when this one is cut off."""
     if made:
         files.write_json(paths.guest_making_file(name), {"paths": sorted(made)})
     else:

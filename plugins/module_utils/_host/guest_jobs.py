@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .._core import paths
 from .._libvirt import domain
 from .._libvirt import guest_definition as definitions
 from .._libvirt.domain import Model
@@ -53,8 +52,7 @@ def newcomer(guest: t.Mapping[str, t.Any]) -> Newcomer:
 def claim(job: Job) -> Newcomer:
     """Of one that is to be made here, or taken over."""
     wanted = t.cast(Wanted, job.plan.wanted)
-    making = [path for path in made(job.works) if not path.startswith(f"{paths.WORKLOADS}/")]
-    return newcomer(wanted.definition)._replace(given=given(wanted.model, job.works), making=making)
+    return newcomer(wanted.definition)._replace(given=given(wanted.model, job.works), adopted=job.plan.adopt)
 
 
 def given(model: Model, works: t.Sequence[Work] = ()) -> set[str]:

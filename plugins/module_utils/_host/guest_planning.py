@@ -136,9 +136,9 @@ class Planner:
         ]
         begun = [path for path in guest_disks.making(job.name) if path not in made and os.path.lexists(path)]
         job.made_disks = [*made, *begun, *snapshot_records.made(job.name, made)]
-        # Without a definition it is not known which of them were made.
-        if job.item["delete_disks"] and job.seen.definition is not None:
-            job.gone_disks = job.made_disks
+        # Without a definition it is known only of those that were being made.
+        if job.item["delete_disks"]:
+            job.gone_disks = job.made_disks if job.seen.definition is not None else begun
         gone = {place for path in job.gone_disks for place in files.places(path)}
         stay = [path for path in guest_disks.at_home(job.name) if not gone & files.places(path)]
         if not stay:
@@ -220,8 +220,8 @@ class Planner:
             if looked is None:
                 looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
             disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"
-            if old is None and not new and path in making and not disk["path"]:
-                # It was made by a run that was cut off before it could write down more.
+            if old is None and path in making:
+                # By a run that was cut off before it could write down more.
                 disk["made"] = True
             if old and disk["template_digest"]:
                 base = paths.template_disk(disk["template_digest"])
@@ -263,8 +263,9 @@ class Planner:
             Changes() if stored is None else changes.compare(model, stored, job.known.live_model if job.known else None)
         )
         written = [work.words for work in works]
-        if used.intersection(making) and not again and not works and not found.stored:
-            # A change that was cut off before it could write the definition down.
+        stale = used.intersection(making) or definitions.digest_of(definition) != definitions.digest_of(before)
+        if stale and seen.managed and not works and not found.stored:
+            # A change that was cut off before it could write down what is so by now.
             written.append("define")
         there = os.path.lexists(paths.guest_seed(job.name))
         if job.seed and job.seed.changed:

@@ -51,9 +51,11 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
 
 
 def _is_leftover(name: str, known: Known) -> bool:
-    """Whether a domain is what a creation of ours that was cut off has left: it is made again."""
+    """Whether a domain is what a creation of ours that was cut off has left: it is made again. Not one that was being
+    taken over."""
     owner = files.read_json(paths.owner_file(name)) or {}
-    return bool(owner.get("claim")) and known.live is None and bool(known.model["marks"])
+    made_here = bool(owner.get("claim")) and not owner.get("adopted")
+    return made_here and known.live is None and bool(known.model["marks"])
 
 
 def has_libvirt() -> bool:

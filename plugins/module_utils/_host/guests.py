@@ -30,6 +30,7 @@ from . import (
     libvirt,
     movedir,
     ownership,
+    seeds,
     templates,
 )
 from .domains import Known, forget_variables, read
@@ -144,25 +145,24 @@ class Batch:
             if each is not None:
                 self._undefine(each, job.name)
         home = f"{paths.workload_dir(job.name)}/"
-        for work in job.works:
-            if work.kind != "grow" and not work.path.startswith(home):
-                files.remove_file(work.path)
+        given = guest_jobs.given(t.cast(Wanted, job.plan.wanted).model, job.works)
+        for path in guest_disks.making(job.name):
+            if path not in given and not path.startswith(home):
+                files.remove_file(path)
 
     def create(self, job: Job, *, fresh: bool) -> None:
-        """Disks, seed, domain, records. It becomes ours with the owner record, last."""
+        """Disks, seed, domain, records. It becomes ours with the owner record."""
         wanted = t.cast(Wanted, job.plan.wanted)
         leftover = libvirt.domain(self.connection, job.name)
         if leftover is not None:
             self._undefine(leftover, job.name)
         guest_disks.make_home(job.name)
+        self._begin(job)
         for work in job.works:
             guest_disks.do(self.host, work)
         self._seed(job)
         self._define(job, domain.build(wanted.model))
-        self._drop_seed(job)
-        files.write_json(paths.definition_file(job.name), wanted.definition)
-        if fresh:
-            self.registry.own(job.name, wanted.definition["uuid"])
+        self._end(job, fresh=fresh)
 
     def change(self, job: Job, *, fresh: bool) -> None:
         """Take over a new definition: in the stored XML, and in the running guest what it can take over."""
@@ -170,11 +170,7 @@ class Batch:
         known = t.cast(Known, job.known)
         guest_disks.make_home(job.name)
         running = job.seen.active and not job.plan.stop
-        made = sorted(guest_jobs.made(job.works))
-        # What a run has left that was cut off stays on record until a disk has it, or the guest is removed.
-        left = guest_disks.left(job.name, {*made, *guest_jobs.given(wanted.model)})
-        if made:
-            guest_disks.note_making(job.name, [*made, *left])
+        before = self._begin(job)
         still = guest_jobs.given(wanted.model)
         guest_disks.leave({path: kind for path, kind in guest_jobs.had(job).items() if path not in still})
         try:
@@ -188,21 +184,35 @@ class Batch:
                 self._define(job, domain.patch(known.xml, wanted.model))
         except BaseException:
             # No guest has them, and the next run would take them for somebody's.
-            for path in made:
+            for path in guest_jobs.made(job.works):
                 files.remove_file(path)
-            guest_disks.note_making(job.name, left)
+            guest_disks.note_making(job.name, before)
             raise
-        self._drop_seed(job)
-        files.write_json(paths.definition_file(job.name), wanted.definition)
-        guest_disks.note_making(job.name, left)
+        self._end(job, fresh=fresh)
         if running:
             for step in wanted.changes.steps:
                 guest_live.change(job, known, step)
             kept = changes.kept_memory(wanted.model, t.cast(Model, known.live_model))
             if kept and job.reasons.pop("memory_mib", ""):
                 self.registry.warnings.append(f"Guest {job.name} {kept}")
+
+    def _begin(self, job: Job) -> list[str]:
+        """Put on record which files are made now. What an earlier run has left that was cut off, which is returned,
+        stays there until a disk has it for good, or the guest is removed."""
+        made, left = guest_jobs.made(job.works), guest_disks.left(job.name)
+        if made:
+            guest_disks.note_making(job.name, {*made, *left})
+        return left
+
+    def _end(self, job: Job, *, fresh: bool) -> None:
+        """libvirt has it as it is wanted: write that down, and last that nothing is being made any more."""
+        wanted = t.cast(Wanted, job.plan.wanted)
+        self._drop_seed(job)
+        files.write_json(paths.definition_file(job.name), wanted.definition)
         if fresh:
             self.registry.own(job.name, wanted.definition["uuid"])
+        needed = {*guest_jobs.made(job.works), *guest_jobs.given(wanted.model)}
+        guest_disks.note_making(job.name, guest_disks.left(job.name, needed))
 
     def _define(self, job: Job, root: Element) -> None:
         with libvirt.doing(f"define the guest {job.name!r}"):
@@ -263,7 +273,8 @@ class Batch:
         job.kept_disks = [*stay, *guest_disks.keep(self.host, job.name)]
         for path in movedir.console_logs(job.name):
             files.remove_file(path)
-        files.remove_tree(paths.workload_dir(job.name))
+        seeds.remove_unfinished(paths.guest_seed(job.name))
+        ownership.forget(job.name)
 
     def _undefine(self, each: libvirt.Domain, name: str) -> None:
         with guest_power.gone_is_good(), libvirt.doing(f"remove the guest {name!r}"):

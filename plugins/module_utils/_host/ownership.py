@@ -28,15 +28,14 @@ class Newcomer(t.NamedTuple):
     """What is to be made here under a name. No other guest of any host may have its UUID or one of its MACs: it may
     come to that host one day, and on the overlay and on a bridge two MACs that are the same disturb each other at once.
 
-    ``given``: files that were there before, which stay when it is given up. ``making``: files outside of its directory
-    that are made for it.
+    ``given``: files that were there before, which stay when it is given up. ``adopted``: it is taken over as it is.
     """
 
     uuid: str = ""
     address: str = ""
     macs: tuple[str, ...] = ()
     given: t.Collection[str] = ()
-    making: t.Collection[str] = ()
+    adopted: bool = False
 
 
 Newcomers = t.Mapping[str, Newcomer]
@@ -118,11 +117,6 @@ def begun(name: str, kind: str) -> bool:
     return bool(owner.get("claim")) and (owner.get("kind") or CONTAINER) == kind
 
 
-def making(name: str, kind: str) -> list[str]:
-    """The files outside of its directory that were being made for it when that was cut off: nothing was there."""
-    return list((files.read_json(paths.owner_file(name)) or {}).get("making") or []) if begun(name, kind) else []
-
-
 def check_free(wanted: Newcomers, answers: t.Mapping[str, t.Any], *, ignore_unreachable: bool) -> None:
     """Refused where a peer has a name, an address, a UUID or a MAC of ``wanted``, or cannot be asked."""
     silent = {peer: answer["error"] for peer, answer in answers.items() if not answer["ok"]}
@@ -199,6 +193,11 @@ def asking(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "ignore_unreachable": params["unreachable_peers"] == "ignore",
         "ask_timeout_s": integer(params["ask_timeout_s"], "ask_timeout_s", least=1, most=600),
     }
+
+
+def forget(name: str) -> None:
+    """Remove the directory of a workload, and the owner record in it last: by that the next run finds what is left."""
+    files.remove_tree(paths.workload_dir(name), last=os.path.basename(paths.owner_file(name)))
 
 
 class Registry:
@@ -283,7 +282,7 @@ class Registry:
             # What its user has brought there before stays, too, should it come to nothing.
             before = () if begun(name, self.kind) else _lying(paths.guest_disks_dir(name))
             self._given[name] = [*one.given, *before]
-            self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs), making=sorted(one.making))
+            self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs), adopted=one.adopted)
             self._claims.append(name)
         try:
             check_free(wanted, self.answers(), ignore_unreachable=self.ignore_unreachable)
@@ -309,8 +308,9 @@ class Registry:
         known = {place for path in self._given.get(name, ()) for place in files.places(path)}
         given = {path for path in known if path.startswith(f"{directory}/")}
         if not given:
-            files.remove_tree(paths.workload_dir(name))
-        for path in _lying(directory):
+            forget(name)
+        record = f"{directory}/{os.path.basename(paths.owner_file(name))}"
+        for path in sorted(_lying(directory), key=lambda path: path == record):
             if path not in given:
                 files.remove_file(path)
 

@@ -134,32 +134,44 @@ def _make(host: Host, path: str, data: Data, decision: Decision, attributes: t.O
     if program is None:
         raise HostError("The program xorriso is missing on this host.", hint="Install the package xorriso.")
     # In memory, and for root only: the data may be secrets. The name is that of the path: a killed run's is found.
-    place = f"{paths.RUN}/seeds/{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+    place = _workshop(path)
     os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
-    files.remove_tree(place)
-    os.mkdir(place, 0o700)
-    try:
-        for name, text in seed.contents(data, decision.instance_id).items():
-            os.makedirs(os.path.dirname(f"{place}/{name}"), mode=0o700, exist_ok=True)
-            files.write_text(f"{place}/{name}", text, mode=0o600, durable=False)
-        with disks.appearing(path, attributes) as iso:
-            try:
-                host.run([*program, "-quiet", "-o", iso, "-V", seed.LABELS[data.kind], "-J", "-r", place])
-            except CommandError as error:
-                if "No space left" in str(error.details.get("stderr")):
-                    raise HostError(f"There is no room left for {path}.", hint="Make room there.") from None
-                raise
-            with open(iso, "r+b") as file:
-                file.seek(seed.MARK_AT)
-                file.write(seed.mark_of(decision.digest, decision.instance_id))
-            if look(iso) != Mark(data.kind, decision.digest, decision.instance_id):
-                raise HostError(f"{program[0]} made no seed of {path}.", hint="Install the package xorriso.")
-    finally:
+    with disks.appearing(path, attributes) as iso:
+        # They are gone by the time the seed is there: nobody makes one again that is there.
         files.remove_tree(place)
+        os.mkdir(place, 0o700)
+        try:
+            for name, text in seed.contents(data, decision.instance_id).items():
+                os.makedirs(os.path.dirname(f"{place}/{name}"), mode=0o700, exist_ok=True)
+                files.write_text(f"{place}/{name}", text, mode=0o600, durable=False)
+            host.run([*program, "-quiet", "-o", iso, "-V", seed.LABELS[data.kind], "-J", "-r", place])
+        except CommandError as error:
+            if "No space left" in str(error.details.get("stderr")):
+                raise HostError(f"There is no room left for {path}.", hint="Make room there.") from None
+            raise
+        finally:
+            files.remove_tree(place)
+        with open(iso, "r+b") as file:
+            file.seek(seed.MARK_AT)
+            file.write(seed.mark_of(decision.digest, decision.instance_id))
+        if look(iso) != Mark(data.kind, decision.digest, decision.instance_id):
+            raise HostError(f"{program[0]} made no seed of {path}.", hint="Install the package xorriso.")
+
+
+def _workshop(path: str) -> str:
+    """Where the data lie of which the seed at ``path`` is made."""
+    return f"{paths.RUN}/seeds/{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def remove_unfinished(path: str) -> None:
+    """Remove the data of which the seed at ``path`` was being made when that was cut off."""
+    files.remove_tree(_workshop(path))
 
 
 def remove(path: str, *, check_mode: bool = False) -> bool:
     """Remove the seed at ``path``; whether it was there. Refused when it is no seed."""
+    if not check_mode:
+        remove_unfinished(path)
     if look(path) is None:
         return False
     if not check_mode:

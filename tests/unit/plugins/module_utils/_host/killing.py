@@ -13,7 +13,7 @@ import typing as t
 import pytest
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_CHANGES = ("unlink", "remove", "rename", "replace", "mkdir", "rmdir", "chmod", "fchmod", "link", "symlink", "truncate")
+_CHANGES = ("unlink", "remove", "rename", "replace", "mkdir", "rmdir", "chmod", "link", "symlink", "truncate")
 # More than any run has: one that never ends is no reason for a test to go on for ever.
 _MOST = 500
 
@@ -62,8 +62,10 @@ class _Calls(list[t.Any]):
 
 
 @contextlib.contextmanager
-def _counted(effects: Effects, monkeypatch: pytest.MonkeyPatch, stands_in: t.Sequence[t.Any]) -> t.Iterator[None]:
-    """Of files all of ours, and what is done to those that have ``calls``."""
+def _counted(
+    effects: Effects, monkeypatch: pytest.MonkeyPatch, more: t.Sequence[tuple[t.Any, str]]
+) -> t.Iterator[None]:
+    """All that is done to files, and ``more``: see ``at_each_effect``."""
     open_fd, open_file = os.open, builtins.open
 
     def opened_fd(path: t.Any, flags: int, *args: t.Any, **more: t.Any) -> int:
@@ -81,8 +83,9 @@ def _counted(effects: Effects, monkeypatch: pytest.MonkeyPatch, stands_in: t.Seq
         patch.setattr(builtins, "open", opened_file)
         for name in _CHANGES:
             patch.setattr(os, name, effects.before(getattr(os, name)))
-        for one in stands_in:
-            patch.setattr(one, "calls", _Calls(effects))
+        for owner, name in more:
+            found = getattr(owner, name)
+            patch.setattr(owner, name, _Calls(effects) if isinstance(found, list) else effects.before(found))
         yield
 
 
@@ -91,14 +94,18 @@ def at_each_effect(
     before: t.Callable[[], object],
     run: t.Callable[[], object],
     after: t.Callable[[], object],
-    stands_in: t.Sequence[t.Any] = (),
+    more: t.Sequence[tuple[t.Any, str]] = (),
 ) -> int:
     """``run``, killed at its first effect, then at its second, and so on until it comes to its end; ``before`` and
-    ``after`` each time. How often it was killed."""
+    ``after`` each time. How often it was killed.
+
+    ``more``: by owner and name, what has effects beside those on files: functions, and lists in which a stand-in writes
+    down what is done to it.
+    """
     for last in range(_MOST):
         before()
         effects = Effects(last)
-        with _counted(effects, monkeypatch, stands_in), contextlib.suppress(Killed):
+        with _counted(effects, monkeypatch, more), contextlib.suppress(Killed):
             run()
         try:
             after()

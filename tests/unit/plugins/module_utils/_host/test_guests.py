@@ -58,7 +58,7 @@ from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_domains
 from .fake_domains import FakeConnection, FakeError
-from .killing import Killed
+from .killing import Killed, at_each_effect
 
 DIGEST = "ab" * 32
 WEB = {"name": "web", "memory_mib": 256, "disks": [{"size_mib": 1}], "networks": [{}]}
@@ -1721,6 +1721,226 @@ def test_a_disk_that_was_being_added_goes_with_the_guest(
     kept = one({"name": "web", "state": "absent", "delete_disks": delete})["kept_disks"]
     made = f"{place}/pool/web-vdb.qcow2"
     assert (made in kept, os.path.exists(made)) == (not delete, not delete)
+
+
+class Steps:
+    """A guest with a disk of each kind, and runs of it that are killed at each of their effects."""
+
+    def __init__(self, place: Path, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place, self.connection, self.monkeypatch = place, connection, monkeypatch
+        template(place)
+        connection.pools["images"] = str(place / "pool")
+        for name in ("pool", "srv"):
+            (place / name).mkdir()
+        self.theirs = place / "srv/theirs.qcow2"
+        fake_domains.qcow2(self.theirs, 2**20)
+        self.guest: dict[str, t.Any] = {
+            "name": "web", "memory_mib": 256, "networks": [{}], "cloud_init": {"user_data": "#cloud-config"},
+            "disks": [
+                {"size_mib": 1}, {"pool": "images", "size_mib": 1}, {"template": "debian"}, self.at("b.qcow2"),
+                {"path": str(self.theirs)},
+            ],
+        }  # fmt: skip
+        self.absent = {"name": "web", "state": "absent", "delete_disks": True}
+
+    def at(self, name: str) -> dict[str, t.Any]:
+        return {"path": str(self.place / "srv" / name), "size_mib": 1}
+
+    def files(self) -> list[str]:
+        """All that lies there but templates, locks and what nobody has made."""
+        found = [path for path in self.place.rglob("*") if path.is_file() and path != self.theirs]
+        names = [str(path.relative_to(self.place)) for path in found]
+        left_out = ("run/locks", "templates/", "host.json", "old.qcow2")
+        return sorted(name for name in names if not name.startswith(left_out))
+
+    def seen(self, name: str = "web") -> t.Any:
+        """All that there is of a guest, in a form to compare."""
+        each = self.connection.domains[name]
+        definition = json.loads((self.place / f"workloads/{name}/definition.json").read_text())
+        live = None if each.live is None else domain.parse(each.live)
+        owner = json.loads((self.place / f"workloads/{name}/owner.json").read_text())
+        return self.files(), definition, domain.parse(t.cast("t.Any", each.stored)), live, each.automatic, owner
+
+    def gone(self) -> None:
+        assert self.connection.domains == {}
+        # What a claim was being written to says nothing, and nobody reads it.
+        assert [name for name in self.files() if name != "workloads/web/owner.json.new"] == []
+        assert self.theirs.exists()
+
+    def kill(self, before: t.Callable[[], object], run: t.Callable[[], object], after: t.Callable[[], object]) -> int:
+        more = [(self.connection, "calls"), (fake_domains, "run")]
+        return at_each_effect(self.monkeypatch, before, run, after, more)
+
+
+@pytest.fixture
+def steps(place: Path, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    # No power is cut, and waiting for disks takes most of the time.
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    return Steps(place, connection, monkeypatch)
+
+
+@pytest.mark.parametrize("again", ["the same", "absent"])
+def test_making_one_is_killed_at_each_step(steps: Steps, again: str) -> None:
+    """The same run again makes the guest as if nothing had been, and it can be removed without a trace."""
+    bring(steps.guest)
+    whole = steps.seen()
+    assert [disk["made"] for disk in whole[1]["disks"]] == [True] * 4 + [False]
+    bring(steps.absent)
+    steps.gone()
+
+    def look() -> None:
+        if again == "the same":
+            bring(steps.guest)
+            assert steps.seen() == whole
+            assert not bring(steps.guest)["changed"]
+        bring(steps.absent)
+        steps.gone()
+
+    assert steps.kill(lambda: None, lambda: bring(steps.guest), look) > 20
+
+
+def test_making_the_domain_anew_is_killed_at_each_step(steps: Steps) -> None:
+    """Of a guest that libvirt does not know any more; it gets a disk at the same time."""
+    first = {**steps.guest, "disks": steps.guest["disks"][:1]}
+
+    def lose() -> None:
+        bring(first)
+        steps.connection.domains.clear()
+
+    lose()
+    bring(steps.guest)
+    whole = steps.seen()
+    bring(steps.absent)
+
+    def look() -> None:
+        bring(steps.guest)
+        assert steps.seen() == whole
+        bring(steps.absent)
+        steps.gone()
+
+    assert steps.kill(lose, lambda: bring(steps.guest), look) > 20
+
+
+def test_giving_up_is_killed_at_each_step(steps: Steps) -> None:
+    """What cannot be made is removed, by this run or by the next one."""
+
+    def make() -> None:
+        steps.connection.fails["web"] = FakeError(errors.XML_ERROR, "no")
+        with contextlib.suppress(HostError):
+            bring(steps.guest)
+
+    def look() -> None:
+        steps.connection.fails.clear()
+        bring(steps.absent)
+        steps.gone()
+
+    assert steps.kill(lambda: None, make, look) > 20
+
+
+@pytest.mark.parametrize("again", ["the same", "absent"])
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_changing_one_is_killed_at_each_step(steps: Steps, state: str, again: str) -> None:
+    first = {**steps.guest, "state": state}
+    disks = [*steps.guest["disks"], {"size_mib": 1}, {"pool": "images", "size_mib": 1}, steps.at("c.qcow2")]
+    disks[0] = {"size_mib": 2}
+    second = {
+        **first, "disks": disks, "memory_mib": 128, "tags": {"a": "b"}, "cloud_init": {"user_data": "#cloud-config\n#2"}
+    }  # fmt: skip
+    options = {"restart_on_change": True}
+    bring(first)
+    bring(second, **options)
+    whole = steps.seen()
+    bring(steps.absent)
+
+    def look() -> None:
+        if again == "the same":
+            bring(second, **options)
+            assert steps.seen() == whole
+            assert not bring(second, **options)["changed"]
+        bring(steps.absent)
+        steps.gone()
+
+    assert steps.kill(lambda: bring(first), lambda: bring(second, **options), look) > 20
+
+
+def test_taking_things_away_is_killed_at_each_step(steps: Steps) -> None:
+    second = {key: value for key, value in steps.guest.items() if key != "cloud_init"}
+    second["disks"] = steps.guest["disks"][:2]
+    options = {"restart_on_change": True}
+    bring(steps.guest)
+    bring(second, **options)
+    whole = steps.seen()
+    bring(steps.absent)
+
+    def look() -> None:
+        bring(second, **options)
+        assert steps.seen() == whole
+        assert not bring(second, **options)["changed"]
+        bring(steps.absent)
+        shutil.rmtree(steps.place / "kept_disks")
+        (steps.place / "srv/b.qcow2").unlink()
+        steps.gone()
+
+    (steps.place / "srv/b.qcow2").unlink()
+    shutil.rmtree(steps.place / "kept_disks")
+    assert steps.kill(lambda: bring(steps.guest), lambda: bring(second, **options), look) > 10
+
+
+@pytest.mark.parametrize("delete", [True, False])
+def test_removing_one_is_killed_at_each_step(steps: Steps, delete: bool) -> None:
+    absent = {**steps.absent, "delete_disks": delete}
+    kept = ["kept_disks/web/vda.qcow2", "kept_disks/web/vdc.qcow2", "pool/web-vdb.qcow2", "srv/b.qcow2"]
+
+    def look() -> None:
+        bring(absent)
+        assert not bring(absent)["changed"]
+        if not delete:
+            for name in kept:
+                (steps.place / name).unlink()
+            (steps.place / "kept_disks/web").rmdir()
+        steps.gone()
+
+    assert steps.kill(lambda: bring(steps.guest), lambda: bring(absent), look) > 10
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_adopting_one_is_killed_at_each_step(steps: Steps, runs: bool) -> None:
+    """It stays what it is: with its UUID, its cards, and the disk that it had."""
+    had = steps.place / "old.qcow2"
+    fake_domains.qcow2(had, 2**20)
+    disk = {"path": str(had), "name": "vda"}
+    wanted = {
+        **steps.guest, "name": "old", "machine": "pc", "state": "running" if runs else "stopped",
+        "disks": [disk, {"size_mib": 1}, {"pool": "images", "size_mib": 1}],
+    }  # fmt: skip
+
+    def come() -> None:
+        foreign(
+            steps.connection,
+            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{had}'/>"
+            "<target dev='vda' bus='virtio'/></disk>",
+        )
+        if runs:
+            steps.connection.domains["old"].createWithFlags(0)
+
+    def go() -> None:
+        bring({**steps.absent, "name": "old"})
+        assert steps.files() == []
+        assert had.exists()
+
+    come()
+    bring(wanted, adopt=True)
+    whole = steps.seen("old")
+    assert whole[2]["uuid"].startswith("9a1c1f9e")
+    go()
+
+    def look() -> None:
+        bring(wanted, adopt=True)
+        assert steps.seen("old") == whole
+        assert not bring(wanted, adopt=True)["changed"]
+        go()
+
+    assert steps.kill(come, lambda: bring(wanted, adopt=True), look) > 10
 
 
 def test_nothing_else_is_overwritten_by_a_disk_that_is_added(connection: FakeConnection, place: Path) -> None:

@@ -31,6 +31,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host.system import 
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.definition import normalise
 from ansible_collections.cnvm.platform.plugins.module_utils._oci.plan import Plan, plan
 
+from .killing import at_each_effect
+
 OVERLAY = {"subnet": "10.0.0.0/24", "gateway": "10.0.0.254", "self": {"name": "host1"}, "mtu": 1400, "bridge": "b"}
 HERE = {"here": True, "claim": False, "address": "10.0.0.20"}
 SILENT = {"ok": False, "error": "no route"}
@@ -120,6 +122,24 @@ def test_names_and_addresses_of_this_host(state: Path) -> None:
     ownership.check_free_here("gone", "", ownership.GUEST)
     ownership.check_free_here("other", "10.0.0.20", ownership.CONTAINER)
     ownership.check_free_here("web", "10.0.0.21", ownership.CONTAINER)
+
+
+def test_forgetting_is_killed_at_each_step(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as anything lies there, the record of whose it is does: by that the next run sees that it is to go."""
+    home = state / "workloads/web"
+
+    def come() -> None:
+        record(state, "web")
+        (home / "disks/below").mkdir(parents=True)
+        for name in ("definition.json", "seed.iso", "disks/below/vda.qcow2"):
+            (home / name).write_text("")
+
+    def look() -> None:
+        assert ownership.owned_here("web") or not home.exists() or os.listdir(home) == []
+        ownership.forget("web")
+        assert not home.exists()
+
+    assert at_each_effect(monkeypatch, come, lambda: ownership.forget("web"), look) == 7
 
 
 def test_workloads_by_kind(state: Path) -> None:
