@@ -15,6 +15,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import threading
 import time
 import typing as t
@@ -67,6 +68,10 @@ _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
 _ARRIVAL_LIMIT_S = 30.0
+# How long what QEMU has sent here may take until it has arrived, and how often the target must say that it has failed.
+_LAST_S = 20.0
+_LAST_LOOK_S = 1.0
+_FAILED_LOOKS = 3
 # What still waits in the kernel when the guest stops is sent while it stands still. QEMU fills this up in time.
 _UNSENT_BYTES = 128 << 10
 # Of QEMU, where libvirt has it.
@@ -325,17 +330,32 @@ class Leaving(kinds.Leaving):
     def drain(self) -> None:
         """Until the target has all memory. From now on what is here is old: nobody goes on with it in any case."""
         move = self.move
-        while not (answer := self._ask_drained(_LOOK_S))["ended"]:
-            if not serves(move.journal):
-                # It may have come to its end a moment ago.
-                answer = self._ask_drained(20)
-                break
-            with contextlib.suppress(CnvmError, libvirt.library().libvirtError), libvirt.connect() as connection:
-                stats = guest_preflight.known(connection, self.name).domain.jobStats()
-                move.time.bytes.update(migration.sent_bytes(stats))
-            move.tell()
+        with _exit_of(self.name) as dead:
+            while not (answer := self._ask_drained(_LOOK_S))["ended"]:
+                if not serves(move.journal):
+                    answer = self._last_answer(dead)
+                    break
+                with contextlib.suppress(CnvmError, libvirt.library().libvirtError), libvirt.connect() as connection:
+                    stats = guest_preflight.known(connection, self.name).domain.jobStats()
+                    move.time.bytes.update(migration.sent_bytes(stats))
+                move.tell()
         if not answer["drained"] and move.channel.call("anew", timeout_s=90).get("anew"):
             move.result["lost"] = kinds.memory_lost(self.name)
+
+    def _last_answer(self, dead: t.Callable[[], bool]) -> dict[str, t.Any]:
+        """What has become of it at the target, now that QEMU here sends no more. It may have come to its end a moment
+        ago, or do so by what is still under way.
+
+        It never will when its source is ``dead``, and libvirt there says again and again that fetching has failed.
+        Neither is enough alone: a daemon that was started anew says so of one that goes on, too, and a source that was
+        just killed may have sent all.
+        """
+        end, failed = time.monotonic() + _LAST_S, 0
+        while True:
+            answer = self._ask_drained(_LAST_LOOK_S)
+            failed = failed + 1 if dead() and answer.get("failed") else 0
+            if answer["ended"] or failed >= _FAILED_LOOKS or time.monotonic() > end:
+                return answer
 
     def _ask_drained(self, limit_s: float) -> dict[str, t.Any]:
         return self.move.channel.call("drained", timeout_s=limit_s + _PATIENCE_S + 20, limit_s=limit_s)
@@ -606,6 +626,19 @@ def remove_files(name: str) -> None:
     files.remove_tree(paths.guest_disks_dir(name))
     for place in (paths.guest_seed, paths.guest_snapshots_file, paths.guest_making_file, paths.definition_file):
         files.remove_file(place(name))
+
+
+@contextlib.contextmanager
+def _exit_of(name: str) -> t.Iterator[t.Callable[[], bool]]:
+    """Whether the guest's QEMU, which runs as this is entered, has ended since. The kernel says so, since libvirt's
+    daemon knows no guests for a moment when it is started anew. False where that cannot be known."""
+    poll = select.poll()
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, ValueError):
+            fd = os.pidfd_open(int(files.text_of(_PID_FILE.format(name))))
+            held.callback(os.close, fd)
+            poll.register(fd, select.POLLIN)
+        yield lambda: bool(poll.poll(0))
 
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:

@@ -208,23 +208,34 @@ def _kept_here(name: str, journal: Record) -> tuple[bool, bool]:
 
 
 def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
-    """Waits until nothing is fetched any more (post-copy): it has ended when QEMU has, or has it all."""
+    """Waits until nothing is fetched any more (post-copy): it has ended when QEMU has, or has it all. ``failed``: it
+    has not, and libvirt has given it up. QEMU may fetch the rest all the same, while its source is there."""
     if journal["mode"] != plan.POST_COPY:
-        return {"ended": True, "drained": True}
-    alive = arriving = False
+        return {"ended": True, "drained": True, "failed": False}
+    alive = arriving = failed = False
 
     def work(connection: libvirt.Connection) -> None:
-        nonlocal alive, arriving
+        nonlocal alive, arriving, failed
         each = libvirt.domain(connection, journal["name"])
         alive = each is not None and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
+        failed = alive and _has_failed(t.cast("libvirt.Domain", each))
         arriving = alive and _is_arriving(t.cast("libvirt.Domain", each))
 
     end = time.monotonic() + timeout_s
     while True:
         guest_source.patiently(work)
         if not arriving or time.monotonic() > end:
-            return {"ended": not arriving, "drained": alive and not arriving}
+            return {"ended": not arriving, "drained": alive and not arriving, "failed": arriving and failed}
         time.sleep(0.05)
+
+
+def _has_failed(each: libvirt.Domain) -> bool:
+    """Whether libvirt says that fetching its memory has failed. Before 8.5 it lets the guest stand still then."""
+    library = libvirt.library()
+    running = getattr(library, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED", None)
+    now, reason = libvirt.state_of(each) or (0, 0)
+    known = {guest_plan.RUNNING: running, guest_plan.PAUSED: library.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
+    return known.get(guest_plan.state_of(now)) == reason
 
 
 def _is_arriving(each: libvirt.Domain) -> bool:

@@ -199,7 +199,8 @@ class Target(t.Protocol):
         """Whether what is prepared here is whole: what a source that died may have left so."""
 
     def drained(self, journal: Record, timeout_s: float) -> dict[str, bool]:
-        """Waits until nothing is fetched any more: ``ended``, and ``drained`` if all has come (post-copy)."""
+        """Waits until nothing is fetched any more: ``ended``, and ``drained`` if all has come (post-copy). ``failed``,
+        of a guest: it comes to no end without its source."""
 
     def announce(self, host: Host, name: str) -> None:
         """Repeat that its addresses are here now."""

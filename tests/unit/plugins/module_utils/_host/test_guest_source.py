@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import time
 import types
 import typing as t
@@ -647,3 +648,71 @@ def test_why_it_ended(lost: bool, said: str, libvirts: bool, kind: type[CnvmErro
     error = leaving._why(t.cast("t.Any", tunnel))
     assert isinstance(error, kind)
     assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("said", "dead", "looks", "anew"),
+    [
+        # Its source is dead, and libvirt there has given it up: that is known soon.
+        ("failed", True, 3, True),
+        # It has sent all before it died.
+        ("failed failed drained", True, 3, False),
+        ("fetches drained", True, 2, False),
+        # Said of what it was before a moment ago.
+        ("failed failed fetches failed failed drained", True, 6, False),
+        # libvirt's daemon was started anew: on the target, where QEMU goes on; here, where it knows no guest for a
+        # moment; and both.
+        ("failed", False, 21, True),
+        ("failed failed failed failed drained", False, 5, False),
+        ("fetches", True, 21, True),
+        # A target that does not know the word.
+        ("", True, 21, True),
+        # It died there, too.
+        ("failed gone", True, 2, True),
+    ],
+)
+def test_a_drain_whose_source_is_silent(
+    monkeypatch: pytest.MonkeyPatch, said: str, dead: bool, looks: int, anew: bool
+) -> None:
+    now, asked = 0.0, 0
+    answers = said.split() or [""]
+
+    def call(word: str, **more: t.Any) -> dict[str, t.Any]:
+        nonlocal now, asked
+        if word == "anew":
+            return {"anew": True}
+        if more["limit_s"] < 1:
+            return {"ended": False, "drained": False}
+        now, asked = now + more["limit_s"], asked + 1
+        answer = answers[min(asked, len(answers)) - 1]
+        found = {"ended": answer in ("drained", "gone"), "drained": answer == "drained"}
+        return {**found, "failed": answer == "failed"} if answer else found
+
+    leaving = object.__new__(guest_source.Leaving)
+    leaving.name = "web"
+    channel = types.SimpleNamespace(call=call)
+    leaving.move = t.cast("t.Any", types.SimpleNamespace(channel=channel, journal=JOURNAL, result={}))
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(guest_source, "serves", lambda journal: False)
+    monkeypatch.setattr(guest_source, "_exit_of", lambda name: contextlib.nullcontext(lambda: dead))
+    leaving.drain()
+    assert (asked, "lost" in leaving.move.result) == (looks, anew)
+
+
+def test_whether_qemu_has_ended_is_seen_by_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_source, "_PID_FILE", f"{tmp_path}/{{}}.pid")
+    with guest_source._exit_of("web") as dead:
+        # Nobody knows which it was.
+        assert not dead()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (tmp_path / "web.pid").write_text(str(process.pid))
+        with guest_source._exit_of("web") as dead:
+            (tmp_path / "web.pid").unlink()
+            assert not dead()
+            process.kill()
+            process.wait()
+            assert dead()
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    with guest_source._exit_of("web") as dead:
+        # It had ended before: whether what ran then was this guest's is not known.
+        assert not dead()

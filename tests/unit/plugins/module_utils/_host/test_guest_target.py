@@ -38,6 +38,7 @@ from . import fake_libvirt
 RUNNING, PAUSED, SHUTOFF, CRASHED = 1, 3, 5, 6
 LIBRARY = types.SimpleNamespace(
     libvirtError=fake_libvirt.FakeError, VIR_DOMAIN_SHUTOFF_SHUTDOWN=1, VIR_DOMAIN_SHUTOFF_DESTROYED=2,
+    VIR_DOMAIN_RUNNING_POSTCOPY_FAILED=11, VIR_DOMAIN_PAUSED_POSTCOPY_FAILED=13,
 )  # fmt: skip
 JOURNAL = {"name": "web", "role": "target", "state": "active", "mode": "post_copy", "running": True, "boot_id": "b"}
 HOST = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
@@ -155,21 +156,36 @@ def test_no_disk_is_made_on_a_template_that_has_changed(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("state", "arriving", "ended", "drained"),
+    ("state", "reason", "arriving", "answer"),
     [
-        (RUNNING, True, False, False),
-        (RUNNING, False, True, True),
+        (RUNNING, 10, True, "fetches"),
+        (RUNNING, 11, True, "failed"),
+        (RUNNING, 11, False, "drained"),
+        (RUNNING, 1, False, "drained"),
         # Why it is paused says nothing of what it fetches.
-        (PAUSED, True, False, False),
-        (PAUSED, False, True, True),
-        (SHUTOFF, False, True, False),
-        (CRASHED, False, True, False),
+        (PAUSED, 1, True, "fetches"),
+        (PAUSED, 11, True, "fetches"),
+        (PAUSED, 13, True, "failed"),
+        (PAUSED, 1, False, "drained"),
+        (SHUTOFF, 1, False, "gone"),
+        (CRASHED, 1, False, "gone"),
     ],
 )
-def test_drained(there: t.Callable[[int, int], Guest], state: int, arriving: bool, ended: bool, drained: bool) -> None:
-    there(state, 1).arriving = arriving
-    assert guest_target.drained(JOURNAL, 0) == {"ended": ended, "drained": drained}
-    assert guest_target.drained({**JOURNAL, "mode": "live"}, 0) == {"ended": True, "drained": True}
+def test_drained(there: t.Callable[[int, int], Guest], state: int, reason: int, arriving: bool, answer: str) -> None:
+    there(state, reason).arriving = arriving
+    ended = answer in ("drained", "gone")
+    said = {"ended": ended, "drained": answer == "drained", "failed": answer == "failed"}
+    assert guest_target.drained(JOURNAL, 0) == said
+    whole = {"ended": True, "drained": True, "failed": False}
+    assert guest_target.drained({**JOURNAL, "mode": "live"}, 0) == whole
+
+
+def test_an_old_libvirt_has_no_word_for_one_that_runs(
+    there: t.Callable[[int, int], Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(LIBRARY, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED")
+    there(RUNNING, 11).arriving = True
+    assert guest_target.drained(JOURNAL, 0)["failed"] is False
 
 
 @pytest.mark.parametrize(
