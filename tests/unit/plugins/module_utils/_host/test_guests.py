@@ -1799,6 +1799,30 @@ def test_making_one_is_killed_at_each_step(steps: Steps, again: str) -> None:
     assert steps.kill(lambda: None, lambda: bring(steps.guest), look) > 20
 
 
+def test_making_one_is_killed_twice(steps: Steps) -> None:
+    """What the first run has made, and the second one leaves as it is, was made all the same."""
+    for step in ("_seed", "_define"):
+        cut_off(steps.guest, steps.monkeypatch, step)
+    bring(steps.guest)
+    assert [disk["made"] for disk in steps.seen()[1]["disks"]] == [True] * 4 + [False]
+    bring(steps.absent)
+    steps.gone()
+
+
+def test_changing_words_alone_is_killed_at_each_step(steps: Steps) -> None:
+    """libvirt has them before they are written down, and no disk tells the next run."""
+    second = {**WEB, "memory_mib": 128, "tags": {"a": "b"}, "state": "stopped"}
+    bring(second)
+    whole = steps.seen()
+
+    def look() -> None:
+        bring(second)
+        assert steps.seen() == whole
+        assert not bring(second)["changed"]
+
+    assert steps.kill(lambda: bring({**WEB, "state": "stopped"}), lambda: bring(second), look) > 5
+
+
 def test_making_the_domain_anew_is_killed_at_each_step(steps: Steps) -> None:
     """Of a guest that libvirt does not know any more; it gets a disk at the same time."""
     first = {**steps.guest, "disks": steps.guest["disks"][:1]}

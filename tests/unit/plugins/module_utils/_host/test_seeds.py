@@ -25,6 +25,8 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import disks, seeds
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 
+from .killing import at_each_effect
+
 SECRET = "C4n4ry"
 DATA: dict[str, t.Any] = {"user_data": {"password": SECRET}, "meta_data": {"local-hostname": "w"}}
 
@@ -119,6 +121,24 @@ def test_what_a_killed_run_left_is_not_in_the_seed(place: Path, xorriso: Xorriso
     bring(xorriso, {"path": f"{place}/w.iso", "user_data": {"packages": []}})
     assert Path(xorriso.calls[1][-1]) == left
     assert sorted(xorriso.files) == ["meta-data", "user-data"]
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_making_one_is_killed_at_each_step(
+    place: Path, xorriso: Xorriso, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """The data may be secrets: the next run leaves them nowhere else."""
+    item = {"path": f"{place}/w.iso", **DATA}
+    absent = {"path": item["path"], "state": "absent"}
+
+    def look() -> None:
+        bring(xorriso, item if state == "present" else absent)
+        assert os.listdir(place) == (["w.iso"] if state == "present" else [])
+        seeds_left = place.parent / "run/seeds"
+        assert not seeds_left.exists() or os.listdir(seeds_left) == []
+        bring(xorriso, absent)
+
+    assert at_each_effect(monkeypatch, lambda: None, lambda: bring(xorriso, item), look) > 8
 
 
 def test_policies(place: Path, xorriso: Xorriso) -> None:
