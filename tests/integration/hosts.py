@@ -42,7 +42,8 @@ _T = t.TypeVar("_T")
 
 
 def eventually(what: str, condition: t.Callable[[], _T], seconds: float = PATIENCE_S, pause: float = 0.1) -> _T:
-    """The first true value of ``condition``."""
+    """The first true value of ``condition``. The longer it takes, the less often it is asked: others need the
+    processors meanwhile."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -51,6 +52,7 @@ def eventually(what: str, condition: t.Callable[[], _T], seconds: float = PATIEN
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not after {seconds:g} s; last seen: {value!r}")
         time.sleep(pause)
+        pause = min(1.2 * pause, max(pause, 0.5))
 
 
 def run(
