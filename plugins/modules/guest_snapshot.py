@@ -39,7 +39,9 @@ options:
         was when the snapshot has its memory. A disk that it got later stays as it is. This is done in each run.
       - Once a snapshot has begun to be merged away its files are no longer what they were. V(present) and V(reverted)
         are refused then, also when the merge was cut off or given up; V(absent) goes on with it.
-      - All of them are refused while libvirt is still at work on a snapshot that a run that was cut off has begun.
+      - All of them are refused while libvirt is still at work on a snapshot that a run that was cut off has begun, and
+        above a snapshot that was made by other means (such as C(virsh snapshot-create-as)). The message says how to
+        merge that.
     type: str
     choices: [present, absent, reverted]
     default: present

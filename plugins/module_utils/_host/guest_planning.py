@@ -200,7 +200,9 @@ class Planner:
                 guest_disks.check_pool(self.connection, disk["pool"], at)
             top, below = (path, None) if new else tops.get(name, (path, None))
             if old and stored is not None and seen.managed:
-                _check_place(stored["disks"].get(name), top, {path, was, top}, at)
+                there = stored["disks"].get(name, {"path": top})["path"]
+                if there not in (path, was, top) and os.path.lexists(there):
+                    raise snapshot_records.elsewhere(job.name, name, there, top)
             digest = templates.get(name, "") if old is None else ""
             if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):
                 # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
@@ -374,17 +376,6 @@ class Planner:
             self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")
         if listen and listen not in ("127.0.0.1", "::1") and not model["graphics"]["password"]:
             self.warnings.append(f"Guest {job.name}: its screen on {listen} has no password.")
-
-
-def _check_place(disk: t.Optional[t.Mapping[str, t.Any]], top: str, places: t.Collection[str], at: str) -> None:
-    """Refused where a guest has a disk in another file than it should: somebody has made a snapshot by other means, or
-    brought it elsewhere. What it has written since is there."""
-    if disk is not None and disk["path"] not in places and os.path.lexists(disk["path"]):
-        raise Refused(
-            f"{at}: libvirt has {disk['path']} for it, and not {top}.",
-            hint="If that is a snapshot, merge it (virsh blockcommit --active --pivot, while the guest runs). Or give "
-            "that file as the path of the disk.",
-        )
 
 
 def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model: Model, where: str) -> None:

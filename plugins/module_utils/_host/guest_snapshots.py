@@ -347,6 +347,13 @@ def _check_idle(connection: libvirt.Connection, name: str) -> None:
         )
 
 
+def _check_places(name: str, model: domain.Model, *records: Record) -> None:
+    """Refused where the guest has a disk in another file than each of ``records`` says: what it has written since is in
+    none of the files that a snapshot would be made of, or that one would be merged into."""
+    for disk, (path, top) in snapshots.strayed(model, *records).items():
+        raise snapshot_records.elsewhere(name, disk, path, top)
+
+
 def _check(
     name: str, known: t.Optional[Known], host_id: str, state: str, snapshot: str, *, quiesce: bool, memory: bool
 ) -> str:
@@ -359,6 +366,7 @@ def _check(
     if ownership.is_moving(name):
         raise Refused(f"Guest {name!r} is in a move that is not finished.", hint="Wait for it, or run recover.")
     record = snapshot_records.settled(snapshot_records.load(name), known.model)
+    _check_places(name, known.model, record)
     there = snapshots.find(record, snapshot)
     if there and there.get("removing") and state != "absent":
         raise Refused(

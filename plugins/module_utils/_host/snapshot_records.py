@@ -59,6 +59,17 @@ def tops(name: str, model: t.Optional[Model], option: str) -> dict[str, tuple[st
     return snapshots.tops(snapshots.settle(record, model or EMPTY))
 
 
+def elsewhere(name: str, disk: str, path: str, top: str) -> Refused:
+    """What to say where libvirt has another file for a disk than it should: somebody has made a snapshot by other
+    means, or brought it elsewhere. What the guest has written since is there."""
+    return Refused(
+        f"guests: {name}: disks: {disk}: libvirt has {path} for it, and not {top}.",
+        # Without a base all would be merged into the lowest file, and what our snapshots froze would be gone.
+        hint=f"If that is a snapshot, merge it (virsh blockcommit {name} {disk} --base {top} --active --pivot, while "
+        "the guest runs). Or, where the disk has no other snapshots, give that file as its path.",
+    )
+
+
 def guest_of(path: str) -> str:
     """The guest whose snapshots have ``path`` as one of their files; '' for none."""
     real = os.path.realpath(path)

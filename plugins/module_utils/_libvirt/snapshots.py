@@ -82,10 +82,12 @@ def empty(model: Model) -> Record:
 
 
 def joined(record: Record, model: Model) -> Record:
-    """The record with the disks that the guest got after its first snapshot, and without those that it lost."""
+    """The record with the disks that the guest got after its first snapshot, and without those that it lost; of one
+    that is in no snapshot, with the file that it has now."""
     now = empty(model)
-    new = [disk for disk in now["tops"] if disk not in record["tops"]]
-    lost = [disk for disk in record["tops"] if disk not in now["tops"] and disk not in _kept(record)]
+    free = record["tops"].keys() - _kept(record)
+    lost = [disk for disk in record["tops"] if disk in free and now["tops"].get(disk) != record["tops"][disk]]
+    new = [disk for disk in now["tops"] if disk not in record["tops"] or disk in lost]
     if not new and not lost:
         return record
     after = copy.deepcopy(record)
@@ -98,6 +100,17 @@ def joined(record: Record, model: Model) -> Record:
             after["files"].setdefault(path, now["files"][path])
             path = now["files"][path]["backing"]
     return after
+
+
+def strayed(model: Model, *records: Record) -> dict[str, tuple[str, str]]:
+    """{disk: (where the guest has it, where it should)} of those that it has in another file than each of the records
+    says. One that it has lost is nowhere."""
+    found = {}
+    for disk, top in records[0]["tops"].items():
+        path = model["disks"].get(disk, {"path": top})["path"]
+        if path not in {record["tops"].get(disk) for record in records}:
+            found[disk] = (path, top)
+    return found
 
 
 def names(record: t.Optional[Record]) -> list[str]:

@@ -2350,6 +2350,70 @@ def test_a_snapshot_that_somebody_has_made_by_other_means_is_not_undone(
     assert top(connection) == f"{path}.backup"
 
 
+def by_other_means(connection: FakeConnection, place: Path) -> str:
+    """A snapshot such as virsh makes, of which nobody tells us; the file in which the guest goes on."""
+    each, made = connection.domains["web"], f"{place}/workloads/web/disks/by-virsh.qcow2"
+    if each.isActive():
+        disk = f'<disk name="vda" snapshot="external"><source file="{made}"/></disk>'
+        each.snapshotCreateXML(f"<domainsnapshot><disks>{disk}</disks></domainsnapshot>", 0)
+    else:
+        fake_domains.qcow2(Path(made), 2**20, top(connection), "qcow2")
+        each.stored = xml.parse(each.XMLDesc(2).replace(f'"{top(connection)}"', f'"{made}"', 1))
+    assert top(connection) == made
+    return made
+
+
+@pytest.mark.parametrize("power", ["running", "stopped"])
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("two", "present"), ("one", "present"), ("one", "reverted"), ("one", "absent"), ("two", "absent")],
+)
+def test_above_a_snapshot_by_other_means_none_of_ours_is_touched(
+    connection: FakeConnection, place: Path, power: str, name: str, state: str
+) -> None:
+    bring({**WEB, "state": power})
+    snap("one")
+    ours = top(connection)
+    made = by_other_means(connection, place)
+    before = (place / "workloads/web/snapshots.json").read_text(), sorted(os.listdir(place / "workloads/web/disks"))
+    connection.calls.clear()
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=f"web: disks: vda: libvirt has {made} for it, and not {ours}") as caught:
+            snap(name, state, check_mode=check_mode)
+        assert f"virsh blockcommit web vda --base {ours} --active" in caught.value.hint
+    assert connection.calls == []
+    after = (place / "workloads/web/snapshots.json").read_text(), sorted(os.listdir(place / "workloads/web/disks"))
+    assert after == before
+    assert top(connection) == made
+
+
+def test_nor_is_what_a_run_that_was_cut_off_has_made_below_it(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    snap("one")
+    made_and_killed("two", connection, monkeypatch)
+    by_other_means(connection, place)
+    for state in ("present", "absent"):
+        with pytest.raises(Refused, match="by-virsh"):
+            snap("two", state)
+    assert sorted(os.listdir(place / "workloads/web/disks")) == [
+        "by-virsh.qcow2", "vda-1.qcow2", "vda-2.qcow2", "vda.qcow2",
+    ]  # fmt: skip
+
+
+def test_a_disk_that_is_in_no_snapshot_is_where_the_guest_has_it(connection: FakeConnection, place: Path) -> None:
+    off = {**WEB, "state": "stopped"}
+    bring(off)
+    snap("one")
+    bring({**off, "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+    snap("one", "reverted")
+    (place / "workloads/web/disks/vdb.qcow2").rename(place / "moved.qcow2")
+    bring({**off, "disks": [{"size_mib": 1}, {"path": str(place / "moved.qcow2")}]})
+    frozen = {each["name"]: each["path"] for each in snap("two")["snapshots"][1]["disks"]}
+    assert frozen["vdb"] == str(place / "moved.qcow2")
+
+
 def test_what_a_snapshot_that_is_there_lacks_is_said(connection: FakeConnection, place: Path) -> None:
     """It cannot be given to it any more, and who goes back to it would miss it."""
 
