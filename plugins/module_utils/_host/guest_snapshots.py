@@ -21,7 +21,7 @@ from .._core.values import integer
 from .._image.commands import PROGRAM, rebase
 from .._libvirt import domain, guest_plan, snapshots, xml
 from .._libvirt.snapshots import Merge, Record
-from . import disks, files, guest_disks, guest_jobs, libvirt, ownership, snapshot_records
+from . import disks, files, guest_disks, guest_jobs, guest_power, libvirt, ownership, snapshot_records
 from .disks import Attributes
 from .domains import Known, read
 from .system import Host
@@ -174,15 +174,17 @@ class Work:
             # What they rest on nobody writes to: the guest may run on until nothing can fail for lack of room.
             for disk, path in made.items():
                 self._overlay(kept["disks"][disk], path)
+            self._check_power(self.live)
         except BaseException:
             for path in made.values():
                 files.remove_file(path)
             snapshot_records.save(self.name, self.record)
             raise
         if self.live:
-            with libvirt.doing(f"turn the guest {self.name!r} off"):
+            with guest_power.gone_is_good(), libvirt.doing(f"turn the guest {self.name!r} off"):
                 self.known.domain.destroy()
-        elif self.known.saved:
+            self.known.live = None
+        if self.known.saved:
             # It is of what was written since.
             with libvirt.doing(f"give up the saved memory of the guest {self.name!r}"):
                 self.known.domain.managedSaveRemove(0)
@@ -300,10 +302,23 @@ class Work:
     # -- common -----------------------------------------------------------------------------------------------------
     def _define(self, after: Record) -> None:
         """Write where the disks are into the stored XML, with all that is below them."""
+        running = self.live
         self._reread()
-        wanted = snapshots.with_tops(self.model, after)
+        _check_places(self.name, self.model, self.record, after)
+        text = xml.document(domain.patch(self.known.xml, snapshots.with_tops(self.model, after)))
+        self._check_power(running)
         with libvirt.doing(f"define the guest {self.name!r}"):
-            self.connection.defineXML(xml.document(domain.patch(self.known.xml, wanted)))
+            self.connection.defineXML(text)
+
+    def _check_power(self, running: bool) -> None:
+        """Refused when it was started since it was looked at: a QEMU has the files open that nobody was to write to."""
+        with libvirt.doing(f"look at the guest {self.name!r}"):
+            started = self.known.domain.isActive() and not running
+        if started:
+            raise Refused(
+                f"Guest {self.name!r} was started by somebody else while its snapshots were worked on.",
+                hint="Run it again.",
+            )
 
     def _reread(self) -> None:
         known = read(self.connection, [self.name]).get(self.name)
@@ -441,10 +456,17 @@ def bring_to(
         for name in wanted:
             _check_idle(connection, name)
         known = read(connection, wanted)
-        todo = {
-            name: _check(name, known.get(name), host_id, state, word, quiesce=quiesce, memory=memory) for name in wanted
-        }
+
+        def decide(name: str) -> str:
+            return _check(name, known.get(name), host_id, state, word, quiesce=quiesce, memory=memory)
+
+        todo = {name: decide(name) for name in wanted}
         for name in wanted:
+            if todo[name] and not check_mode:
+                # Those before it may have taken their time, and others may have started it, or stopped it, meanwhile.
+                known.pop(name)
+                known.update(read(connection, [name]))
+                todo[name] = decide(name)
             work = Work(host, connection, name, known[name], timeout_s=limit)
             before[name] = snapshots.names(work.record)
             if state == "present" and not todo[name]:

@@ -2519,6 +2519,102 @@ def test_going_back_starts_a_running_guest_again(connection: FakeConnection) -> 
     assert [call.split()[0] for call in connection.calls] == ["destroy", "define", "start"]
 
 
+def meanwhile(monkeypatch: pytest.MonkeyPatch, owner: t.Any, name: str, does: t.Callable[[], object]) -> None:
+    """Somebody else ``does`` something once, while ``owner.name`` is at work."""
+    real, todo = getattr(owner, name), [does]
+
+    def slow(*args: t.Any, **words: t.Any) -> t.Any:
+        result = real(*args, **words)
+        while todo:
+            todo.pop()()
+        return result
+
+    monkeypatch.setattr(owner, name, slow)
+
+
+def test_a_guest_that_was_started_while_others_were_worked_on_runs(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = {**WEB, "state": "stopped"}
+    bring(off, {**off, "name": "db"})
+    web, host = connection.domains["web"], Host(run=fake_domains.run)
+
+    def both(name: str, state: str, method: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            meanwhile(patch, guest_snapshots.Work, method, lambda: web.createWithFlags(0))
+            connection.calls.clear()
+            guest_snapshots.bring_to(host, ["db", "web"], name, state)
+        return [call.split()[0] for call in connection.calls if call.split()[1] == "web"]
+
+    assert both("one", "present", "create") == ["start", "snapshot", "define"]
+    web.shutdown()
+    assert both("one", "reverted", "revert") == ["start", "destroy", "define", "start"]
+    web.shutdown()
+    assert both("one", "absent", "remove") == ["start", "merge", "pivot", "define"]
+    assert snapshots.names(snapshot_records.load("web")) == []
+
+
+@pytest.mark.parametrize("state", ["present", "reverted"])
+@pytest.mark.parametrize("at", [(disks, "create_overlay"), (guest_snapshots.Work, "_reread")])
+def test_one_that_was_started_meanwhile_keeps_its_disks(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, state: str, at: tuple[t.Any, str]
+) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    files_before, was = os.listdir(place / "workloads/web/disks"), top(connection)
+    with monkeypatch.context() as patch:
+        meanwhile(patch, *at, lambda: connection.domains["web"].createWithFlags(0))
+        with pytest.raises(Refused, match="Guest 'web' was started by somebody else"):
+            snap("two" if state == "present" else "one", state)
+    assert top(connection) == was
+    assert connection.domains["web"].isActive()
+    snap("three")
+    assert {*files_before, Path(top(connection)).name} == set(os.listdir(place / "workloads/web/disks"))
+
+
+def test_a_merge_of_one_that_was_started_meanwhile_is_finished_by_the_next_run(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    with monkeypatch.context() as patch:
+        meanwhile(patch, disks, "run", lambda: connection.domains["web"].createWithFlags(0))
+        with pytest.raises(Refused, match="Guest 'web' was started by somebody else"):
+            snap("one", "absent")
+    assert top(connection).endswith("vda-1.qcow2")
+    assert sorted(os.listdir(place / "workloads/web/disks")) == ["vda-1.qcow2", "vda.qcow2"]
+    snap("one", "absent")
+    assert os.listdir(place / "workloads/web/disks") == ["vda.qcow2"]
+
+
+def test_one_that_has_ended_while_it_was_to_be_turned_off(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    snap("one")
+    each = connection.domains["web"]
+
+    def saved() -> None:
+        each._end()
+        each.saved = True
+        each.refuses["destroy"] = FakeError(errors.OPERATION_INVALID, "domain is not running")
+
+    meanwhile(monkeypatch, disks, "create_overlay", saved)
+    assert snap("one", "reverted")["changed"]
+    assert (each.saved, each.isActive()) == (False, 1)
+
+
+def test_nor_is_what_somebody_has_made_meanwhile_left_out(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring({**WEB, "state": "stopped"})
+    snap("one")
+    meanwhile(monkeypatch, disks, "create_overlay", lambda: by_other_means(connection, place))
+    with pytest.raises(Refused, match="by-virsh"):
+        snap("two")
+    assert top(connection).endswith("by-virsh.qcow2")
+
+
 def test_saved_memory_fits_no_other_disks(connection: FakeConnection) -> None:
     bring({**WEB, "state": "stopped"})
     snap("one")
