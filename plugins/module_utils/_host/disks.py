@@ -26,7 +26,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import HostError, InputError, Refused
-from .._core.runner import CommandResult
+from .._core.runner import CommandResult, checked
 from .._core.values import human_bytes
 from .._image import chain as chains
 from .._image import commands, headers, trust
@@ -88,6 +88,11 @@ class File:
 
     def __exit__(self, *dummy: object) -> None:
         os.close(self._fd)
+
+    @property
+    def by_descriptor(self) -> str:
+        """A name of this very file for the commands that we run while it is open, whatever lies at its path by then."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes; fewer only at the end."""
@@ -294,6 +299,24 @@ def run(host: Host, argv: t.Sequence[str], path: str) -> CommandResult:
     return result
 
 
+def _spoken_of(host: Host, alias: str, path: str) -> Host:
+    """The same host. What its commands say of ``alias`` they say of ``path``, which is what users know."""
+
+    def run_as(
+        argv: t.Sequence[str],
+        *,
+        stdin: t.Optional[str] = None,
+        check: bool = True,
+        timeout_s: t.Optional[float] = None,
+    ) -> CommandResult:
+        result = host.run(argv, stdin=stdin, check=False, timeout_s=timeout_s)
+        words = tuple(path if word == alias else word for word in result.argv)
+        told = CommandResult(words, result.rc, *(text.replace(alias, path) for text in (result.stdout, result.stderr)))
+        return checked(told) if check else told
+
+    return host._replace(run=run_as)
+
+
 def temporary(path: str) -> str:
     """Where the image of ``path`` is made. Always the same place, so that what a killed run left is found."""
     mark = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -444,7 +467,8 @@ def convert(
 ) -> Node:
     """Copy the content of an image into a new one, with all that is below it.
 
-    Unless ``trusted``, ``source`` is an image from outside (see ``check_untrusted``) and qemu-img runs under limits.
+    Unless ``trusted``, ``source`` is an image from outside (see ``check_untrusted``): qemu-img runs under limits, and
+    reads the file that was looked at, as the path may lead to another one a moment later.
     ``checksum``: (algorithm, digits) that the file must have. ``size``: virtual bytes of the new one, not less.
     """
     with contextlib.ExitStack() as stack:
@@ -459,26 +483,30 @@ def convert(
         if trusted:
             virtual = chain(source, source_format)[0].header.virtual_bytes
             limit: _Limit = list
+            # What it rests on may be named relative to its place.
+            reads, reader = source, host
         else:
             virtual = trust.check_untrusted(image, source, source_format, max_virtual_bytes).virtual_bytes
             # A full copy with the tables that describe it; anything beyond is an attack on the disk.
             most = (size or virtual) + virtual // 8 + 2**26
             limit = functools.partial(commands.limited, file_bytes=most)
+            reads = image.by_descriptor
+            reader = _spoken_of(host, reads, source)
             if FORMATS[source_format].repairs:
-                condition = check(host, source, source_format, untrusted=True)
+                condition = check(reader, reads, source_format, untrusted=True, copy_of=source)
                 if condition is not None and not condition.good:
                     raise Refused(f"{source}: the image is damaged.", hint="Get it again.", check=condition.as_dict())
         size = virtual if size is None else size
         if size < virtual:
             raise Refused(f"{path}: size: {size} is less than its source has ({virtual}).", hint="Images only grow.")
         made = stack.enter_context(replacing(path, attributes))
-        check_room(host, source, source_format, path, making, limit)
+        check_room(reader, reads, source_format, path, making, limit)
         if size > virtual and not FORMATS[making.format].grows:
             # qemu-img cannot resize it afterwards: make it large, then fill it.
             run(host, commands.create(made, making, size), path)
-            run(host, limit(commands.convert(source, source_format, made, making, into=True)), path)
+            run(reader, limit(commands.convert(reads, source_format, made, making, into=True)), path)
         else:
-            run(host, limit(commands.convert(source, source_format, made, making)), path)
+            run(reader, limit(commands.convert(reads, source_format, made, making)), path)
             if size > virtual:
                 run(host, commands.resize(made, making.format, size, making.preallocation), path)
         if not trusted and image.fingerprint() != before:

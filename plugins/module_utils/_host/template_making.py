@@ -70,11 +70,11 @@ def _unpacked(wanted: Wanted, place: str) -> str:
                     hint="Get it again.",
                     path=wanted.source,
                 )
-        kind = archive.compression_of(wanted.source)
+        kind = archive.compression_of(image.by_descriptor)
         if kind == "none":
             return wanted.source
         unpacked = f"{place}/unpacked"
-        source = os.open(wanted.source, os.O_RDONLY | os.O_CLOEXEC)
+        source = os.open(image.by_descriptor, os.O_RDONLY | os.O_CLOEXEC)
         sink = os.open(unpacked, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # A fixed image is as large as its disk, and has tables beside it.

@@ -624,12 +624,67 @@ def test_a_source_that_is_swapped_while_it_is_read(place: Path, qemu: Qemu) -> N
     assert os.listdir(place) == ["s.qcow2"]
 
 
+@pytest.mark.parametrize("more", [{}, {"path": "a.vdi", "size": "100M"}])
+def test_a_source_below_a_directory_that_is_swapped_is_the_one_that_was_looked_at(
+    place: Path, qemu: Qemu, more: dict[str, t.Any]
+) -> None:
+    """Whoever owns a directory above it can have its path lead elsewhere at any time."""
+    for number, name in enumerate(("mine", "theirs"), start=1):
+        (place / name).mkdir()
+        images.qcow2(number * MIB).write(place / f"{name}/s.qcow2")
+    source = place / "mine/s.qcow2"
+    looked_at = os.stat(source).st_ino
+    read: list[str] = []
+
+    def swap() -> None:
+        for old, new in (("mine", "third"), ("theirs", "mine"), ("third", "theirs")):
+            (place / old).rename(place / new)
+
+    def run(argv: t.Sequence[str], **words: t.Any) -> CommandResult:
+        verb = next(word for word in argv if word in ("check", "measure", "convert", "create", "resize"))
+        swap()
+        if verb in ("check", "measure", "convert"):
+            read.append(verb)
+            assert os.stat(argv[-2 if verb == "convert" else -1]).st_ino == looked_at
+        result = qemu(argv, **words)
+        swap()
+        return result
+
+    item = {"path": f"{place}/{more.get('path', 'a')}", "source": {"path": str(source)}, "size": more.get("size")}
+    checksum = "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest()
+    item["source"]["checksum"] = checksum  # type: ignore[index]
+    (made,) = disk_images.bring_to(Host(run=run), [item])["images"]
+    assert made["virtual_bytes"] == (100 if more else 1) * MIB
+    assert {"check", "convert"} <= set(read)
+
+
+@pytest.mark.parametrize("verb", ["check", "convert"])
+def test_users_know_a_source_by_its_path(place: Path, qemu: Qemu, verb: str) -> None:
+    source = images.qcow2().write(place / "s.qcow2")
+
+    def run(argv: t.Sequence[str], **words: t.Any) -> CommandResult:
+        if verb in argv:
+            opened = argv[-2 if verb == "convert" else -1]
+            return CommandResult(
+                tuple(argv), 1, opened, f"qemu-img: Could not open '{opened}': Failed to get shared lock"
+            )
+        return t.cast(CommandResult, qemu(argv, **words))
+
+    with pytest.raises(Refused) as caught:
+        disk_images.bring_to(Host(run=run), [{"path": f"{place}/a", "source": {"path": str(source)}}])
+    assert str(caught.value).startswith(f"{source}: the image is in use by another process")
+    assert str(source) in caught.value.details["argv"]
+    assert "/proc/" not in f"{caught.value} {caught.value.details}"
+
+
 def test_a_trusted_source_may_rest_on_others_but_not_without_end(place: Path, qemu: Qemu) -> None:
     images.qcow2().write(place / "b.qcow2")
     images.qcow2(backing=b"b.qcow2").write(place / "s.qcow2")
     source = {"path": f"{place}/s.qcow2", "trusted": True}
     bring(qemu, [{"path": f"{place}/a", "source": source}])
     assert all("prlimit" not in words for words in qemu.calls)
+    # The name of what is below it may be relative to its own.
+    assert next(words for words in qemu.calls if "convert" in words)[-2] == f"{place}/s.qcow2"
     images.qcow2(backing=b"s.qcow2").write(place / "b.qcow2")
     calls = len(qemu.calls)
     with pytest.raises(Refused, match="comes back"):

@@ -171,6 +171,25 @@ def test_a_compressed_file_is_unpacked(qemu: Qemu, place: Path, program: str, su
     assert found["virtual_bytes"] == 4 * MIB
 
 
+def test_what_is_unpacked_has_the_checksum(qemu: Qemu, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a directory above it is swapped once it was read."""
+    for number, name in enumerate(("mine", "theirs"), start=1):
+        (place / name).mkdir()
+        subprocess.run(["gzip", str(source(place, f"{name}/disk.qcow2", number * MIB))], check=True)
+    packed = place / "mine/disk.qcow2.gz"
+    digest = disks.File.digest
+
+    def swapped(image: disks.File, *algorithm: str) -> str:
+        found = digest(image, *algorithm)
+        for old, new in (("mine", "third"), ("theirs", "mine"), ("third", "theirs")):
+            (place / old).rename(place / new)
+        return found
+
+    wanted = {"name": "debian", "source": str(packed), "checksum": f"sha256:{sha(packed)}"}
+    monkeypatch.setattr(disks.File, "digest", swapped)
+    assert bring(qemu, **wanted)["template"]["virtual_bytes"] == MIB
+
+
 def test_a_file_that_unpacks_without_end_is_cut_off(qemu: Qemu, place: Path) -> None:
     big = place / "bomb.raw"
     with open(big, "wb") as file:
