@@ -334,9 +334,10 @@ class Attributes:
 
 @contextlib.contextmanager
 def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterator[str]:
-    """Give a name to make a file under; when the block ends well it takes the place of ``path``, and lasts.
+    """Make an empty file, and give its name; when the block ends well it takes the place of ``path``, and lasts.
 
-    A file that is there keeps its owner and mode unless ``attributes`` says something else; a new one has 0600.
+    A file that is there keeps its owner and mode unless ``attributes`` says something else; a new one has 0600. Until
+    then it has 0600 in any case: left to the programs that write to it, everybody could open it meanwhile.
     """
     directory = os.path.dirname(path)
     if not os.path.isdir(directory):
@@ -348,6 +349,7 @@ def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterato
         before: t.Optional[os.stat_result] = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         before = None
+    os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_MODE))
     try:
         yield made
         fd = os.open(made, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -401,8 +403,8 @@ def create(
 
 
 def _write(path: str, parts: t.Mapping[int, bytes], length: int) -> None:
-    """A new file of zeros but for ``parts``."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_MODE)
+    """Let an empty file have zeros but for ``parts``."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         for offset, part in parts.items():
             os.pwrite(fd, part, offset)

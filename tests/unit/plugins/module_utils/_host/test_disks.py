@@ -286,6 +286,33 @@ def test_owner_and_mode(place: Path, qemu: Qemu) -> None:
         bring(qemu, [{**item, "owner": "nobody-of-that-name"}])
 
 
+@pytest.mark.parametrize("before", [None, "0644"])
+def test_nobody_else_reads_what_is_being_made(place: Path, qemu: Qemu, before: t.Optional[str]) -> None:
+    """The name under which it is made can be guessed, and who has it open goes on reading it."""
+    images.qcow2().write(place / "s.qcow2")
+    items: Items = [
+        {"path": f"{place}/made.qcow2", "size": "1M"},
+        {"path": f"{place}/grown.vdi", "size": "1M"},
+        {"path": f"{place}/flat.qcow2", "backing": f"{place}/s.qcow2"},
+        {"path": f"{place}/copy", "source": {"path": f"{place}/s.qcow2"}},
+    ]
+    seen: list[str] = []
+
+    def run(argv: t.Sequence[str], **words: t.Any) -> CommandResult:
+        result = qemu(argv, **words)
+        seen.extend(oct(path.stat().st_mode & 0o777) for path in place.glob(disks.TEMPORARY))
+        return t.cast(CommandResult, result)
+
+    host = Host(run=run)
+    disk_images.bring_to(host, [{**item, "mode": before} for item in items])
+    disk_images.bring_to(host, [{**items[1], "size": "2M"}, {**items[2], "backing": None, "flatten": True}])
+    (done,) = disk_images.bring_to(host, [{**items[3], "replace": True, "size": "100M"}])["images"]
+    assert len(seen) > 6
+    assert set(seen) == {"0o600"}
+    assert done["mode"] == (before or "0600")
+    assert {oct(Path(item["path"]).stat().st_mode & 0o777)[-3:] for item in items} == {(before or "0600")[-3:]}
+
+
 def test_absent(place: Path, qemu: Qemu) -> None:
     items: Items = [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/o", "backing": f"{place}/b.qcow2"}]
     bring(qemu, items)

@@ -57,6 +57,7 @@ class Xorriso:
         raw[40 : 40 + len(fields["-V"])] = fields["-V"].encode()
         struct.pack_into("<I", raw, 80, 17)
         Path(fields["-o"]).write_bytes(bytes(32768) + bytes(raw))
+        self.modes.add(stat.S_IMODE(Path(fields["-o"]).stat().st_mode))
         return CommandResult(tuple(argv), 0)
 
 
