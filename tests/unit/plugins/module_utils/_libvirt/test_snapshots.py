@@ -120,6 +120,28 @@ def test_what_was_cut_off_is_settled_by_the_stored_xml() -> None:
     assert snapshots.settle(before, done) == before
 
 
+def test_a_disk_that_is_elsewhere_than_a_snapshot_of_it_says() -> None:
+    before = make(snapshots.empty(model()), "one")
+    after = make(before, "two")
+    now = snapshots.with_tops(model(), before)
+    assert snapshots.strayed(now, before) == snapshots.strayed(now, before, after) == {}
+    assert snapshots.strayed(snapshots.with_tops(model(), after), before, after) == {}
+    now["disks"]["vda"] = {**now["disks"]["vda"], "path": "/srv/by-virsh"}
+    assert snapshots.strayed(now, before, after) == {"vda": ("/srv/by-virsh", f"{HOME}/vda-1.qcow2")}
+    assert snapshots.joined(before, now) == before
+    del now["disks"]["vda"]
+    assert snapshots.strayed(now, before) == {}
+
+
+def test_one_that_is_in_no_snapshot_is_where_the_guest_has_it() -> None:
+    record = snapshots.created(snapshots.empty(model()), {"vda": f"{HOME}/vda-1.qcow2"}, {"name": "one"})
+    now = snapshots.with_tops(model(), record)
+    now["disks"]["vdb"] = {**now["disks"]["vdb"], "path": "/srv/moved"}
+    found = snapshots.joined(record, now)
+    assert found["tops"] == {"vda": f"{HOME}/vda-1.qcow2", "vdb": "/srv/moved"}
+    assert (found["files"]["/srv/moved"]["disk"], f"{HOME}/vdb.qcow2" in found["files"]) == ("vdb", False)
+
+
 def test_xml_names_every_disk() -> None:
     record = snapshots.empty(model())
     root = xml.build(snapshots.node("a<b", snapshots.overlays(record, HOME), model()))
