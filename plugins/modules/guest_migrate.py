@@ -263,6 +263,14 @@ left_behind:
   returned: when the move did not end as it should
   type: str
   sample: libvirt could not remove the guest 'web'. The playbook cnvm.platform.recover ends it.
+kept_disks:
+  description:
+    - Files that were in the guest's own directory on the source, and were no disks of it, such as a disk that was taken
+      away from it. They did not go along. There they are now, on the source.
+  returned: when there were some
+  type: list
+  elements: str
+  sample: [/var/lib/cnvm/kept-disks/web/vdb.qcow2]
 failed_phase:
   description: The phase in which it failed.
   returned: failure

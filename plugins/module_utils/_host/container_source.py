@@ -444,7 +444,7 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
     return anew if anew or there else None
 
 
-def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
+def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> list[str]:
     """End a move on the source with the container at the target: kill the frozen copy, keep only the owner record."""
     name = journal["name"]
     criu.kill_for(journal["move_id"])
@@ -465,6 +465,7 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         files.remove_tree(directory)
     files.remove_file(paths.definition_file(name))
     movedir.end_journal(name)
+    return []
 
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:

@@ -11,7 +11,7 @@ import typing as t
 
 from .._core import paths
 from .._libvirt import domain
-from . import domains, files, guest_disks, libvirt, ownership, snapshot_records
+from . import disks, domains, files, guest_disks, libvirt, ownership, snapshot_records
 
 
 def of(images: t.Iterable[str], *, written: bool = False) -> dict[str, dict[str, bool]]:
@@ -25,14 +25,51 @@ def of(images: t.Iterable[str], *, written: bool = False) -> dict[str, dict[str,
         return _of(images, domains.read(connection), libvirt.pool_directories(connection), written)
 
 
+def needed(going: t.Mapping[str, t.Collection[str]]) -> dict[str, dict[str, list[str]]]:
+    """What guests that leave this host take along, and others need: {guest: {file: who needs it}}.
+
+    What lies in the directory of one is brought to another place, all of it together; ``going``: {guest: what is
+    deleted with it, be it there or elsewhere}.
+    """
+    places = {name: {*guest_disks.at_home(name), *gone} for name, gone in going.items()}
+    images = sorted(set().union(*places.values()))
+    if not images:
+        return {}
+    guests, overlays = of(images), disks.overlays_around(images)
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, files_of in places.items():
+        home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
+        gone = {os.path.realpath(path) for path in going[name]}
+        for path in sorted(files_of):
+            users = [f"guest {each}" for each in guests[path] if each != name]
+            for overlay in disks.resting_on(path, overlays):
+                real = os.path.realpath(overlay)
+                together = real.startswith(home) and os.path.realpath(path) not in gone
+                users += [] if real in gone or together else [overlay]
+            if users:
+                found.setdefault(name, {})[path] = users
+    return found
+
+
+def words_of(needed_by: t.Mapping[str, t.Sequence[str]]) -> str:
+    """The files of one guest that others need, for a message: the first of them."""
+    return "; ".join(f"{path} ({', '.join(users[:5])})" for path, users in list(needed_by.items())[:5])
+
+
+FREE_THEM = (
+    "Remove these guests or take the disk away from them, and flatten, rebase or remove these overlays. Or move the"
+    " file to another place, and tell them (path, backing)."
+)
+
+
 def _of(
     images: t.Iterable[str], known: t.Mapping[str, domains.Known], pools: t.Mapping[str, str], written: bool
 ) -> dict[str, dict[str, bool]]:
-    disks: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
     for name, one in known.items():
         models = (one.model, one.live_model or domain.EMPTY)
         found = [disk for model in models for disk in model["disks"].values()]
-        disks[name] = {disk["path"] for disk in found if not (written and disk["read_only"])}
+        used[name] = {disk["path"] for disk in found if not (written and disk["read_only"])}
     for name in ownership.names(ownership.GUEST):
         definition = files.read_json(paths.definition_file(name)) or {}
         # Of one in a pool that is gone only libvirt may know where it was.
@@ -43,9 +80,9 @@ def _of(
         }
         if written:
             places.update(snapshot_records.made(name, places))
-        disks[name] = places | disks.get(name, set())
+        used[name] = places | used.get(name, set())
     # What lies behind a network has no path here.
-    real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in disks.items()}
+    real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in used.items()}
     return {
         image: {
             name: name in known and known[name].saved

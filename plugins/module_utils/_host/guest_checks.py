@@ -207,31 +207,12 @@ class Checks:
 def check_leaving(jobs: t.Sequence[Job]) -> None:
     """Refused where a guest that is removed takes along what others need: what lies in its directory is brought to
     another place with it, or deleted."""
-    places = {job.name: {*guest_disks.at_home(job.name), *job.gone_disks} for job in jobs}
-    images = sorted(set().union(*places.values()))
-    if not images:
-        return
-    guests, overlays = disk_guests.of(images), disks.overlays_around(images)
-    for job in jobs:
-        home = f"{os.path.realpath(paths.guest_disks_dir(job.name))}/"
-        gone = {os.path.realpath(path) for path in job.gone_disks}
-        needed: dict[str, list[str]] = {}
-        for path in sorted(places[job.name]):
-            users = [f"guest {name}" for name in guests[path] if name != job.name]
-            for overlay in disks.resting_on(path, overlays):
-                real = os.path.realpath(overlay)
-                together = real.startswith(home) and os.path.realpath(path) not in gone
-                users += [] if real in gone or together else [overlay]
-            if users:
-                needed[path] = users
-        if needed:
-            words = "; ".join(f"{path} ({', '.join(users[:5])})" for path, users in list(needed.items())[:5])
-            raise Refused(
-                f"Guest {job.name!r} is not removed: others need files that go with it: {words}.",
-                hint="Remove these guests or take the disk away from them, and flatten, rebase or remove these "
-                "overlays. Or move the file to another place, and tell them (path, backing).",
-                dependants=sorted({user for users in needed.values() for user in users}),
-            )
+    for name, users in disk_guests.needed({job.name: job.gone_disks for job in jobs}).items():
+        raise Refused(
+            f"Guest {name!r} is not removed: others need files that go with it: {disk_guests.words_of(users)}.",
+            hint=disk_guests.FREE_THEM,
+            dependants=sorted({user for each in users.values() for user in each}),
+        )
 
 
 def check_below(jobs: t.Sequence[Job]) -> None:

@@ -348,20 +348,28 @@ def at_home(name: str) -> list[str]:
 
 
 def check_keep(name: str) -> None:
-    """Refused where a guest's own disks cannot be brought to where they can stay: they are moved, not copied."""
-    source, target = paths.guest_disks_dir(name), paths.KEPT_DISKS
-    place = target
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
-    if os.stat(source).st_dev != os.stat(place).st_dev:
+    """Refused where a guest's own disks cannot be brought to where they can stay."""
+    problem = cannot_keep(name)
+    if problem:
         raise Refused(
-            f"guests: {name}: its disks cannot be kept: {source} and {target} are on two file systems.",
+            f"guests: {name}: {problem}.",
             hint=f"Let {paths.STATE} be on one; or move away what you want to keep, and set delete_disks: true.",
         )
 
 
+def cannot_keep(name: str) -> str:
+    """Why what is in a guest's own directory cannot be brought to where it can stay: it is moved, not copied."""
+    source, target = paths.guest_disks_dir(name), paths.KEPT_DISKS
+    place = target
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    if os.stat(source).st_dev == os.stat(place).st_dev:
+        return ""
+    return f"its disks cannot be kept: {source} and {target} are on two file systems"
+
+
 def keep(host: Host, name: str) -> list[str]:
-    """Bring what is in the directory of a removed guest to where it can stay, and return where that is.
+    """Bring what is in the directory of a guest that leaves to where it can stay, and return where that is.
 
     Images that rest on one another name each other by path: they are told the new one. Where they go is written down
     first: a run that was cut off is finished by the next one.
@@ -381,7 +389,13 @@ def keep(host: Host, name: str) -> list[str]:
         target = f"{paths.kept_disks_dir(name)}-{number}"
     os.makedirs(os.path.dirname(target), mode=0o711, exist_ok=True)
     files.write_json(note, {"target": target, "names": names})
-    os.rename(source, target)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        raise HostError(
+            f"{source} cannot be brought to {target}: {error.strerror}.",
+            hint="Move away what is in it and is to be kept, and remove the rest.",
+        ) from error
     files.sync_dir(os.path.dirname(target))
     return _tell_new_place(host, source, target, names)
 

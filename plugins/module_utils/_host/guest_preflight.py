@@ -21,9 +21,11 @@ from .._migrate import plan
 from .._net.endpoint import Endpoint
 from .._net.overlay import encrypted
 from . import (
+    disk_guests,
     disks,
     domains,
     files,
+    guest_disks,
     info,
     kinds,
     kvm,
@@ -207,6 +209,37 @@ def _is_same(disk: Record, mark: str) -> bool:
     return False
 
 
+def going(name: str, needs: Record) -> list[str]:
+    """The disks that are deleted here once the guest has left: those that are copied, and what it reads of its own."""
+    home = f"{paths.guest_disks_dir(name)}/"
+    copied = [str(disk["path"]) for disk in needs["disks"] if not disk["shared"]]
+    return [*copied, *(path for path in needs["brought"] if path.startswith(home))]
+
+
+def _others_need(name: str, needs: Record, host: str) -> list[str]:
+    """Why what goes with the guest cannot leave this host (``host``)."""
+    users = disk_guests.needed({name: going(name, needs)}).get(name)
+    if not users:
+        return []
+    words = disk_guests.words_of(users)
+    return [f"disks: others on {host} need files that go with {name}: {words}. {disk_guests.FREE_THEM}"]
+
+
+def _left_here(name: str, needs: Record, host: str) -> tuple[list[str], list[str]]:
+    """(why they cannot be kept, a warning) of the files in the guest's own directory that do not go with it, such as a
+    disk that was taken away from it: they are kept on this host (``host``)."""
+    gone = {place for path in going(name, needs) for place in files.places(path)}
+    stay = [path for path in guest_disks.at_home(name) if not gone & files.places(path)]
+    if not stay:
+        return [], []
+    also = ", ".join(map(os.path.basename, stay))
+    words = f"disks: beside what {name} has as its disks, {also} is in {paths.guest_disks_dir(name)}"
+    problem = guest_disks.cannot_keep(name)
+    if problem:
+        return [f"{words}, and {problem}. Move away what you want to keep, and remove the rest."], []
+    return [], [f"{words}: that stays on {host}, below {paths.KEPT_DISKS}."]
+
+
 def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record, request: Record) -> kinds.Survey:
     """The plan of a move of a guest. Learnt: ``templates``, those that the target lacks.
 
@@ -228,6 +261,9 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         private = _private_networks(connection, seen)
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     found += migration.refused(name, seen.live, seen.xml, seen.state, ours, needs)
+    found += _others_need(name, needs, me["name"])
+    cannot_stay, stays = _left_here(name, needs, me["name"])
+    found += cannot_stay
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
     live = bool(needs["live"])
     mode = migration.LIVE if live else migration.OFFLINE
@@ -244,9 +280,9 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     if answer.get("templates"):
         reasons.append("a template is brought first")
     overlay = files.read_json(paths.OVERLAY_FILE)
+    warnings = migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay), private=private)
     made = plan.Plan(
-        mode, tuple(reasons), (*found, *answer["problems"]),
-        migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay), private=private),
+        mode, tuple(reasons), (*found, *answer["problems"]), (*stays, *warnings),
         migration.expected_ms(live), tuple(answer["space"]),
     )  # fmt: skip
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})

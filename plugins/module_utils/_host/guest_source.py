@@ -101,7 +101,7 @@ class Leaving(kinds.Leaving):
         self._slowed: dict[str, t.Any] = {}
         self._asked: t.Optional[netns.AddressQuestion] = None
         # For ``let_go``: they go with it. And for ``roll_back``.
-        move.journal["moved"] = [disk["path"] for disk in self._moved]
+        move.journal["moved"] = guest_preflight.going(move.name, survey.needs)
         move.journal["cut_first"] = move.request["connections"] == 1
         shared = [disk["path"] for disk in survey.needs["disks"] if disk["shared"]]
         mark = survey.needs["mark"] = f".cnvm-{move.move_id}"
@@ -574,10 +574,12 @@ def _ask_qemu(each: libvirt.Domain, word: str, arguments: t.Mapping[str, t.Any])
     return None
 
 
-def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
-    """End a move on the source with the guest at the target: nothing stays but the owner record, and logs."""
+def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> list[str]:
+    """End a move on the source with the guest at the target: nothing stays but the owner record, and logs.
+
+    Other files in its own directory are kept, and returned.
+    """
     name = journal["name"]
-    left = [path for path in journal.get("moved", ()) if not path.startswith(f"{paths.workload_dir(name)}/")]
 
     def work(connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, name)
@@ -586,11 +588,15 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> None:
         domains.forget_variables(connection, name)
 
     patiently(work)
-    guest_disks.delete(left)
+    guest_disks.delete(journal.get("moved", ()))
+    kept = guest_disks.keep(host, name)
     remove_files(name)
+    # By it a run after one that was cut off has found what is kept.
+    files.remove_file(paths.guest_keeping_file(name))
     movedir.keep_console(name, journal["move_id"])
     files.remove_tree(paths.move_dir(journal["move_id"]))
     movedir.end_journal(name)
+    return kept
 
 
 def remove_domain(each: libvirt.Domain) -> None:

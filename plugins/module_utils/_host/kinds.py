@@ -108,8 +108,9 @@ class Source(t.Protocol):
         """End a move with the workload as it was before; whether it had died, and was started anew, None when it does
         not run."""
 
-    def let_go(self, host: Host, journal: Record) -> None:
-        """End a move with the workload at the target: nothing stays but the owner record."""
+    def let_go(self, host: Host, journal: Record) -> list[str]:
+        """End a move with the workload at the target: nothing stays but the owner record. And files that were not its
+        own, which are returned."""
 
     def serves(self, journal: Record) -> bool:
         """Whether this host still sends what the target fetches (post-copy)."""

@@ -184,8 +184,8 @@ class Move:
         # From here on nothing may bring it back: what is here goes piece by piece.
         self._save(records.SOURCE_LEAVING)
         self.steps.leave()
-        self._source.let_go(self.host, self.journal)
-        self.result["outcome"] = "target"
+        kept = self._source.let_go(self.host, self.journal)
+        self.result.update(outcome="target", **({"kept_disks": kept} if kept else {}))
         # What follows is tidying; whatever goes wrong costs nothing (recover on the target does the same).
         with contextlib.suppress(CnvmError):
             if self.journal["running"]:

@@ -254,26 +254,35 @@ def _settle(
             return _outcome(name, "waiting", f"{name} is at {peer}, and the move is not ended: {error}")
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
-    _leave(host, journal)
+    kept = _let_go(host, journal)
     try:
         end = channel.call("finish", timeout_s=120)
     except PeerError as error:
         # As soon as that one hears that the line is dead it ends the move by itself.
-        return _outcome(name, "target", f"{name} is on {peer}, which ends the move ({error.message}).")
+        said = f"{name} is on {peer}, which ends the move ({error.message})."
+        return _outcome(name, "target", f"{said} {kept}".rstrip())
     if end.get("gone"):
-        return _outcome(name, "target", f"{name} went to {peer}; the move is over, but {kinds.is_gone(name, peer)}")
+        said = f"{name} went to {peer}; the move is over, but {kinds.is_gone(name, peer)}"
+        return _outcome(name, "target", f"{said} {kept}".rstrip())
     if end.get("anew"):
         lost = lost or "It had ended there, and was started anew with its files."
-    return _outcome(name, "target", f"{name} is on {peer}; the move is finished. {lost}".rstrip())
+    said = " ".join(one for one in (f"{name} is on {peer}; the move is finished.", lost, kept) if one)
+    return _outcome(name, "target", said)
 
 
 def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
     """The target has it, for good: remove what is left here. Noted first, as it goes piece by piece."""
     name, peer = journal["name"], journal["peer"]
+    kept = _let_go(host, journal)
+    return _outcome(name, "target", f"{name} had arrived at {peer}; what was left here is removed. {kept}".rstrip())
+
+
+def _let_go(host: Host, journal: dict[str, t.Any]) -> str:
+    """The same; words for what is kept."""
     leaving = {**journal, "state": records.SOURCE_LEAVING}
-    files.write_json(paths.journal_file(name), leaving)
-    kinds.source_of(journal).let_go(host, leaving)
-    return _outcome(name, "target", f"{name} had arrived at {peer}; what was left here is removed.")
+    files.write_json(paths.journal_file(journal["name"]), leaving)
+    kept = kinds.source_of(journal).let_go(host, leaving)
+    return f"What was no disk of it is kept here: {', '.join(kept)}." if kept else ""
 
 
 def _take_back(host: Host, journal: t.Mapping[str, t.Any], generation: int, how: str = "", *, ran: bool = True) -> str:

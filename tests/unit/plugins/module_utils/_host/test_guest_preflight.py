@@ -19,16 +19,20 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     domains,
+    files,
+    guest_disks,
     guest_preflight,
     info,
+    kinds,
     kvm,
     libvirt,
     movedir,
+    preflight,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, xml
 
 from . import fake_domains
-from .fake_domains import FakeConnection
+from .fake_domains import FakeConnection, FakeDomain
 
 # VIR_ERR_CPU_INCOMPATIBLE.
 CPU_INCOMPATIBLE = 91
@@ -457,3 +461,100 @@ def test_a_target_without_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (seen["reachable"], seen["reason"]) == (False, "This host's Python has no libvirt.")
     # The target's answer has them in any case.
     assert [seen[key] for key in ("lacks", "space", "post_copy")] == [[], [], ""]
+
+
+class Source(t.NamedTuple):
+    """A guest of this host that is to leave. ``home``: its own directory."""
+
+    connection: FakeConnection
+    home: Path
+    survey: t.Callable[[], kinds.Survey]
+
+    def define(self, name: str, *places: object, uuid: str = "0705aea1", read_only: bool = False) -> None:
+        """A guest with disks at these places."""
+        found = "".join(
+            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/>"
+            f"<target dev='vd{'abc'[number]}' bus='virtio'/>{'<readonly/>' if read_only else ''}</disk>"
+            for number, path in enumerate(places)
+        )
+        self.connection.defineXML(f"""<domain type='qemu'><name>{name}</name>
+          <uuid>{uuid}-1ea0-540a-967e-c710e0d8de07</uuid><memory unit='MiB'>96</memory>
+          <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os><devices>{found}</devices></domain>""")
+
+
+@pytest.fixture
+def source(target: FakeConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
+    """``web``, which is off and has one disk. The target has no objection."""
+    for name in ("KEPT_DISKS", "RUN", "OVERLAY_FILE", "HOST_FILE"):
+        monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
+    files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
+    monkeypatch.setattr(libvirt, "available", lambda: True)
+    monkeypatch.setattr(preflight, "ask", lambda channel, kind: {"identity": {"name": "host2"}})
+    monkeypatch.setattr(FakeDomain, "snapshotNum", lambda self: 0, raising=False)
+    monkeypatch.setattr(FakeDomain, "listAllCheckpoints", lambda self: [], raising=False)
+    channel = types.SimpleNamespace(
+        call=lambda word, **more: {"problems": [], "templates": [], "post_copy": "", "space": []}
+    )
+
+    def survey() -> kinds.Survey:
+        definition = {"name": "web", "disks": [], "networks": [], "address": ""}
+        return guest_preflight.survey(
+            t.cast("t.Any", None), t.cast("t.Any", channel), definition, {}, {"allow_post_copy": False}
+        )
+
+    home = Path(paths.guest_disks_dir("web"))
+    home.mkdir(parents=True)
+    fake_domains.qcow2(home / "vda.qcow2", 2**20)
+    made = Source(target, home, survey)
+    made.define("web", home / "vda.qcow2")
+    return made
+
+
+def test_a_guest_that_nothing_keeps_here(source: Source) -> None:
+    made = source.survey().plan
+    assert (made.blockers, made.warnings) == ((), ())
+
+
+def test_what_is_no_disk_of_it_is_said_to_stay(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken away from it, say."""
+    (source.home / "vdb.raw").write_bytes(b"x")
+    made = source.survey().plan
+    assert made.blockers == ()
+    beside = f"disks: beside what web has as its disks, vdb.raw is in {source.home}"
+    assert made.warnings == (f"{beside}: that stays on host1, below {paths.KEPT_DISKS}.",)
+    monkeypatch.setattr(guest_disks, "cannot_keep", lambda name: "there are two file systems")
+    (said,) = source.survey().plan.blockers
+    assert said.startswith(f"{beside}, and there are two file systems. Move away")
+
+
+def test_what_others_need_does_not_leave_with_it(source: Source, tmp_path: Path) -> None:
+    """They would be left without: another guest that reads it, or an image that rests on it. Be it only kept."""
+    disk, other = source.home / "vda.qcow2", tmp_path / "pool/other.qcow2"
+    source.define("reader", disk, uuid="99999999", read_only=True)
+    fake_domains.qcow2(other, 2**20, str(disk), "qcow2")
+    (source.home / "vdb.raw").write_bytes(b"x")
+    fake_domains.qcow2(tmp_path / "pool/above.qcow2", 2**20, f"{source.home}/vdb.raw", "raw")
+    (said,) = source.survey().plan.blockers
+    assert said.startswith(
+        f"disks: others on host1 need files that go with web: {disk} (guest reader, {other}); "
+        f"{source.home}/vdb.raw ({tmp_path}/pool/above.qcow2). Remove these guests or"
+    )
+
+
+def test_an_old_overlay_keeps_the_disk_below_it(source: Source) -> None:
+    """In its own directory, too: the disk goes, and that stays."""
+    fake_domains.qcow2(source.home / "old.qcow2", 2**20, f"{source.home}/vda.qcow2", "qcow2")
+    (said,) = source.survey().plan.blockers
+    assert f"{source.home}/vda.qcow2 ({source.home}/old.qcow2)" in said
+
+
+def test_of_shared_storage_nothing_goes(source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Others have it as before."""
+    disk = tmp_path / "pool/vda.qcow2"
+    fake_domains.qcow2(disk, 2**20)
+    source.define("web", disk)
+    source.define("reader", disk, uuid="99999999", read_only=True)
+    (source.home / "vda.qcow2").unlink()
+    assert "guest reader" in source.survey().plan.blockers[0]
+    monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: True)
+    assert source.survey().plan.blockers == ()

@@ -21,11 +21,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     connections,
+    disks,
     domains,
     files,
     guest_preflight,
     guest_source,
     libvirt,
+    movedir,
     mover,
     netns,
 )
@@ -34,7 +36,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import erro
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate import records
 from ansible_collections.cnvm.platform.plugins.module_utils._migrate.timeline import Timeline
 
-from . import fake_libvirt
+from . import fake_domains, fake_libvirt
 
 RUNNING, PAUSED, SHUTOFF = 1, 3, 5
 JOURNAL = {
@@ -584,6 +586,58 @@ def test_it_lets_go_of_all_but_the_owner_record_and_logs(tmp_path: Path, monkeyp
     guest_source.let_go(host, {**JOURNAL, "moved": [str(disk)]})
     left = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     assert left == sorted([owner, Path(paths.move_log_dir("m1"), "web.log")])
+
+
+@pytest.fixture
+def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, t.Any]:
+    """The journal of a move that has ended at the target. Beside the disk that went lies one that was taken away from
+    the guest, and rests on another one."""
+    for place in ("WORKLOADS", "RUN", "LOGS", "KEPT_DISKS"):
+        monkeypatch.setattr(paths, place, str(tmp_path / place))
+    monkeypatch.setattr(guest_source, "patiently", lambda work: None)
+    home = Path(paths.guest_disks_dir("web"))
+    home.mkdir(parents=True)
+    Path(paths.owner_file("web")).write_text("{}", encoding="utf-8")
+    fake_domains.qcow2(home / "vda.qcow2", 2**20)
+    fake_domains.qcow2(home / "base.qcow2", 2**20)
+    fake_domains.qcow2(home / "vdb.qcow2", 2**20, f"{home}/base.qcow2", "qcow2")
+    (home / ".cnvm-1.new").write_text("of a run that was killed", encoding="utf-8")
+    return {**JOURNAL, "moved": [f"{home}/vda.qcow2"]}
+
+
+def test_what_was_no_disk_of_it_is_kept(tmp_path: Path, gone: dict[str, t.Any]) -> None:
+    """As it is when the guest is removed: its file may be the only one."""
+    host = Host(run=fake_domains.run)
+    kept = [f"{paths.KEPT_DISKS}/web/{name}.qcow2" for name in ("base", "vdb")]
+    assert guest_source.let_go(host, gone) == kept
+    assert disks.backing_path(disks.inspect(kept[1])) == kept[0]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [
+        *map(Path, kept), Path(paths.owner_file("web"))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("killed_at", ["rename", "run", "remove_files", "end_journal"])
+def test_what_is_kept_is_so_after_a_kill_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: dict[str, t.Any], killed_at: str
+) -> None:
+    """Whenever that was; and it is in one place, with nothing left of the first try."""
+
+    def kill(*args: t.Any, **more: t.Any) -> t.NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        if killed_at == "rename":
+            killed.setattr(os, "rename", kill)
+        elif killed_at == "end_journal":
+            killed.setattr(movedir, "end_journal", kill)
+        elif killed_at == "remove_files":
+            killed.setattr(guest_source, "remove_files", kill)
+        with pytest.raises(KeyboardInterrupt):
+            guest_source.let_go(Host(run=kill if killed_at == "run" else fake_domains.run), gone)
+    guest_source.let_go(Host(run=fake_domains.run), gone)
+    kept = [Path(paths.KEPT_DISKS, "web", f"{name}.qcow2") for name in ("base", "vdb")]
+    assert disks.backing_path(disks.inspect(str(kept[1]))) == str(kept[0])
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [*kept, Path(paths.owner_file("web"))]
 
 
 def test_a_disk_that_the_other_host_has_too_is_not_taken_from_it(

@@ -59,7 +59,7 @@ def test_a_copy_that_had_ended_when_the_move_did_is_said(
     said: dict[str, t.Any] = {
         "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
         "channel": types.SimpleNamespace(peer="host2", call=lambda word, **args: {**numbers, **answer}),
-        "_source": types.SimpleNamespace(let_go=lambda host, journal: None),
+        "_source": types.SimpleNamespace(let_go=lambda host, journal: []),
     }
     for key, value in said.items():
         setattr(move, key, value)
@@ -88,13 +88,20 @@ def test_a_target_that_cannot_end_the_move_is_told(
     said: dict[str, t.Any] = {
         "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
         "channel": types.SimpleNamespace(peer="host2", call=call),
-        "_source": types.SimpleNamespace(let_go=lambda host, journal: None),
+        "_source": types.SimpleNamespace(let_go=lambda host, journal: []),
     }
     for key, value in said.items():
         setattr(move, key, value)
     move._end_well()
     assert move.result["outcome"] == "target"
     assert ("web cannot be started" in move.result.get("left_behind", "")) is told
+
+
+@pytest.mark.parametrize("kept", [[], ["/kept/vdb.raw"]])
+def test_what_is_kept_on_the_source_is_told(move: mover.Move, monkeypatch: pytest.MonkeyPatch, kept: list[str]) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Source, "let_go", lambda self, host, journal: kept, raising=False)
+    assert move.run().get("kept_disks", []) == kept
 
 
 @pytest.mark.parametrize("runs", [True, False])

@@ -150,8 +150,11 @@ class Kind:
         self.ran = journal.get("ran")
         return self.anew
 
-    def let_go(self, host: Host, journal: dict[str, t.Any]) -> None:
+    kept: list[str] = []
+
+    def let_go(self, host: Host, journal: dict[str, t.Any]) -> list[str]:
         self.did.append("let go")
+        return self.kept
 
     def keeps(self, journal: dict[str, t.Any]) -> bool:
         return False
@@ -284,6 +287,25 @@ def test_what_became_of_it_is_said(host: Host, booted: Kind, anew: bool | None, 
     begun("now", records.SOURCE_FROZEN)
     booted.anew = anew
     assert recover.recover_one(host, "web")["message"] == f"The move was not committed; web {said}."
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"journal": None, "owner": {"owner": "T", "generation": 4, "uuid": "u"}}, "web had arrived at host2; "),
+        ({"journal": {"state": records.TARGET_ACTIVE}, "alive": True}, "web is on host2; the move is finished."),
+        ({"journal": {"state": records.TARGET_ACTIVE}, "alive": True, "gone": True}, "web went to host2; "),
+    ],
+)
+def test_what_is_kept_of_it_here_is_said(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, answer: dict[str, t.Any], said: str
+) -> None:
+    booted.kept = ["/kept/vdb.raw"]
+    files.write_json(paths.owner_file("web"), {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"})
+    peer_says(monkeypatch, {"identity": {"host_id": "T"}, **answer})
+    message = recover.recover_one(host, "web")["message"]
+    assert message.startswith(said)
+    assert message.endswith(" What was no disk of it is kept here: /kept/vdb.raw.")
 
 
 class Copy:
