@@ -368,7 +368,7 @@ def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterato
         files.remove_file(made)
 
 
-def _state(path: str) -> tuple[int, ...]:
+def state_of(path: str) -> tuple[int, ...]:
     """Changes whenever a file does, or comes, or goes."""
     try:
         return _fingerprint(os.lstat(path))
@@ -380,12 +380,12 @@ def _state(path: str) -> tuple[int, ...]:
 def replacing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterator[str]:
     """The same, for what takes its time. Refused when ``path`` is in use at the end, or has changed meanwhile: what
     a guest that was started has written to it is not in the copy."""
-    before = _state(path)
+    before = state_of(path)
     with appearing(path, attributes) as made:
         yield made
         # That can take long, too; the look comes last.
         sync(made)
-        if in_use(path) or _state(path) != before:
+        if in_use(path) or state_of(path) != before:
             raise Refused(
                 f"{path} was used while it was worked on, such as by a guest that was started. It is left as it is.",
                 hint="Stop the guest first.",

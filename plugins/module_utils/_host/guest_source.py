@@ -26,6 +26,7 @@ from .._libvirt import errors, guest_plan, migration
 from .._migrate import plan, records
 from . import (
     connections,
+    disks,
     domains,
     files,
     freezer,
@@ -100,6 +101,9 @@ class Leaving(kinds.Leaving):
         self._stats: dict[str, t.Any] = {}
         self._slowed: dict[str, t.Any] = {}
         self._asked: t.Optional[netns.AddressQuestion] = None
+        # Of one that does not run: what its disks are as they are copied, and that nobody of ours works on them.
+        self._copied: dict[str, tuple[int, ...]] = {}
+        self._locks = contextlib.ExitStack()
         # For ``let_go``: they go with it. And for ``roll_back``.
         move.journal["moved"] = guest_preflight.going(move.name, survey.needs)
         move.journal["cut_first"] = move.request["connections"] == 1
@@ -150,13 +154,28 @@ class Leaving(kinds.Leaving):
             self._hold_stopped()
 
     def _hold_stopped(self) -> None:
+        copied = [str(disk["path"]) for disk in self._moved]
+        for path in copied:
+            self._locks.enter_context(disks.at_work_on(path))
         # From here on it is not started here (see ``guest_start``).
         self.move.freeze("disks")
         if state_here(self.name) != guest_plan.STOPPED:
             raise HostError(f"{self.name} was started meanwhile.", hint="Run it again.")
-        for disk in self._moved:
-            self._send(disk["path"], "disks")
+        self._copied = {path: disks.state_of(path) for path in copied}
+        self._check_untouched()
+        for path in copied:
+            self._send(path, "disks")
         self._have_it_held(self.move.left(60))
+
+    def _check_untouched(self) -> None:
+        """HostError when somebody has written to a disk since it is being copied, or may do so at any time. (libvirt's
+        daemon keeps the guest from it, and our locks keep our modules from it.)"""
+        for path, before in self._copied.items():
+            if disks.in_use(path) or disks.state_of(path) != before:
+                raise HostError(
+                    f"{path} is in use, or was changed while it was copied, such as by qemu-img or virt-customize.",
+                    hint=f"{self.name} is kept here. Let nobody work on its disks, and run it again.",
+                )
 
     # --- live ---
 
@@ -314,6 +333,7 @@ class Leaving(kinds.Leaving):
         if not self.live:
             if state_here(self.name) != guest_plan.STOPPED:
                 raise HostError(f"{self.name} was started meanwhile.", hint="It is kept here.")
+            self._check_untouched()
             return
         thread, state = t.cast("threading.Thread", self._thread), state_here(self.name)
         if not thread.is_alive() or state != guest_plan.PAUSED:
@@ -362,6 +382,7 @@ class Leaving(kinds.Leaving):
 
     def abandon(self) -> None:
         """End libvirt's job, if it has one still: it lets the guest go on here."""
+        self._locks.close()
         if _is_stale(self.move.journal):
             patiently(lambda connection: _end_stale(connection, self.move.journal))
         if self._tunnel is not None:
@@ -379,6 +400,7 @@ class Leaving(kinds.Leaving):
 
     def leave(self) -> None:
         """Let libvirt end the copy here."""
+        self._locks.close()
         if self._tunnel is None or self._thread is None:
             return
         if self._tunnel.lost.is_set() or not self._tunnel.answered.wait(_ARRIVAL_LIMIT_S):

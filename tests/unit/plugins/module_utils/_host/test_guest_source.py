@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import CnvmError, HostError, PeerError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     connections,
@@ -442,7 +442,7 @@ def test_nor_does_libvirt_let_it_go_on(
     journal = {**JOURNAL, "mode": "live", "ran": True, "shared": True}
     leaving.move = t.cast("t.Any", types.SimpleNamespace(journal=journal))
     leaving._tunnel = t.cast("t.Any", types.SimpleNamespace(close=lambda: each.calls.append("close")))
-    leaving._thread = None
+    leaving._thread, leaving._locks = None, contextlib.ExitStack()
     monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
     leaving.abandon()
     assert each.calls == ["destroy frozen anew", "close"]
@@ -460,7 +460,7 @@ def test_a_tunnel_that_is_lost_lets_nothing_go_on_once_the_target_has_it(
     each = Stopped(PAUSED, 2)
     monkeypatch.setattr(libvirt, "domain", lambda connection, name: each)
     leaving = object.__new__(guest_source.Leaving)
-    leaving.name, leaving._stats, leaving._slowed = "web", {}, {}
+    leaving.name, leaving._stats, leaving._slowed, leaving._locks = "web", {}, {}, contextlib.ExitStack()
 
     def end(what: str) -> t.Callable[[], None]:
         return lambda: each.calls.append(what)
@@ -524,6 +524,93 @@ def marked(tmp_path: Path) -> t.Callable[[str], guest_source.Leaving]:
         return guest_source.Leaving(t.cast("t.Any", move), t.cast("t.Any", survey))
 
     return make
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., guest_source.Leaving]:
+    """A move of a guest that is off, with one disk. ``meanwhile``: what happens while that is sent."""
+    monkeypatch.setattr(paths, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(guest_source, "state_here", lambda name: guest_plan.STOPPED)
+    disk = tmp_path / "vda.raw"
+    disk.write_bytes(b"x" * 4096)
+
+    def make(meanwhile: t.Callable[[Path], object] = lambda path: None) -> guest_source.Leaving:
+        def call(word: str, **args: t.Any) -> dict[str, t.Any]:
+            if word == "file":
+                args["stream"](io.BytesIO())
+                meanwhile(disk)
+            return {}
+
+        move = types.SimpleNamespace(
+            host=None, name="web", definition={}, mode=migration.OFFLINE, move_id="m1", journal={},
+            request={"connections": 1, "bandwidth_mib_s": 0}, freeze=lambda phase: None, left=lambda most: most,
+            channel=types.SimpleNamespace(call=call, peer="host2"), progress=lambda kind: lambda count: None,
+        )  # fmt: skip
+        needs = {
+            "disks": [{"name": "vda", "path": str(disk), "shared": False}], "post_copy": False, "brought": [],
+        }  # fmt: skip
+        return guest_source.Leaving(t.cast("t.Any", move), t.cast("t.Any", types.SimpleNamespace(needs=needs)))
+
+    return make
+
+
+def overwrite(path: Path) -> None:
+    """As if it were long ago."""
+    with open(path, "r+b") as file:
+        file.write(b"y")
+    os.utime(path, ns=(0, 0))
+
+
+def exchange(path: Path) -> None:
+    """What converts or repairs an image does this."""
+    path.rename(f"{path}.old")
+    path.write_bytes(b"x" * 4096)
+
+
+@pytest.mark.parametrize("meanwhile", [overwrite, exchange, os.unlink])
+def test_a_disk_that_was_changed_while_it_was_copied_does_not_move(
+    stopped: t.Callable[..., guest_source.Leaving], meanwhile: t.Callable[[Path], object]
+) -> None:
+    """Of the copy nobody knows what it is, and the guest's disk would go with the move."""
+    leaving = stopped(meanwhile)
+    leaving.hold()
+    with pytest.raises(HostError, match=r"vda\.raw is in use, or was changed while it was copied"):
+        leaving.check_still()
+
+
+def test_nor_does_one_that_somebody_has_open(
+    stopped: t.Callable[..., guest_source.Leaving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has written so far may not be in the file yet."""
+    leaving = stopped()
+    leaving.hold()
+    leaving.check_still()
+    monkeypatch.setattr(disks, "in_use", lambda path: True)
+    with pytest.raises(HostError, match="is in use"):
+        leaving.check_still()
+    leaving.abandon()
+    with pytest.raises(HostError, match="is in use"):
+        stopped().hold()
+
+
+@pytest.mark.parametrize("ends", [guest_source.Leaving.abandon, guest_source.Leaving.leave])
+def test_no_module_works_on_a_disk_until_the_move_is_decided(
+    tmp_path: Path,
+    stopped: t.Callable[..., guest_source.Leaving],
+    ends: t.Callable[[guest_source.Leaving], None],
+) -> None:
+    path = str(tmp_path / "vda.raw")
+    leaving = stopped()
+    with disks.at_work_on(path), pytest.raises(Refused, match="at work on it"):
+        leaving.hold()
+    leaving.hold()
+    leaving.check_still()
+    with pytest.raises(Refused, match="at work on it"), disks.at_work_on(path):
+        pass
+    leaving.move.journal["mode"] = migration.OFFLINE
+    ends(leaving)
+    with disks.at_work_on(path):
+        pass
 
 
 def test_shared_storage_is_marked_until_the_target_has_seen_it(
