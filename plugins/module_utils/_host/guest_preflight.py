@@ -216,6 +216,36 @@ def going(name: str, needs: Record) -> list[str]:
     return [*copied, *(path for path in needs["brought"] if path.startswith(home))]
 
 
+def _in_files(name: str, needs: Record) -> list[str]:
+    """What the files themselves that are to go with the guest have in the way."""
+    found = []
+    for path in going(name, needs):
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+            found.append(
+                f"disks: {path} is a link to {real}, which would stay behind. Stop {name} and bring the file itself to"
+                " the place of the link, or give the guest the disk by its real path."
+            )
+    for disk in needs["disks"]:
+        if disk["format"] != "qcow2" or disk["shared"]:
+            continue
+        # What it is that cannot be read others say.
+        with contextlib.suppress(OSError, CnvmError):
+            header = disks.inspect(disk["path"], "qcow2").header
+            if header.snapshots and needs["live"]:
+                found.append(
+                    f"snapshots: {disk['path']} has internal snapshots ({header.snapshots}), which are lost when it is"
+                    f" copied while {name} runs. Stop {name}, and move it then: they go along. Or delete them"
+                    " (qemu-img snapshot -l, -d)."
+                )
+            if header.data_file:
+                found.append(
+                    f"disks: {disk['path']} has its data in another file ({header.data_file}), which would stay behind."
+                    " Make one file of it (qemu-img convert)."
+                )
+    return found
+
+
 def _others_need(name: str, needs: Record, host: str) -> list[str]:
     """Why what goes with the guest cannot leave this host (``host``)."""
     users = disk_guests.needed({name: going(name, needs)}).get(name)
@@ -261,6 +291,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
         private = _private_networks(connection, seen)
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     found += migration.refused(name, seen.live, seen.xml, seen.state, ours, needs)
+    found += _in_files(name, needs)
     found += _others_need(name, needs, me["name"])
     cannot_stay, stays = _left_here(name, needs, me["name"])
     found += cannot_stay

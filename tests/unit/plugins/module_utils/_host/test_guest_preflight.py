@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import tempfile
 import types
 import typing as t
@@ -558,3 +559,46 @@ def test_of_shared_storage_nothing_goes(source: Source, monkeypatch: pytest.Monk
     assert "guest reader" in source.survey().plan.blockers[0]
     monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: True)
     assert source.survey().plan.blockers == ()
+
+
+@pytest.mark.parametrize(("live", "shared", "kept"), [(True, False, True), (False, False, False), (True, True, False)])
+def test_internal_snapshots_keep_what_runs_here(
+    source: Source, monkeypatch: pytest.MonkeyPatch, live: bool, shared: bool, kept: bool
+) -> None:
+    """libvirt does not know of them, and copies what the guest sees. As a file a disk is copied with all it has."""
+    with open(source.home / "vda.qcow2", "r+b") as file:
+        file.seek(60)
+        file.write(struct.pack(">I", 2))
+    monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: shared)
+    monkeypatch.setattr(guest_preflight, "_others_need", lambda *args: [])
+    if live:
+        source.connection.domains["web"].createWithFlags(0)
+    said = [one for one in source.survey().plan.blockers if one.startswith("snapshots: ")]
+    assert len(said) == kept
+    assert all(one.startswith(f"snapshots: {source.home}/vda.qcow2 has internal snapshots (2), which") for one in said)
+
+
+def test_a_disk_with_its_data_in_another_file_is_kept_here(source: Source) -> None:
+    """Of the two only this one would go."""
+    with open(source.home / "vda.qcow2", "r+b") as file:
+        file.seek(72)
+        file.write(struct.pack(">Q", 0b100))
+    (said,) = source.survey().plan.blockers
+    assert said.startswith(f"disks: {source.home}/vda.qcow2 has its data in another file (")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_link_is_no_disk_that_can_go(
+    source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, read_only: bool, shared: bool
+) -> None:
+    """Only the link would: where the guest runs that is all that is removed here. On shared storage nothing goes."""
+    link, real = source.home / "vdb.qcow2", tmp_path / "real.qcow2"
+    fake_domains.qcow2(real, 2**20)
+    link.symlink_to(real)
+    source.define("web", link, read_only=read_only)
+    (source.home / "vda.qcow2").unlink()
+    monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: shared)
+    said = source.survey().plan.blockers
+    assert len(said) == (read_only or not shared)
+    assert all(one.startswith(f"disks: {link} is a link to {real}, which would stay behind. Stop web") for one in said)
