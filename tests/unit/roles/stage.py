@@ -24,7 +24,7 @@ from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
 
 ROOT = Path(_helper.collection_root())
 # What stands for each module. A list of answers is one after the other, the last one for all that follow. "off" is no
-# answer.
+# answer. "write" is a file that appears as it answers: {"path": …, "text": …}.
 ACTOR = r"""
 import json
 from ansible.errors import AnsibleConnectionFailure
@@ -50,7 +50,11 @@ class ActionModule(ActionBase):
             answer = answer[min(len(before), len(answer) - 1)]
         if answer == "off":
             raise AnsibleConnectionFailure("No route to host")
-        return {"changed": False, **answer}
+        answer = {"changed": False, **answer}
+        if "write" in answer:
+            with open(answer["write"]["path"], "w") as file:
+                file.write(answer.pop("write")["text"])
+        return answer
 """
 
 

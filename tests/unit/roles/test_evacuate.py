@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.cnvm.platform.plugins.plugin_utils import _helper
 from ansible_collections.cnvm.platform.tests.unit.roles.stage import Stage, unsaid
 
 CONTAINER = {"name": "c", "uuid": "u-c", "state": "running", "memory_bytes": 1 << 20, "moving": False}
@@ -136,3 +141,89 @@ def test_a_host_that_leaves_the_play_has_moved_nothing_more(hosts: Stage) -> Non
     said = hosts.playbook("evacuate", host="host1", check=False, **{"continue": True})
     assert said.count(" moved ") == 1
     assert "g: host1 has left the play." in said
+
+
+RECORD = Path(_helper.collection_root()) / "roles/evacuate/files/record.py"
+
+
+def entry(name: str, target: str = "host2") -> dict[str, str]:
+    return {"kind": "guest", "name": name, "uuid": f"u-{name}", "target": target}
+
+
+def begin(path: Path, before: list[t.Any], after: list[t.Any]) -> subprocess.Popen[str]:
+    """One run writes down what it has changed."""
+    words = [sys.executable, str(RECORD), str(path)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    stdin = t.cast("t.IO[str]", process.stdin)
+    stdin.write(json.dumps({"before": before, "after": after}))
+    stdin.close()
+    return process
+
+
+def put(path: Path, before: list[t.Any], after: list[t.Any]) -> bool:
+    """The same; whether the file is another one now."""
+    with begin(path, before, after) as process:
+        said = t.cast("t.IO[str]", process.stdout).read()
+    assert process.returncode == 0
+    return said == "changed"
+
+
+@pytest.mark.parametrize(
+    ("there", "before", "after", "found"),
+    [
+        # The other run has brought c away since.
+        ("abc", "a", "ab", "acb"),
+        ("ac", "a", "ab", "acb"),
+        # One that is back, here or by the other run.
+        ("abc", "ab", "a", "ac"),
+        ("b", "ab", "ab", "b"),
+        # It went again, as the last one.
+        ("abc", "ab", "ba", "cba"),
+        ("", "", "", ""),
+    ],
+)
+def test_what_others_have_written_down_stays(tmp_path: Path, there: str, before: str, after: str, found: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps([entry(name) for name in there]), encoding="utf-8")
+    lists = [[entry(name) for name in names] for names in (before, after)]
+    assert put(path, *lists) is (there != found)
+    assert "".join(written(path)) == found
+    assert [one.name for one in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_it_went_somewhere_else_since(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    assert put(path, [], [entry("a")])
+    assert put(path, [entry("a")], [entry("a", "host3")])
+    assert json.loads(path.read_text(encoding="utf-8")) == [entry("a", "host3")]
+    assert path.stat().st_mode & 0o777 == 0o600
+    # By the other run; this one has seen it come back to where it was.
+    assert not put(path, [entry("a")], [])
+
+
+def test_two_runs_write_one_after_the_other(tmp_path: Path) -> None:
+    path, lock = tmp_path / "record.json", os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        runs = [begin(path, [], [entry(name)]) for name in "abc"]
+        with pytest.raises(subprocess.TimeoutExpired):
+            runs[0].wait(0.5)
+        assert not path.exists()
+    finally:
+        os.close(lock)
+    for run in runs:
+        with run:
+            assert run.wait(20) == 0
+    assert sorted(written(path)) == ["a", "b", "c"]
+
+
+def test_another_run_may_empty_the_host_meanwhile(hosts: Stage) -> None:
+    """What is on record by it is no less away."""
+    path = hosts.path / "here.json"
+    other = {**entry("other"), "source": "host1"}
+    # It writes as soon as this one has read the file.
+    hosts.answers["host1"]["container_migrate"][0] = {
+        **hosts.answers["host1"]["container_migrate"][0], "write": {"path": str(path), "text": json.dumps([other])}
+    }  # fmt: skip
+    hosts.playbook("evacuate", host="host1", record_file="here.json")
+    assert written(path) == ["other", "c", "g"]
