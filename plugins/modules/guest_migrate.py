@@ -195,7 +195,8 @@ lost:
   sample: The rest of the memory of web was lost on its way; it was started anew with its disks.
 frozen_ms:
   description:
-    - From when the guest was seen to stand still on the source to when it runs on the target, in milliseconds.
+    - From when the guest was seen to stand still on the source to when it runs on the target, in milliseconds. No less
+      than C(downtime_ms) in RV(libvirt).
   returned: when the guest stood still
   type: float
   sample: 61.3

@@ -414,6 +414,10 @@ class Leaving(kinds.Leaving):
             self.move.time.bytes.update(migration.sent_bytes(self._stats))
         if stats:
             self.move.result["libvirt"] = stats
+        # It may have stood still for a while when that was seen.
+        if "frozen_ms" in self.move.result:
+            seen = float(self.move.result["frozen_ms"])
+            self.move.result["frozen_ms"] = max(seen, float(stats.get("downtime_ms", 0)))
 
     def _end_before(self, connection: libvirt.Connection) -> None:
         each = libvirt.domain(connection, self.name)

@@ -475,8 +475,26 @@ def test_a_tunnel_that_is_lost_lets_nothing_go_on_once_the_target_has_it(
         ),
     )
     leaving._thread = t.cast("t.Any", types.SimpleNamespace(join=lambda timeout: None))
+    leaving.move = t.cast("t.Any", types.SimpleNamespace(result={}))
     leaving.leave()
     assert each.calls == [*([] if answered else ["destroy None"]), "release", "close"]
+
+
+@pytest.mark.parametrize(("seen", "said"), [(20.0, 48.0), (61.3, 61.3)])
+def test_it_stood_still_no_less_than_libvirt_says(seen: float, said: float) -> None:
+    """Who looks from outside may be late."""
+    leaving = guest_source.Leaving.__new__(guest_source.Leaving)
+    move = types.SimpleNamespace(result={"frozen_ms": seen}, time=types.SimpleNamespace(bytes={}))
+    tunnel = types.SimpleNamespace(
+        lost=types.SimpleNamespace(is_set=lambda: False), answered=types.SimpleNamespace(wait=lambda timeout: True),
+        release=lambda: None, close=lambda: None,
+    )  # fmt: skip
+    vars(leaving).update(
+        move=move, _tunnel=tunnel, _thread=types.SimpleNamespace(join=lambda timeout: None), _slowed={},
+        _stats={"downtime": 48}, _locks=contextlib.ExitStack(),
+    )  # fmt: skip
+    leaving.leave()
+    assert move.result["frozen_ms"] == said
 
 
 def test_all_that_is_sent_is_limited_and_counted(tmp_path: Path) -> None:
