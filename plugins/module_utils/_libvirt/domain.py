@@ -533,31 +533,74 @@ _TOLD = {
     "interface": ("driver", "mac", "source", "model", "mtu"),
     "filesystem": ("driver", "source", "target", "readonly"),
 }
-_TOLD_OF_DRIVER = {"disk": ("name", "type", "cache", "discard"), "interface": (), "filesystem": ("type",)}
-# What a device of another kind would not have; what another source would not.
+_TOLD_OF_DRIVER = {"disk": ("name", "type", "cache"), "interface": (), "filesystem": ("type",)}
+# Of a driver, what another kind of device has, too.
+_OF_ANY_DRIVER = {
+    "disk": ("copy_on_read", "detect_zeroes", "discard", "error_policy", "io", "rerror_policy"),
+    "interface": (),
+    "filesystem": (),
+}
+# What a device of another kind would not have; what one with another source would not.
 _OF_KIND = ("address", "binary")
 _OF_SOURCE = ("virtualport", "vlan", "auth", "encryption")
+_OF_LUN = ("rawio", "sgio")
 
 
 def _keep(old: Element, made: Element) -> None:
-    """Let a device that is made anew keep what its model does not tell: limits, queues, where it is plugged in."""
-    same_kind = _place(old) == _place(made)
-    sources = [(each.get("type"), [one.attrib for one in each.findall("source")]) for each in (old, made)]
-    gone = {*_TOLD[old.tag], *(() if same_kind else _OF_KIND), *(() if sources[0] == sources[1] else _OF_SOURCE)}
-    made.extend([part for part in old if part.tag not in gone])
-    if not same_kind:
-        return
-    for name, value in old.attrib.items():
-        made.attrib.setdefault(name, value)
+    """Let a device that is made anew keep what its model does not tell: limits, queues, keys, its address."""
+    same_kind, same_source = _place(old) == _place(made), _source_of(old) == _source_of(made)
+    gone = {*_TOLD[old.tag], *(() if same_kind else _OF_KIND), *(() if same_source else _OF_SOURCE)}
+    if same_source and old.get("device") == "lun":
+        made.set("device", "lun")
     before = old.find("driver")
-    if before is None:
+    if before is not None:
+        driver = _under(made, "driver")
+        for name, value in before.attrib.items():
+            kept = name not in _TOLD_OF_DRIVER[old.tag] if same_kind else name in _OF_ANY_DRIVER[old.tag]
+            # Native asynchronous I/O is not there with every cache.
+            if kept and (name != "io" or before.get("cache") == driver.get("cache")):
+                driver.set(name, value)
+        driver.extend(before if same_kind else ())
+        if not driver.attrib and not len(driver):
+            made.remove(driver)
+    if same_kind:
+        lun = made.get("device") == "lun"
+        _keep_attributes(old, made, but=() if lun else _OF_LUN)
+        _keep_attributes(old.find("target"), made.find("target"))
+    made.extend([part for part in old if part.tag not in gone])
+    _keep_sources(old, made)
+
+
+def _keep_attributes(old: t.Optional[Element], made: t.Optional[Element], but: t.Collection[str] = ()) -> None:
+    if old is not None and made is not None:
+        for name, value in old.attrib.items():
+            if name not in but:
+                made.attrib.setdefault(name, value)
+
+
+def _keep_sources(old: Element, made: Element) -> None:
+    """Leave a source that stays as it was written, with all that belongs to it (keys, reservations, a port group), and
+    those below it, too."""
+    before, after = old.find("source"), made.find("source")
+    if before is None or after is None or _source_of(old) != _source_of(made):
         return
-    driver = _under(made, "driver")
-    for name, value in before.attrib.items():
-        # Native asynchronous I/O is not there with every cache.
-        if name not in _TOLD_OF_DRIVER[old.tag] and (name != "io" or before.get("cache") == driver.get("cache")):
-            driver.set(name, value)
-    driver.extend(before)
+    if old.tag == "backingStore":
+        # Who may write to what lies below a disk is told.
+        _drop(before, "seclabel[@model='dac']")
+        before.extend(after.findall("seclabel[@model='dac']"))
+    made.set("type", old.get("type", ""))
+    made[list(made).index(after)] = before
+    below = old.find("backingStore"), made.find("backingStore")
+    if below[0] is not None and below[1] is not None:
+        _keep_sources(*below)
+
+
+def _source_of(element: Element) -> tuple[str, ...]:
+    """Where a device's data are, or what it is plugged into."""
+    if element.tag == "interface":
+        card = _network(element)
+        return card["type"], card["source"]
+    return (attribute(element, "source", "dir") if element.tag == "filesystem" else path_of(element),)
 
 
 def _place(element: Element) -> tuple[str, ...]:

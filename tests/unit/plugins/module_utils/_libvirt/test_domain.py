@@ -154,6 +154,100 @@ def test_patch_keeps_of_a_card_what_still_fits(part: dict[str, object], gone: li
     assert parse(xml.parse(text)) == wanted
 
 
+# What others have written into the devices of a guest that is taken over, and no option says.
+TAKEN_OVER = """
+<domain type='kvm'><devices>
+  <disk type='file' device='disk' snapshot='no'>
+    <driver name='qemu' type='qcow2' cache='writeback' discard='ignore' detect_zeroes='on' iothread='1'/>
+    <source file='/d/crypt.qcow2' startupPolicy='mandatory'>
+      <encryption format='luks' engine='qemu'><secret type='passphrase' uuid='0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f'/>
+      </encryption>
+      <seclabel model='dac' relabel='no'/>
+    </source>
+    <backingStore type='file'><format type='qcow2'/>
+      <source file='/d/base.qcow2'>
+        <encryption format='luks'><secret type='passphrase' uuid='11111111-8403-7b23-c8d6-21ccc2f80d6f'/></encryption>
+        <seclabel model='dac' relabel='no'/>
+      </source>
+      <backingStore/>
+    </backingStore>
+    <target dev='vda' bus='virtio' rotation_rate='1'/><iotune><total_iops_sec>500</total_iops_sec></iotune>
+  </disk>
+  <disk type='block' device='lun' sgio='unfiltered' rawio='yes'>
+    <driver name='qemu' type='raw' cache='none'/>
+    <source dev='/dev/mapper/san'><reservations managed='yes'/></source><target dev='sdc' bus='scsi'/>
+  </disk>
+  <disk type='block' device='disk'>
+    <driver name='qemu' type='raw' cache='none'/>
+    <source dev='/dev/vg/data'><seclabel model='selinux' relabel='no'/></source><target dev='vdb' bus='virtio'/>
+  </disk>
+  <disk type='file' device='cdrom'>
+    <driver name='qemu' type='raw'/><source file='/d/cd.iso' startupPolicy='optional'/>
+    <target dev='sda' bus='sata' tray='open'/><readonly/>
+  </disk>
+  <interface type='network'>
+    <mac address='52:54:00:aa:bb:cc'/><source network='lan' portgroup='dmz'/><vlan><tag id='42'/></vlan>
+    <model type='e1000'/><mtu size='9000'/>
+  </interface>
+  <interface type='direct'>
+    <mac address='52:54:00:aa:bb:cd'/><source dev='eth0' mode='bridge'/><model type='virtio'/>
+  </interface>
+</devices></domain>
+"""
+OF_CRYPT = ["0a81f5b2", 'startupPolicy="mandatory"', "11111111", "total_iops_sec"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "part", "kept", "gone"),
+    [
+        (
+            "disks",
+            "vda",
+            {"cache": "none"},
+            [*OF_CRYPT, 'discard="ignore"', "detect_zeroes", "iothread", 'snapshot="no"', "rotation_rate"],
+            [],
+        ),
+        ("disks", "vda", {"bus": "scsi"}, [*OF_CRYPT, 'discard="ignore"', "detect_zeroes"], ["iothread", "rotation"]),
+        ("disks", "vda", {"path": "/d/new.qcow2"}, ["total_iops_sec", 'discard="ignore"'], OF_CRYPT[:3]),
+        ("disks", "vda", {"backing": []}, [OF_CRYPT[0]], [OF_CRYPT[2], "/d/base.qcow2"]),
+        ("disks", "sdc", {"cache": "directsync"}, ["reservations", "lun", "sgio", "rawio"], []),
+        ("disks", "sdc", {"path": "/d/x.raw"}, [], ["reservations", "lun", "sgio", "rawio"]),
+        ("disks", "vdb", {"serial": "x"}, ["selinux", 'type="block"'], []),
+        ("cdroms", "sda", {"bus": "scsi"}, ["optional"], ["tray"]),
+        ("networks", "52:54:00:aa:bb:cc", {"model": "virtio"}, ["dmz", "vlan", "42", "9000"], []),
+        ("networks", "52:54:00:aa:bb:cc", {"mtu": 1400}, ["dmz", "vlan", "42", "1400"], ["9000"]),
+        ("networks", "52:54:00:aa:bb:cc", {"source": "wan"}, ["9000"], ["dmz", "vlan"]),
+        ("networks", "52:54:00:aa:bb:cd", {"mtu": 1400}, ['<source dev="eth0" mode="bridge"/>'], []),
+    ],
+)
+def test_patch_keeps_what_belongs_to_a_source_that_stays(
+    kind: str, name: str, part: dict[str, object], kept: list[str], gone: list[str]
+) -> None:
+    stored = xml.parse(TAKEN_OVER)
+    wanted = parse(stored)
+    wanted[kind][name] = {**wanted[kind][name], **part}
+    patched = patch(stored, wanted)
+    assert parse(written(patched)) == wanted
+    key = "mac[@address" if kind == "networks" else "target[@dev"
+    device = next(each for each in patched.findall("devices/*") if each.find(f"{key}='{name}']") is not None)
+    text = xml.document(device)
+    assert [word for word in kept if word not in text] == []
+    assert [word for word in gone if word in text] == []
+
+
+def test_patch_tells_who_may_write_below_a_disk_that_stays() -> None:
+    stored = xml.parse(TAKEN_OVER)
+    wanted = parse(stored)
+    wanted["disks"]["vda"]["backing"][0]["read_only"] = False
+    patched = patch(stored, wanted)
+    assert parse(written(patched)) == wanted
+    below = patched.find("devices/disk/backingStore/source")
+    assert below is not None
+    assert [each.tag for each in below] == ["encryption"]
+    label = patched.find("devices/disk/source/seclabel")
+    assert label is not None, "that of the disk itself is told by no option"
+
+
 @pytest.mark.parametrize(("cache", "io"), [("none", True), ("writeback", False)])
 def test_patch_keeps_native_io_only_with_its_cache(cache: str, io: bool) -> None:
     stored = xml.parse(STORED.replace("cache='none'", "cache='none' io='native'", 1))
