@@ -84,9 +84,16 @@ def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = 
 
 
 def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
-    """A domain's XML, with passwords: else they would be lost when it is written back."""
+    """A domain's XML, with passwords: else they would be lost when it is written back. Disks that are volumes of a pool
+    say where they are; see ``_libvirt.domain.volumes``."""
     text = each.XMLDesc(flags | libvirt.library().VIR_DOMAIN_XML_SECURE)
-    return xml.parse(text, f"the XML of {each.name()}", "domain")
+    root = xml.parse(text, f"the XML of {each.name()}", "domain")
+    for source, pool, volume in domain.volumes(root):
+        # Of one that QEMU is to reach by itself the host's path is only another way.
+        path = "" if source.get("mode") == "direct" else libvirt.volume_path(each.connect(), pool, volume)
+        if path:
+            source.set("file", path)
+    return root
 
 
 def set_marks(each: libvirt.Domain, marks: t.Mapping[str, t.Any]) -> None:

@@ -271,6 +271,26 @@ def volume_at(connection: Connection, path: str) -> t.Optional[t.Any]:
     return _found(connection.storageVolLookupByPath, path, errors.NO_STORAGE_VOL, f"the volume {path}")
 
 
+def volume_path(connection: Connection, pool_name: str, name: str) -> str:
+    """Where a volume of a pool is on this host; '' where there is no such pool, or nobody can say."""
+    error_class = library().libvirtError
+    try:
+        found = connection.storagePoolLookupByName(pool_name)
+        try:
+            path = str(found.storageVolLookupByName(name).path())
+        except error_class:
+            # A pool that is not active, or was not refreshed since, does not know its volumes, but where they lie.
+            known = pool_description.parse(found.XMLDesc(0))
+            path = f"{known['path']}/{name}" if known["type"] in (*pool_description.WITH_FILES, "logical") else ""
+    except error_class:
+        # One guest whose pool cannot be asked does not hide all others. A daemon that has gone says nothing of any.
+        if not connection.isAlive():
+            raise
+        return ""
+    # What lies behind a network has no path here.
+    return path if path.startswith("/") else ""
+
+
 # -- All of a kind: one round trip
 
 

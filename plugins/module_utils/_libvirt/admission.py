@@ -89,6 +89,11 @@ def folders(model: domain.Model) -> list[str]:
     return [f"the folder {tag}" for tag in sorted(model["shared_folders"])]
 
 
+def volumes(root: Element) -> list[str]:
+    """The disks of a domain that it has from its host's pools, in words."""
+    return [f"the volume {volume} of the pool {pool}" for _source, pool, volume in domain.volumes(root)]
+
+
 def foreign_paths(name: str, root: Element, needs: Needs) -> list[str]:
     """The files of its host that a domain's XML names and that were not announced."""
     known = {disk["path"] for disk in needs["disks"]} | set(needs["files"]) | set(needs["brought"]) | {needs["log"]}
@@ -123,6 +128,7 @@ def strangers(name: str, root: Element, needs: Needs) -> list[str]:
     drives = {one["path"] for one in (*model["disks"].values(), *model["cdroms"].values())}
     # A disk of no file: of a pool, of the network.
     found += sorted(drive for drive in drives if drive and not drive.startswith("/"))
+    found += volumes(root)
     found += domain.other_devices(root)
     found += folders(model)
     kinds = {card["type"] for card in model["networks"].values()}

@@ -169,11 +169,25 @@ def path_of(disk: Element) -> str:
     source = disk.find("source")
     if source is None:
         return ""
-    for name in ("file", "dev", "dir"):
+    for name in () if source.get("protocol") else ("file", "dev", "dir"):
         if source.get(name):
             return source.get(name, "")
     known = [source.get(name, "") for name in ("pool", "volume", "protocol", "name") if source.get(name)]
     return f"{disk.get('type', '')}:{'/'.join(known)}" if known else ""
+
+
+def volumes(root: Element) -> list[tuple[Element, str, str]]:
+    """The sources of disks, and of what lies below them, that are volumes of a pool: (source, pool, volume).
+
+    Who reads a domain puts where each is into the attribute ``file``, which libvirt does not read there: in a model
+    they are files like others then, and ``patch`` makes such of them.
+    """
+    sources = [source for disk in all_at(root, "devices/disk") for source in disk.iter("source")]
+    return [
+        (each, each.get("pool", ""), each.get("volume", ""))
+        for each in sources
+        if each.get("pool") and each.get("volume")
+    ]
 
 
 def _chain(disk: Element) -> list[dict[str, t.Any]]:
@@ -310,6 +324,7 @@ def patch(stored: Element, model: Model) -> Element:
     root = copy.deepcopy(stored)
     if root.find("devices") is None:
         root.append(Element("devices"))
+    _name_volumes(root)
     actual = parse(root)
     root.set("type", model["type"])
     for key in ("name", "uuid"):
@@ -318,6 +333,22 @@ def patch(stored: Element, model: Model) -> Element:
         if any(not alike(key, model[key], actual[key]) for key in keys):
             write(root, model)
     return root
+
+
+def _name_volumes(root: Element) -> None:
+    """Let volumes whose files are known be these files: not every pool is on another host, and AppArmor does not know
+    what lies below a volume."""
+    known = {id(source): source.get("file", "") for source, _pool, _volume in volumes(root)}
+    for each in root.iter():
+        source = each.find("source") if each.tag in ("disk", "backingStore") else None
+        path = known.get(id(source))
+        if source is None or not path:
+            continue
+        for name in ("pool", "volume", "mode", "file"):
+            source.attrib.pop(name, None)
+        kind, place = _source(path)
+        each.set("type", kind)
+        source.attrib.update(node(place).attrib)
 
 
 def alike(key: str, wanted: t.Any, actual: t.Any) -> bool:

@@ -53,6 +53,11 @@ def obstacles(name: str, root: Element, state: str, snapshots: t.Sequence[str]) 
         found.append(f"shared_folders: {name} has the folder {tag} of its host, which would stay behind.")
     if snapshots:
         found.append(f"snapshots: {name} has {', '.join(snapshots)}. Delete them first (cnvm.platform.guest_snapshot).")
+    for volume in admission.volumes(root):
+        found.append(
+            f"disks: {name} has {volume} of its host. Any change of the guest (its description, say, with"
+            " cnvm.platform.guest) makes a plain disk of that, with which it has to be started anew."
+        )
     for target, disk in model["disks"].items():
         if not disk["path"].startswith("/") or disk["path"].startswith("/dev/"):
             found.append(f"disks: {target} is {disk['path']}, which cannot be copied.")
@@ -84,6 +89,7 @@ def refused(
             found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
     strange = admission.strangers(name, root, needs)
     told = {*domain.other_devices(root), *admission.folders(model)}
+    told |= set(admission.volumes(root))
     told |= {word for tag, folder in model["shared_folders"].items() for word in (tag, folder["source"])}
     found += [f"files: {name} has {one}, which no other host gives it." for one in strange if one not in told]
     waiting = [one for one in admission.strangers(name, stored, needs) if one not in strange]

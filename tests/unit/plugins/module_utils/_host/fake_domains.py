@@ -97,6 +97,9 @@ class FakeDomain:
         if what in self.refuses:
             raise self.refuses[what]
 
+    def connect(self) -> FakeConnection:
+        return self.connection
+
     def name(self) -> str:
         return xml.text_of(self.stored if self.stored is not None else self.live, "name")
 
@@ -263,7 +266,8 @@ class FakeDomain:
 
 
 class FakeConnection:
-    """``calls``: everything that was done to the domains, in order. ``pools``: their directories by name."""
+    """``calls``: everything that was done to the domains, in order. ``pools``: their directories by name. ``volumes``:
+    the paths of those that their pools know."""
 
     def __init__(self) -> None:
         self.domains: dict[str, FakeDomain] = {}
@@ -272,9 +276,14 @@ class FakeConnection:
         self.fails: dict[str, FakeError] = {}
         self.pools: dict[str, str] = {}
         self.inactive_pools: set[str] = set()
+        self.volumes: dict[tuple[str, str], str] = {}
+        self.alive = True
 
     def close(self) -> None:
         pass
+
+    def isAlive(self) -> int:
+        return int(self.alive)
 
     def defineXML(self, text: str) -> FakeDomain:
         name = xml.text_of(xml.parse(text), "name")
@@ -340,8 +349,17 @@ class FakeConnection:
         if name not in self.pools:
             raise FakeError(errors.NO_STORAGE_POOL, "no pool")
         root = xml.build(("pool", {"type": "dir"}, ("name", name), ("target", ("path", self.pools[name]))))
+
+        def volume(wanted: str) -> t.Any:
+            if name in self.inactive_pools:
+                raise FakeError(errors.OPERATION_INVALID, "pool is not active")
+            if (name, wanted) not in self.volumes:
+                raise FakeError(errors.NO_STORAGE_VOL, "no volume")
+            return types.SimpleNamespace(path=lambda: self.volumes[name, wanted])
+
         return types.SimpleNamespace(
             name=lambda: name,
+            storageVolLookupByName=volume,
             XMLDesc=lambda flags: xml.document(root),
             isActive=lambda: int(name not in self.inactive_pools),
         )

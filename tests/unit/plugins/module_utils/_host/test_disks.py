@@ -451,6 +451,31 @@ def test_the_disk_of_a_guest_that_is_stopped_stays(place: Path, qemu: Qemu) -> N
     assert disk_images.report([f"{place}/a.qcow2"])["images"][0]["dependants"] == []
 
 
+@pytest.mark.parametrize("active", [True, False])
+def test_a_disk_that_a_guest_has_as_a_volume_stays(
+    place: Path, qemu: Qemu, connection: FakeConnection, active: bool
+) -> None:
+    path = f"{place}/tf.qcow2"
+    bring(qemu, [{"path": path, "size": "1M"}])
+    connection.pools["p"] = str(place)
+    connection.volumes["p", "tf.qcow2"] = path
+    connection.inactive_pools = set() if active else {"p"}
+    for name, pool in (("tf", "p"), ("lost", "gone")):
+        connection.defineXML(
+            f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>9</memory>"
+            f"<devices><disk type='volume'><source pool='{pool}' volume='tf.qcow2'/><target dev='a'/></disk></devices>"
+            "<os><type arch='x86_64'>hvm</type></os></domain>"
+        )
+    with pytest.raises(Refused, match="a disk of guest 'tf'; it is neither removed nor replaced"):
+        bring(qemu, [{"path": path, "state": "absent"}])
+    with pytest.raises(Refused, match="guest 'tf' writes"):
+        bring(qemu, [{"path": f"{place}/new.qcow2", "backing": path}])
+    # libvirt itself has gone: then nobody can say whose it is.
+    connection.alive = False
+    with pytest.raises(HostError, match="read the guest 'lost'"):
+        bring(qemu, [{"path": path, "state": "absent"}])
+
+
 def test_nothing_rests_on_what_a_guest_writes_to(place: Path, qemu: Qemu, connection: FakeConnection) -> None:
     base, web = f"{place}/b.qcow2", f"{place}/web.qcow2"
     bring(

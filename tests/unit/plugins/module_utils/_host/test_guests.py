@@ -1189,6 +1189,25 @@ def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     assert again["guests"][0]["managed"]
 
 
+def test_a_disk_that_another_one_has_as_a_volume_is_refused(connection: FakeConnection, place: Path) -> None:
+    disk = place / "tf.qcow2"
+    fake_domains.qcow2(disk, 2**20)
+    connection.pools["p"] = str(place)
+    connection.volumes["p", "tf.qcow2"] = str(disk)
+    volume = "<source pool='p' volume='tf.qcow2'><encryption format='luks'/></source><target dev='vda' bus='virtio'/>"
+    foreign(connection, f"<disk type='volume'><driver name='qemu' type='qcow2'/>{volume}</disk>")
+    given = {"memory_mib": 256, "machine": "pc", "networks": [{}], "disks": [{"path": str(disk)}], "state": "stopped"}
+    with pytest.raises(Refused, match=f"The disk {disk} of guest 'web' is that of 'old'"):
+        bring({**given, "name": "web"})
+    # Taken over it is a plain disk.
+    taken = bring({**given, "name": "old"}, adopt=True)
+    assert [key for key in taken["diff"]["after"]["old"] if key.startswith("disks")] == ["disks.vda.cache"]
+    text = connection.domains["old"].XMLDesc(2)
+    assert f'<source file="{disk}">' in text
+    assert "luks" in text
+    assert not bring({**given, "name": "old"})["changed"]
+
+
 def test_what_goes_past_libvirt_is_said_when_it_is_adopted(connection: FakeConnection) -> None:
     foreign(connection, "<hostdev/>", "<qemu:commandline><qemu:arg value='-snapshot'/></qemu:commandline>")
     (shown,) = guest_report.report(t.cast("t.Any", connection))

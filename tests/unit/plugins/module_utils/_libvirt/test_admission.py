@@ -117,6 +117,8 @@ def test_what_is_brought_is_what_was_announced() -> None:
         guest("<disk type='file'><source file='/usr/lib/x'/><target dev='vdb'/></disk>"),
         guest("<disk type='block'><source dev='/dev/sda'/><target dev='vdb'/></disk>"),
         guest("<disk type='volume'><source pool='default' volume='x'/><target dev='vdb'/></disk>"),
+        guest(f"<disk type='volume'><source pool='p' volume='x' file='{DISK}'/><target dev='vdb'/></disk>"),
+        guest(f"<disk type='network'><source protocol='rbd' name='x' file='{DISK}'/><target dev='vdb'/></disk>"),
         guest("<interface type='hostdev'><mac address='52:54:00:00:00:02'/></interface>"),
         guest("<interface type='ethernet'><mac address='52:54:00:00:00:02'/><script path='x'/></interface>"),
         guest(system="<nvram>/etc/passwd</nvram>"),

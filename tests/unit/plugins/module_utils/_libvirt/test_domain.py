@@ -235,6 +235,44 @@ def test_patch_keeps_what_belongs_to_a_source_that_stays(
     assert [word for word in gone if word in text] == []
 
 
+@pytest.mark.parametrize(("path", "kind", "place"), [("/p/v", "file", "file"), ("/dev/vg/v", "block", "dev")])
+def test_patch_makes_a_plain_disk_of_a_volume_whose_place_is_known(path: str, kind: str, place: str) -> None:
+    stored = xml.parse(
+        """<domain><devices><disk type='volume'><driver name='qemu' type='qcow2'/>
+        <source pool='p' volume='v' mode='host' startupPolicy='optional'><encryption format='luks'/></source>
+        <backingStore type='volume'><format type='raw'/><source pool='q' volume='b'/><backingStore/></backingStore>
+        <target dev='vda' bus='virtio'/></disk></devices></domain>"""
+    )
+    for source, pool, volume in domain.volumes(stored):
+        assert (pool, volume) in (("p", "v"), ("q", "b"))
+        source.set("file", path if pool == "p" else "/q/b")
+    wanted = parse(stored)
+    assert wanted["disks"]["vda"]["path"] == path
+    assert [each["path"] for each in wanted["disks"]["vda"]["backing"]] == ["/q/b"]
+    for cache in ("default", "none"):
+        wanted["disks"]["vda"]["cache"] = cache
+        patched = patch(stored, wanted)
+        assert parse(written(patched)) == wanted
+        assert domain.volumes(patched) == []
+        disk = patched.find("devices/disk")
+        assert disk is not None
+        source = disk.find("source")
+        assert source is not None
+        assert (disk.get("type"), source.attrib) == (kind, {"startupPolicy": "optional", place: path})
+        assert source.find("encryption") is not None
+        assert xml.attribute(disk, "backingStore", "type") == "file"
+
+
+def test_patch_leaves_a_volume_whose_place_is_not_known() -> None:
+    stored = xml.parse(
+        """<domain><devices>
+        <disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk></devices></domain>"""
+    )
+    patched = patch(stored, {**parse(stored), "memory_mib": 64})
+    assert [(pool, volume) for _source, pool, volume in domain.volumes(patched)] == [("p", "v")]
+    assert xml.attribute(patched, "devices/disk", "type") == "volume"
+
+
 def test_patch_tells_who_may_write_below_a_disk_that_stays() -> None:
     stored = xml.parse(TAKEN_OVER)
     wanted = parse(stored)
@@ -334,7 +372,12 @@ def test_a_foreign_domain_is_read() -> None:
     [
         ("<disk type='block'><source dev='/dev/vg/lv'/><target dev='vda'/></disk>", "/dev/vg/lv"),
         ("<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>", "volume:p/v"),
+        ("<disk type='volume'><source pool='p' volume='v' file='/p/v'/><target dev='vda'/></disk>", "/p/v"),
         ("<disk type='network'><source protocol='rbd' name='a/b'/><target dev='vda'/></disk>", "network:rbd/a/b"),
+        (
+            "<disk type='network'><source protocol='rbd' name='a/b' file='/a'/><target dev='vda'/></disk>",
+            "network:rbd/a/b",
+        ),
         ("<disk type='file'><target dev='vda'/></disk>", ""),
     ],
 )

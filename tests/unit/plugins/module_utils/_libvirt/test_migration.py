@@ -162,6 +162,10 @@ def test_a_plain_guest_has_no_obstacles() -> None:
         (guest(top="<cpu mode='host-passthrough'/>"), "host-passthrough"),
         (guest(disk="<disk type='block'><source dev='/dev/sdx'/><target dev='vdb'/></disk>"), "/dev/sdx"),
         (
+            guest(disk="<disk type='volume'><source pool='p' volume='v' file='/p/v'/><target dev='vdb'/></disk>"),
+            "volume v of the pool p",
+        ),
+        (
             guest(
                 disk="<disk type='file'><driver cache='writeback'/><source file='/a'/><target dev='vdb'/></disk>",
             ),
