@@ -223,8 +223,8 @@ def _files_below(directory: str, depth: int) -> t.Iterator[str]:
 
 
 def overlays(directories: t.Iterable[str], *, beside: t.Iterable[str] = ()) -> dict[str, str]:
-    """All images that rest on another one, with the real path of that: in ``directories`` and below them, and in the
-    directories ``beside`` themselves."""
+    """All images that rest on another one, with the real path of that, or its name where only QEMU knows what it stands
+    for: in ``directories`` and below them, and in the directories ``beside`` themselves."""
     found: dict[str, str] = {}
     places = {**dict.fromkeys(beside, 0), **dict.fromkeys(directories, MOST_DEPTH)}
     for directory, depth in places.items():
@@ -236,13 +236,15 @@ def overlays(directories: t.Iterable[str], *, beside: t.Iterable[str] = ()) -> d
 
 
 def rests_on(path: str) -> str:
-    """The real path of what lies below an image by its content; '' for nothing, also where it cannot be told."""
+    """The real path of what lies below an image by its content, or its name where only QEMU knows what it stands for;
+    '' for nothing, also where it cannot be told."""
     # Damaged, forged or gone meanwhile: it rests on nothing that we could name.
     with contextlib.suppress(OSError, Refused, InputError, HostError):
         with File(path) as image:
             kind = next((mark for mark in headers.identify(image) if mark in ("qcow2", "vmdk")), "")
             backing = headers.parse(image, kind).backing if kind else ""
-        return os.path.realpath(chains.resolve(path, backing)) if backing else ""
+        below = chains.rests_on(path, backing) if backing else ""
+        return os.path.realpath(below) if below.startswith("/") else below
     return ""
 
 
@@ -253,9 +255,11 @@ def dependants(directories: t.Iterable[str] | str, path: str) -> list[str]:
 
 
 def resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
-    """Those of ``found`` ({overlay: what it rests on}) that rest on ``path``."""
+    """Those of ``found`` ({overlay: what it rests on}) that rest on ``path``, or may do so: of a name that only QEMU
+    understands we see no more than that the file's own is in it."""
     real = os.path.realpath(path)
-    return sorted(overlay for overlay, below in found.items() if below == real)
+    name = os.path.basename(real)
+    return sorted(overlay for overlay, below in found.items() if below == real or (below[:1] != "/" and name in below))
 
 
 def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict[str, str]:

@@ -176,13 +176,12 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
     real = os.path.realpath(paths.template_disk(digest))
     found = disks.overlays_around([real]) if overlays is None else overlays
     others = []
-    for path, below in found.items():
-        if below == real:
-            home = path[len(paths.WORKLOADS) + 1 :].split("/") if path.startswith(f"{paths.WORKLOADS}/") else []
-            if len(home) > 1:
-                guests.add(home[0])
-            elif not theirs & {os.path.realpath(path), os.path.basename(path)}:
-                others.append(path)
+    for path in disks.resting_on(real, found):
+        home = path[len(paths.WORKLOADS) + 1 :].split("/") if path.startswith(f"{paths.WORKLOADS}/") else []
+        if len(home) > 1:
+            guests.add(home[0])
+        elif not theirs & {os.path.realpath(path), os.path.basename(path)}:
+            others.append(path)
     return [*(f"guest {name}" for name in sorted(guests)), *sorted(others)]
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import posixpath
 import re
 import typing as t
@@ -18,6 +19,8 @@ MOST_DEPTH = 16
 
 # What QEMU takes for a protocol: a word and a colon before the first slash.
 _PROTOCOL = re.compile(r"[^/:]*:")
+# What lies behind a network.
+_ADDRESS = re.compile(r"[^/:]*://|(nbd|rbd|sheepdog|vxhs):")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,44 @@ def resolve(path: str, backing: str) -> str:
             hint="Only files of this host are supported as backing files.",
         )
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), backing))
+
+
+def rests_on(path: str, backing: str) -> str:
+    """The absolute path of the file that the image ``path`` needs, whichever way it names that (``backing``): that we
+    follow no addresses and no options does not make the file needless. '' for what lies behind a network, and the name
+    itself where only QEMU knows what it stands for."""
+    kind, _colon, rest = backing.partition(":")
+    if kind == "json":
+        return _in_options(path, rest)
+    if kind == "file" and rest.startswith("/"):
+        return f"/{posixpath.normpath(rest).lstrip('/')}"
+    if _ADDRESS.match(backing):
+        return ""
+    return backing if _PROTOCOL.match(backing) else resolve(path, backing)
+
+
+def _in_options(path: str, options: str) -> str:
+    try:
+        told = json.loads(options)
+    except (ValueError, RecursionError):
+        # QEMU takes more for JSON than others do.
+        return f"json:{options}"
+    named = f"json:{json.dumps(told, ensure_ascii=False)}"
+    # A relative name starts where QEMU was started.
+    found = {rests_on(path, name) if name[:1] == "/" or _PROTOCOL.match(name) else named for name in _file_names(told)}
+    return found.pop() if len(found) == 1 else named if found else ""
+
+
+def _file_names(options: object) -> t.Iterator[str]:
+    if isinstance(options, list):
+        for each in options:
+            yield from _file_names(each)
+    elif isinstance(options, dict):
+        for key, value in options.items():
+            if isinstance(value, str) and key.rpartition(".")[2] == "filename":
+                yield value
+            else:
+                yield from _file_names(value)
 
 
 def walk(path: str, look: t.Callable[[str, str], Node], *, kind: str = "", most: int = MOST_DEPTH) -> tuple[Node, ...]:

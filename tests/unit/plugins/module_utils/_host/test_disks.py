@@ -359,6 +359,22 @@ def test_a_base_of_others_is_not_changed(place: Path, qemu: Qemu, tmp_path: Path
         bring(qemu, larger)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file:{}",
+        'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}"}}}}',
+        "json:{{'driver':'qcow2','file.filename':'{}'}}",
+    ],
+)
+def test_nor_is_one_that_another_names_in_a_way_of_qemu(place: Path, qemu: Qemu, name: str) -> None:
+    bring(qemu, [{"path": f"{place}/b.qcow2", "size": "64M"}, {"path": f"{place}/c.qcow2", "size": "64M"}])
+    images.qcow2(backing=name.format(f"{place}/b.qcow2").encode(), backing_format=b"qcow2").write(place / "o")
+    with pytest.raises(Refused, match="/o rests on it"):
+        bring(qemu, [{"path": f"{place}/b.qcow2", "state": "absent"}])
+    bring(qemu, [{"path": f"{place}/c.qcow2", "state": "absent"}])
+
+
 def test_what_a_container_writes_is_no_image_that_rests_on_another(
     place: Path, qemu: Qemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import InputError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._image import chain
-from ansible_collections.cnvm.platform.plugins.module_utils._image.chain import MOST_DEPTH, Node, resolve, walk
+from ansible_collections.cnvm.platform.plugins.module_utils._image.chain import (
+    MOST_DEPTH,
+    Node,
+    resolve,
+    rests_on,
+    walk,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._image.headers import Header
 
 
@@ -98,3 +104,40 @@ def test_every_name_becomes_an_absolute_path_or_is_refused(name: str) -> None:
         assert resolve("/a/b", name).startswith("/")
     except Refused:
         assert chain._PROTOCOL.match(name)
+
+
+OPTIONS = '{"driver":"qcow2","file":{"driver":"file","filename":"/b/x.qcow2"}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("x.qcow2", "/a/x.qcow2"),
+        ("file:/b/x.qcow2", "/b/x.qcow2"),
+        ("file:///b/../x.qcow2", "/x.qcow2"),
+        (f"json:{OPTIONS}", "/b/x.qcow2"),
+        ('json:{"file.filename": "\\/b\\/x.qcow2"}', "/b/x.qcow2"),
+        ('json:{"file": {"filename": "file:/b/x.qcow2"}}', "/b/x.qcow2"),
+        ('json:{"children": [{"filename": "/b"}, {"filename": "/b"}]}', "/b"),
+        ("nbd://host/x.qcow2", ""),
+        ("nbd:host:10809", ""),
+        ("https://host/x.qcow2", ""),
+        ('json:{"driver": "nbd", "server.host": "h", "port": 7}', ""),
+        ('json:{"file": {"filename": "nbd://host/x"}}', ""),
+        # What only QEMU understands.
+        ("file:x.qcow2", "file:x.qcow2"),
+        ("blkdebug:/c:/b/x.qcow2", "blkdebug:/c:/b/x.qcow2"),
+        ("json:{'file.filename': '/b/x.qcow2'}", "json:{'file.filename': '/b/x.qcow2'}"),
+        ("json:" + "[" * 1000, "json:" + "[" * 1000),
+        ('json:{"filename": "\\u0078.qcow2"}', 'json:{"filename": "x.qcow2"}'),
+        ('json:{"a.filename": "/b", "b.filename": "/c"}', 'json:{"a.filename": "/b", "b.filename": "/c"}'),
+    ],
+)
+def test_what_an_image_needs_whichever_way_it_names_it(name: str, found: str) -> None:
+    assert rests_on("/a/top", name) == found
+
+
+@given(st.text(max_size=40) | st.text(max_size=40).map("json:".__add__))
+def test_any_name_is_a_path_or_itself(name: str) -> None:
+    found = rests_on("/a/top", name)
+    assert not found or found.startswith("/") or found[: found.index(":")] == name[: name.index(":")]
