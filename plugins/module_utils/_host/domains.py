@@ -11,7 +11,7 @@ import os
 import typing as t
 
 from .._core import paths
-from .._libvirt import domain, errors, guest_plan, xml
+from .._libvirt import changes, domain, errors, guest_plan, xml
 from .._libvirt.domain import Model
 from .._libvirt.xml import Element
 from . import files, libvirt
@@ -94,6 +94,16 @@ def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
         if path:
             source.set("file", path)
     return root
+
+
+def not_taken(each: libvirt.Domain, wanted: Model) -> list[str]:
+    """What of ``wanted`` libvirt has not stored, as options: some changes it accepts, and leaves out."""
+    try:
+        with libvirt.doing(f"read the guest {each.name()!r}"):
+            root = xml_of(each, libvirt.library().VIR_DOMAIN_XML_INACTIVE)
+    except libvirt.LibvirtError:
+        return []  # it is defined, that is what counts; the next run sees what it has
+    return sorted({one.key for one in changes.differences(wanted, domain.parse(root))})
 
 
 def set_marks(each: libvirt.Domain, marks: t.Mapping[str, t.Any]) -> None:

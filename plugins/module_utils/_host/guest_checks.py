@@ -54,6 +54,7 @@ class Checks:
                     hint="Create it first.",
                 )
         _check_saved(job, stored)
+        _check_cells(job, model, stored)
         self._check_machine(job, model, stored)
         self._check_variables(job, model, stored)
         address = wanted.definition["address"]
@@ -251,6 +252,20 @@ def _check_saved(job: Job, stored: Model) -> None:
             "disks as they are.",
             hint=unsave(job.name),
         )
+
+
+def _check_cells(job: Job, model: Model, stored: Model) -> None:
+    """Refused where libvirt would take the change of a guest's memory, and not make it."""
+    cells = domain.memory_cells(job.known.xml) if job.known is not None else []
+    if not cells or model["max_memory_mib"] == stored["max_memory_mib"]:
+        return
+    option = "memory_mib" if model["max_memory_mib"] == model["memory_mib"] else "max_memory_mib"
+    raise Refused(
+        f"guests: {job.name}: {option}: the guest's memory is divided into NUMA cells of {' + '.join(map(str, cells))} "
+        f"MiB, which make {stored['max_memory_mib']} and not {model[option]}.",
+        hint=f"Say {option}: {stored['max_memory_mib']}, or change the cells first ('virsh edit {job.name}', "
+        "cpu: numa: cell: memory).",
+    )
 
 
 def _check_cd(path: str, option: str) -> None:

@@ -33,7 +33,7 @@ from . import (
     seeds,
     templates,
 )
-from .domains import Known, forget_variables, read
+from .domains import Known, forget_variables, not_taken, read
 from .guest_jobs import Job
 from .guest_planning import Planner
 from .ownership import Registry
@@ -217,6 +217,12 @@ class Batch:
     def _define(self, job: Job, root: Element) -> None:
         with libvirt.doing(f"define the guest {job.name!r}"):
             each = self.connection.defineXML(xml.document(root))
+        left_out = not_taken(each, t.cast(Wanted, job.plan.wanted).model)
+        if left_out:
+            self.registry.warnings.append(
+                f"Guest {job.name}: libvirt has not taken over {', '.join(left_out)}, and has said nothing. See 'virsh "
+                f"dumpxml --inactive {job.name}' for what is in the way."
+            )
         if job.known is None:
             job.known = Known(each, guest_plan.STOPPED, "", True, False)
 

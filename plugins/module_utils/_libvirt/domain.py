@@ -111,7 +111,11 @@ def parse(root: Element) -> Model:
 def _mebibytes(element: t.Optional[Element]) -> int:
     if element is None:
         return 0
-    return number(text_of(element)) * _UNITS.get(element.get("unit", "KiB"), 2**10) // 2**20
+    return _mebibytes_of(text_of(element), element)
+
+
+def _mebibytes_of(value: str, element: Element) -> int:
+    return number(value) * _UNITS.get(element.get("unit", "KiB"), 2**10) // 2**20
 
 
 def _marks(element: t.Optional[Element]) -> dict[str, t.Any]:
@@ -286,6 +290,12 @@ def interface_names(root: Element) -> dict[str, str]:
     return {mac: attribute(each, "target", "dev") for mac, each in _interfaces(root.find("devices")).items()}
 
 
+def memory_cells(root: Element) -> list[int]:
+    """The NUMA cells into which a guest's memory is divided, in MiB. What libvirt takes for its memory is their sum,
+    whatever else is said."""
+    return [_mebibytes_of(each.get("memory", ""), each) for each in all_at(root, "cpu/numa/cell") if each.get("memory")]
+
+
 _USUAL = (
     "emulator", "disk", "controller", "interface", "serial", "console", "channel", "input", "graphics", "video",
     "sound", "audio", "filesystem", "memballoon", "rng", "watchdog", "panic",
@@ -455,8 +465,11 @@ def _in_topology(cpu: Element) -> int:
 
 def _write_cpu(root: Element, model: Model) -> None:
     cpu = model["cpu"]
+    layout = [*all_at(root, "cpu/topology"), *all_at(root, "cpu/numa")]
     if not cpu["model"]:
         _drop(root, "cpu")
+        if layout:
+            _put(root, ("cpu", layout))
         return
     features = [("feature", {"policy": policy, "name": name}) for name, policy in sorted(cpu["features"].items())]
     if cpu["model"] in MODES:
@@ -467,7 +480,6 @@ def _write_cpu(root: Element, model: Model) -> None:
         check = "partial" if model["type"] == "kvm" else "none"
         named = ("model", {"fallback": "forbid"}, cpu["model"])
         made = ("cpu", {"mode": "custom", "match": "exact", "check": check}, named, features)
-    layout = [*all_at(root, "cpu/topology"), *all_at(root, "cpu/numa")]
     _put(root, made).extend(layout)
 
 

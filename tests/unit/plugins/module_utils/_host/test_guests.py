@@ -1208,6 +1208,30 @@ def test_a_disk_that_another_one_has_as_a_volume_is_refused(connection: FakeConn
     assert not bring({**given, "name": "old"})["changed"]
 
 
+def test_memory_that_is_divided_into_cells_is_not_changed_without_them(connection: FakeConnection) -> None:
+    cells = "<cell id='0' cpus='0' memory='131072'/><cell id='1' cpus='1' memory='128' unit='MiB'/>"
+    foreign(connection, top=f"<cpu mode='host-model'><numa>{cells}</numa></cpu>")
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
+    for more, option in (({"memory_mib": 512}, "memory_mib"), ({"max_memory_mib": 512}, "max_memory_mib")):
+        for check_mode in (True, False):
+            with pytest.raises(
+                Refused, match=f"old: {option}: .* cells of 128 \\+ 128 MiB, which make 256 and not 512"
+            ):
+                bring({**wanted, **more}, adopt=True, check_mode=check_mode)
+    assert connection.calls == []
+    bring({**wanted, "memory_mib": 128, "max_memory_mib": 256}, adopt=True)
+    found = t.cast("t.Any", connection.domains["old"].stored)
+    assert (domain.parse(found)["memory_mib"], domain.memory_cells(found)) == (128, [128, 128])
+
+
+def test_what_libvirt_leaves_out_is_said(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    define = connection.defineXML
+    monkeypatch.setattr(connection, "defineXML", lambda text: define(text.replace(">524288<", ">262144<")))
+    (warning,) = [each for each in bring({**WEB, "memory_mib": 512})["warnings"] if "has not taken" in each]
+    assert "Guest web: libvirt has not taken over max_memory_mib, memory_mib" in warning
+    assert not [each for each in bring({**WEB, "name": "db"})["warnings"] if "has not taken" in each]
+
+
 def test_what_goes_past_libvirt_is_said_when_it_is_adopted(connection: FakeConnection) -> None:
     foreign(connection, "<hostdev/>", "<qemu:commandline><qemu:arg value='-snapshot'/></qemu:commandline>")
     (shown,) = guest_report.report(t.cast("t.Any", connection))

@@ -306,6 +306,14 @@ def test_patch_drops_a_topology_that_contradicts(vcpus: int, kept: bool) -> None
     assert f'<vcpu placement="static" cpuset="0-7" current="1">{vcpus}<' in text
 
 
+def test_patch_keeps_the_cells_of_a_guest_that_gets_the_default_cpu() -> None:
+    stored = xml.parse(STORED.replace("</cpu>", "<numa><cell id='0' cpus='0' memory='512' unit='MiB'/></numa></cpu>"))
+    wanted = {**parse(stored), "cpu": {"model": "", "features": {}}}
+    patched = patch(stored, wanted)
+    assert parse(written(patched)) == wanted
+    assert domain.memory_cells(patched) == [512]
+
+
 def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     stored = xml.parse(STORED)
     text = xml.document(patch(stored, {**parse(stored), "machine": "pc"}))
