@@ -113,10 +113,13 @@ class Checks:
                 )
 
     def check_networks(self, job: Job, model: Model) -> None:
-        for card in model["networks"].values():
+        ports = domain.switch_ports(job.known.xml) if job.known is not None else {}
+        for mac, card in model["networks"].items():
             where, source = f"guests: {job.name}: networks", card["source"]
-            if card["type"] == "bridge" and not os.path.isdir(f"/sys/class/net/{source}/bridge"):
-                raise Missing(f"{where}: this host has no bridge {source!r}.", hint="See 'ip link show type bridge'.")
+            # An Open vSwitch bridge is none of the kernel's, and has a device of its name. Cards on one are taken over.
+            kind, seen = ("", "") if ports.get(mac) == source else ("/bridge", " type bridge")
+            if card["type"] == "bridge" and not os.path.isdir(f"/sys/class/net/{source}{kind}"):
+                raise Missing(f"{where}: this host has no bridge {source!r}.", hint=f"See 'ip link show{seen}'.")
             if card["type"] == "network":
                 network = libvirt.network(self.connection, source)
                 if network is None:

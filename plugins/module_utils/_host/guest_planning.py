@@ -376,6 +376,12 @@ class Planner:
             self.warnings.append(f"Guest {job.name}: everybody who reaches this host reaches its screen ({listen}).")
         if listen and listen not in ("127.0.0.1", "::1") and not model["graphics"]["password"]:
             self.warnings.append(f"Guest {job.name}: its screen on {listen} has no password.")
+        more = model["graphics"].get("more")
+        if more:
+            self.warnings.append(
+                f"Guest {job.name} has more screens than the one of its description: {more}. Run it with its "
+                "description (graphics), and they go."
+            )
 
 
 def _keep_identity(item: dict[str, t.Any], before: t.Mapping[str, t.Any], model: Model, where: str) -> None:

@@ -239,17 +239,29 @@ def _network(element: Element) -> dict[str, t.Any]:
 
 
 def _graphics(devices: t.Optional[Element]) -> dict[str, t.Any]:
-    element = None if devices is None else devices.find("graphics")
-    if element is None:
+    screens = _screens(devices)
+    if not screens:
         return {"type": "none"}
+    element = screens[0]
     port = number(element.get("port", "-1"), -1)
-    listen = attribute(element, "listen[@type='address']", "address") or element.get("listen", "")
+    others = ", ".join(" on ".join(filter(None, [each.get("type", ""), _listen(each)])) for each in screens[1:])
     return {
         "type": element.get("type", ""),
-        "listen": listen,
+        "listen": _listen(element),
         "port": None if element.get("autoport") == "yes" or port < 0 else port,
         "password": element.get("passwd", ""),
+        # A guest is to have one screen, or none: nobody wants this key, so that others do not stay unseen.
+        **({"more": others} if others else {}),
     }
+
+
+def _screens(devices: t.Optional[Element]) -> list[Element]:
+    """The screens of a domain. One without a head shows nothing: it draws for another one."""
+    return [each for each in all_at(devices, "graphics") if each.get("type") != "egl-headless"]
+
+
+def _listen(screen: Element) -> str:
+    return attribute(screen, "listen[@type='address']", "address") or screen.get("listen", "")
 
 
 def _serial(devices: t.Optional[Element]) -> dict[str, t.Any]:
@@ -275,6 +287,15 @@ def vnc_port(root: Element) -> t.Optional[int]:
     """The port on which a running domain's screen can be seen now."""
     port = number(attribute(root, "devices/graphics[@type='vnc']", "port"), -1)
     return port if port > 0 else None
+
+
+def switch_ports(root: Element) -> dict[str, str]:
+    """The cards of a domain that are ports of an Open vSwitch bridge: {MAC: bridge}."""
+    return {
+        mac: attribute(each, "source", "bridge")
+        for mac, each in _interfaces(root.find("devices")).items()
+        if attribute(each, "virtualport", "type") == "openvswitch"
+    }
 
 
 def agent_connected(root: Element) -> bool:
@@ -743,15 +764,16 @@ def network_node(mac: str, network: t.Mapping[str, t.Any]) -> Node:
 
 def _write_graphics(root: Element, model: Model) -> None:
     devices = _under(root, "devices")
-    old = devices.find("graphics")
-    _drop(devices, "graphics")
+    screens = _screens(devices)
     _forget_spice(devices)
     if model["graphics"]["type"] == "none":
-        _drop(devices, "video", "input[@type='tablet']")
+        _drop(devices, "graphics", "video", "input[@type='tablet']")
         return
+    for each in screens:
+        devices.remove(each)
     made = node(graphics_node(model["graphics"]))
-    if old is not None and old.get("type") == made.get("type"):
-        for name in ("keymap", "sharePolicy", "websocket"):
+    for old in screens[:1]:
+        for name in ("keymap", "sharePolicy", "websocket") if old.get("type") == made.get("type") else ():
             if name in old.attrib:
                 made.set(name, old.get(name, ""))
     devices.append(made)

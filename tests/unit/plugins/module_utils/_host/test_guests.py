@@ -2199,6 +2199,42 @@ def test_it_is_said_of_a_guest_that_is_started_by_its_name() -> None:
     assert bring(start)["warnings"] == [], "it runs already"
 
 
+def test_a_second_screen_is_not_left_unseen(connection: FakeConnection) -> None:
+    first = "<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1'/>"
+    foreign(connection, f"{first}<graphics type='vnc' port='5999' listen='0.0.0.0'/>")
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "graphics": "vnc"}
+    taken = bring({**wanted, "state": "stopped"}, adopt=True)
+    assert taken["diff"]["before"]["old"]["graphics"]["more"] == "vnc on 0.0.0.0"
+    stored = t.cast("t.Any", connection.domains["old"].stored)
+    assert [each.get("listen") for each in stored.findall("devices/graphics")] == ["127.0.0.1"]
+    assert not bring({**wanted, "state": "stopped"})["changed"]
+    # Somebody adds one later.
+    stored.find("devices").append(xml.build(("graphics", {"type": "vnc", "listen": "0.0.0.0"})))
+    (warning,) = [one for one in bring({"name": "old", "state": "running"})["warnings"] if "screen" in one]
+    assert "vnc on 0.0.0.0" in warning
+    running = bring(wanted)["guests"][0]
+    assert [each["option"] for each in running["restart_reasons"]] == ["graphics"]
+
+
+def test_a_card_on_an_open_vswitch_bridge_is_taken_over(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = ["/sys/class/net/ovs0"]
+    monkeypatch.setattr(os.path, "isdir", lambda path, real=os.path.isdir: path in devices or real(path))
+    port = "<source bridge='ovs0'/><virtualport type='openvswitch'/><model type='virtio'/>"
+    foreign(connection, f"<interface type='bridge'><mac address='52:54:00:00:00:78'/>{port}</interface>")
+    switched = {"type": "bridge", "source": "ovs0"}
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}, switched]}
+    bring(wanted, adopt=True)
+    assert "openvswitch" in connection.domains["old"].XMLDesc(2)
+    with pytest.raises(Missing, match="no bridge 'ovs0'"):
+        bring({**wanted, "networks": [{}, switched, switched]})
+    bring({"name": "old", "state": "stopped", "force_stop": True})
+    devices.clear()
+    with pytest.raises(Missing, match="no bridge 'ovs0'"):
+        bring({"name": "old", "state": "running"})
+
+
 def test_kvm_is_used_where_it_works(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="no /dev/kvm"):
         bring({**WEB, "accelerator": "kvm"})

@@ -325,6 +325,29 @@ def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     assert xml.document(newer).count("<address") == 3, "a version of the same kind has the same slots"
 
 
+SCREENS = """
+<domain type='kvm'><devices>
+  <graphics type='egl-headless'/>
+  <graphics type='vnc' port='-1' autoport='yes' keymap='de'><listen type='address' address='127.0.0.1'/></graphics>
+  <graphics type='vnc' port='5999' listen='0.0.0.0' passwd='secret'/>
+  <graphics type='spice'/><video><model type='virtio'/></video>
+</devices></domain>
+"""
+
+
+def test_patch_leaves_one_screen() -> None:
+    stored = xml.parse(SCREENS)
+    found = parse(stored)
+    assert (found["graphics"]["listen"], found["graphics"]["more"]) == ("127.0.0.1", "vnc on 0.0.0.0, spice")
+    alone = {**found, "graphics": {key: value for key, value in found["graphics"].items() if key != "more"}}
+    patched = patch(stored, alone)
+    assert parse(written(patched)) == alone
+    assert [each.get("type") for each in patched.findall("devices/graphics")] == ["egl-headless", "vnc"]
+    assert xml.attribute(patched, "devices/graphics[@type='vnc']", "keymap") == "de"
+    nothing = patch(stored, {**found, "graphics": {"type": "none"}})
+    assert nothing.findall("devices/graphics") == []
+
+
 def test_patch_of_the_serial_console_takes_its_double_along() -> None:
     stored = xml.parse(STORED)
     wanted = {**parse(stored), "serial": {"type": "none", "log": ""}}
