@@ -654,9 +654,9 @@ def _keep_sources(old: Element, made: Element) -> None:
         before.extend(after.findall("seclabel[@model='dac']"))
     made.set("type", old.get("type", ""))
     made[list(made).index(after)] = before
-    below = old.find("backingStore"), made.find("backingStore")
-    if below[0] is not None and below[1] is not None:
-        _keep_sources(*below)
+    before, after = old.find("backingStore"), made.find("backingStore")
+    if before is not None and after is not None:
+        _keep_sources(before, after)
 
 
 def _source_of(element: Element) -> tuple[str, ...]:

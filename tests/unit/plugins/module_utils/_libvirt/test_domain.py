@@ -256,10 +256,10 @@ def test_patch_makes_a_plain_disk_of_a_volume_whose_place_is_known(path: str, ki
         assert domain.volumes(patched) == []
         disk = patched.find("devices/disk")
         assert disk is not None
-        source = disk.find("source")
-        assert source is not None
-        assert (disk.get("type"), source.attrib) == (kind, {"startupPolicy": "optional", place: path})
-        assert source.find("encryption") is not None
+        kept = disk.find("source")
+        assert kept is not None
+        assert (disk.get("type"), kept.attrib) == (kind, {"startupPolicy": "optional", place: path})
+        assert kept.find("encryption") is not None
         assert xml.attribute(disk, "backingStore", "type") == "file"
 
 
