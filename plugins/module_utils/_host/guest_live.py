@@ -123,7 +123,7 @@ def _device(root: Element, tag: str, value: t.Any, name: str = "") -> str:
     """A device of a running domain as XML, with its address, as libvirt wants it to know which one is meant."""
     devices = t.cast(Element, root.find("devices"))
     if tag == "graphics":
-        found = t.cast(Element, devices.find("graphics"))
+        found = domain.screens(devices)[0]
         found = xml.parse(xml.document(found))
         found.set("passwd", value["password"])
         return xml.document(found)

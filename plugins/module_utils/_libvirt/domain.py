@@ -239,12 +239,12 @@ def _network(element: Element) -> dict[str, t.Any]:
 
 
 def _graphics(devices: t.Optional[Element]) -> dict[str, t.Any]:
-    screens = _screens(devices)
-    if not screens:
+    shown = screens(devices)
+    if not shown:
         return {"type": "none"}
-    element = screens[0]
+    element = shown[0]
     port = number(element.get("port", "-1"), -1)
-    others = ", ".join(" on ".join(filter(None, [each.get("type", ""), _listen(each)])) for each in screens[1:])
+    others = ", ".join(" on ".join(filter(None, [each.get("type", ""), _listen(each)])) for each in shown[1:])
     return {
         "type": element.get("type", ""),
         "listen": _listen(element),
@@ -255,7 +255,7 @@ def _graphics(devices: t.Optional[Element]) -> dict[str, t.Any]:
     }
 
 
-def _screens(devices: t.Optional[Element]) -> list[Element]:
+def screens(devices: t.Optional[Element]) -> list[Element]:
     """The screens of a domain. One without a head shows nothing: it draws for another one."""
     return [each for each in all_at(devices, "graphics") if each.get("type") != "egl-headless"]
 
@@ -764,15 +764,15 @@ def network_node(mac: str, network: t.Mapping[str, t.Any]) -> Node:
 
 def _write_graphics(root: Element, model: Model) -> None:
     devices = _under(root, "devices")
-    screens = _screens(devices)
+    before = screens(devices)
     _forget_spice(devices)
     if model["graphics"]["type"] == "none":
         _drop(devices, "graphics", "video", "input[@type='tablet']")
         return
-    for each in screens:
+    for each in before:
         devices.remove(each)
     made = node(graphics_node(model["graphics"]))
-    for old in screens[:1]:
+    for old in before[:1]:
         for name in ("keymap", "sharePolicy", "websocket") if old.get("type") == made.get("type") else ():
             if name in old.attrib:
                 made.set(name, old.get(name, ""))

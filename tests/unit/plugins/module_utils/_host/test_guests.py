@@ -2216,6 +2216,21 @@ def test_a_second_screen_is_not_left_unseen(connection: FakeConnection) -> None:
     assert [each["option"] for each in running["restart_reasons"]] == ["graphics"]
 
 
+def test_a_password_is_that_of_the_screen_that_shows_something(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = {**WEB, "graphics": {"type": "vnc", "password": "before"}}
+    bring(screen)
+    for root in (connection.domains["web"].stored, connection.domains["web"].live):
+        devices = t.cast("t.Any", root).find("devices")
+        devices.insert(0, xml.build(("graphics", {"type": "egl-headless"})))
+    updated: list[str] = []
+    monkeypatch.setattr(connection.domains["web"], "updateDeviceFlags", lambda text, flags: updated.append(text))
+    bring({**screen, "graphics": {"type": "vnc", "password": "after"}})
+    assert [xml.parse(each).get("type") for each in updated] == ["vnc"]
+    assert "egl-headless" in connection.domains["web"].XMLDesc(2)
+
+
 def test_a_card_on_an_open_vswitch_bridge_is_taken_over(
     connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
