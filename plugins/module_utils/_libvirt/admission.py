@@ -14,8 +14,9 @@ import posixpath
 import typing as t
 
 from .._core import paths
+from .._core.names import is_digest
 from . import domain
-from .xml import Element
+from .xml import Element, attribute
 
 Needs = t.Mapping[str, t.Any]
 
@@ -64,7 +65,10 @@ def refusals(name: str, host: str, needs: Needs, pools: t.Mapping[str, str]) -> 
                 f"disks: {host} takes no disk from another host into {directory}. Make it the directory of a pool there"
                 " (cnvm.platform.pool)."
             )
-        if below and (not disk["template"] or below != paths.template_disk(disk["template"])):
+        if disk["template"] and not is_digest(str(disk["template"])):
+            # It would lead anywhere.
+            found.append(f"disks: {disk['template']!r}, on which {path} would rest, is no digest of a template.")
+        elif below and (not disk["template"] or below != paths.template_disk(disk["template"])):
             found.append(f"disks: {host} gives {path} no file to rest on but a template, and {below} is none.")
     firmware = {**needs["firmware"], **needs["next_start"].get("firmware", {})}
     found += [f"files: {path!r} is no plain path." for path in (*needs["files"], *firmware) if not _plain(path)]
@@ -95,17 +99,37 @@ def volumes(root: Element) -> list[str]:
 
 
 def foreign_paths(name: str, root: Element, needs: Needs) -> list[str]:
-    """The files of its host that a domain's XML names and that were not announced."""
-    known = {disk["path"] for disk in needs["disks"]} | set(needs["files"]) | set(needs["brought"]) | {needs["log"]}
-    known |= {disk["below"] for disk in (*needs["disks"], *needs["fixed"])}
-    known |= set(paths.guest_nvram(name)) | set(_DEVICES)
+    """The files of its host that a domain's XML names and that were not announced, or not for what they are there:
+    what belongs to the host, and a template, a guest only reads."""
+    own = {disk["path"] for disk in needs["disks"]} | set(needs["brought"]) | {needs["log"]}
+    own |= set(paths.guest_nvram(name)) | set(_DEVICES)
+    read = {disk["path"] for disk in needs["fixed"]} | set(needs["files"])
+    read |= {disk["below"] for disk in (*needs["disks"], *needs["fixed"])}
+    readers = _readers(root)
     return sorted(
-        path for path in _named(root) - known if not (posixpath.normpath(path) == path and path.startswith(_LIBVIRT))
+        {
+            path
+            for element, path in _named(root)
+            if path not in own
+            and not (path in read and element in readers)
+            and not (posixpath.normpath(path) == path and path.startswith(_LIBVIRT))
+        }
     )
 
 
-def _named(root: Element) -> set[str]:
-    found = set()
+def _readers(root: Element) -> list[Element]:
+    """The parts of a domain whose files it only reads."""
+    found = [each for tag in ("os/kernel", "os/initrd") for each in root.findall(tag)]
+    for disk in root.findall("devices/disk"):
+        if disk.get("device") == "cdrom" or disk.find("readonly") is not None:
+            found += disk.findall("source")
+        found += disk.findall("backingStore//source")
+    return found
+
+
+def _named(root: Element) -> list[tuple[Element, str]]:
+    """The files that a domain's XML names: (where, path)."""
+    found = []
     for child in root:
         for each in child.iter() if child.tag not in _WORDS else ():
             if each.tag == "cmdline":
@@ -116,7 +140,24 @@ def _named(root: Element) -> set[str]:
                 if (each.tag, key) in _PROGRAMS and value.startswith("/usr/") and _plain(value):
                     continue
                 if value.startswith("/") or (value and key in _PATH_KEYS):
-                    found.add(value)
+                    found.append((each, value))
+    return found
+
+
+def _unlike(root: Element, needs: Needs) -> list[str]:
+    """The disks of a domain that are read as something else than was announced, or that leave it to their files what
+    they rest on: libvirt would believe those, and give the guest whatever they name. Of what comes with this move the
+    host has made the file, or looked at it (see ``_host.guest_target``)."""
+    checked = {disk["path"] for disk in needs["disks"] if not disk["shared"]} | set(needs["brought"])
+    formats = {disk["path"]: disk["format"] for disk in (*needs["disks"], *needs["fixed"])}
+    found = []
+    for disk in root.findall("devices/disk"):
+        target, path = attribute(disk, "target", "dev"), domain.path_of(disk)
+        kind = attribute(disk, "driver", "type", "raw")
+        if kind != ("raw" if disk.get("device") == "cdrom" else formats.get(path, kind)):
+            found.append(f"{target} as {kind}")
+        if path not in checked and not domain.is_closed(disk):
+            found.append(f"{target} without a word on what it rests on (backingStore)")
     return found
 
 
@@ -129,6 +170,9 @@ def strangers(name: str, root: Element, needs: Needs) -> list[str]:
     # A disk of no file: of a pool, of the network.
     found += sorted(drive for drive in drives if drive and not drive.startswith("/"))
     found += volumes(root)
+    found += _unlike(root, needs)
+    if len(root.findall("devices")) > 1:
+        found.append("a second list of devices")
     found += domain.other_devices(root)
     found += folders(model)
     kinds = {card["type"] for card in model["networks"].values()}

@@ -206,6 +206,20 @@ def _chain(disk: Element) -> list[dict[str, t.Any]]:
     return found
 
 
+def is_closed(disk: Element) -> bool:
+    """Whether a domain's XML says of a disk all that it rests on, with the end: else libvirt looks for it in the files.
+    What is raw rests on nothing."""
+    kind = attribute(disk, "driver", "type", "raw")
+    while kind != "raw":
+        below = disk.find("backingStore")
+        if below is None:
+            return False
+        if below.find("source") is None:
+            return True
+        disk, kind = below, attribute(below, "format", "type")
+    return True
+
+
 def _disk(element: Element) -> dict[str, t.Any]:
     return {
         "path": path_of(element),

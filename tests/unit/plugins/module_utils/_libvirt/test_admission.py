@@ -12,20 +12,26 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import admission, xml
 
 DISK = "/var/lib/cnvm/workloads/web/disks/vda.qcow2"
-BASE = "/var/lib/cnvm/templates/sha256/" + "a" * 64 + "/disk.qcow2"
+TEMPLATES = "/var/lib/cnvm/templates/sha256"
+BASE = f"{TEMPLATES}/{'a' * 64}/disk.qcow2"
 NVRAM = "/var/lib/libvirt/qemu/nvram/web_VARS.fd"
 LOG = "/var/log/cnvm/guests/web.log"
 
 
 def disk(
-    path: str = DISK, below: str = BASE, template: str = "a" * 64, shared: bool = False, pool: str = ""
-) -> dict[str, t.Any]:
-    return {"name": "vda", "path": path, "below": below, "template": template, "shared": shared, "pool": pool}
+    path: str = DISK, below: str = BASE, template: str = "a" * 64, shared: bool = False, pool: str = "",
+    kind: str = "qcow2",
+) -> dict[str, t.Any]:  # fmt: skip
+    return {
+        "name": "vda", "path": path, "format": kind, "below": below, "template": template, "shared": shared,
+        "pool": pool,
+    }  # fmt: skip
 
 
 NEEDS: dict[str, t.Any] = {
-    "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "disks": [disk()], "fixed": [], "log": LOG,
-    "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {}, "next_start": {},
+    "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "log": LOG, "firmware": {}, "next_start": {},
+    "disks": [disk(), disk("/mnt/nfs/x.qcow2", shared=True)], "fixed": [disk("/srv/data.raw", "", "", kind="raw")],
+    "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}, "/srv/data.raw": {}},
     "brought": ["/var/lib/cnvm/workloads/web/seed.iso", NVRAM],
 }  # fmt: skip
 
@@ -67,6 +73,16 @@ def test_a_disk_that_it_only_reads_is_brought_when_it_is_its_own() -> None:
         ({"fixed": [disk(below="/etc/shadow")]}, "/etc/shadow is none"),
         ({"disks": [disk(below="/etc/shadow", template="")]}, "/etc/shadow is none"),
         ({"disks": [disk(below="/etc/shadow")]}, "/etc/shadow is none"),
+        # Where is the template of this digest?
+        (
+            {
+                "disks": [
+                    disk(below=f"{TEMPLATES}/../../workloads/x/disks/disk.qcow2", template="../../workloads/x/disks")
+                ]
+            },
+            "no digest of a template",
+        ),
+        ({"fixed": [disk(below="", template="../names")]}, "no digest of a template"),
         ({"files": {"boot/vmlinuz": {}}}, "no plain path"),
         ({"firmware": {"/usr/../etc/shadow": 1}}, "no plain path"),
         ({"next_start": {"firmware": {"/usr/../etc/shadow": 1}}}, "no plain path"),
@@ -100,12 +116,45 @@ def test_what_is_brought_is_what_was_announced() -> None:
     nvram = f"<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>{NVRAM}</nvram>"
     assert admission.strangers("web", guest(system=loader + nvram), {**NEEDS, "brought": []}) == []
     assert admission.strangers("web", guest("<graphics type='vnc' passwd='/secret'/>"), NEEDS) == []
+    reads = """<disk type='file'><driver type='raw'/><source file='/srv/data.raw'/><target dev='vdb'/><readonly/></disk>
+      <disk type='file' device='cdrom'><source file='/boot/vmlinuz'/><target dev='sda'/></disk>"""
+    assert admission.strangers("web", guest(reads), NEEDS) == []
+    shared = "<disk type='file'><driver type='qcow2'/><source file='/mnt/nfs/x.qcow2'/>{}<target dev='vdb'/></disk>"
+    assert admission.strangers("web", guest(shared.format("<backingStore/>")), NEEDS) == []
+    # What came with this move was looked at.
+    root = guest()
+    for drive in root.findall("devices/disk"):
+        for part in drive.findall("backingStore"):
+            drive.remove(part)
+    assert admission.strangers("web", root, NEEDS) == []
 
 
 @pytest.mark.parametrize(
     "root",
     [
         guest(name="other"),
+        # What it is given to read it does not write.
+        guest("<serial type='pty'><log file='/boot/vmlinuz'/></serial>"),
+        guest("<disk type='file'><source file='/boot/vmlinuz'/><target dev='vdb'/></disk>"),
+        guest(f"<disk type='file'><source file='{BASE}'/><target dev='vdb'/></disk>"),
+        guest("<disk type='file'><source file='/srv/data.raw'/><target dev='vdb'/></disk>"),
+        guest(system="<nvram>/boot/vmlinuz</nvram>"),
+        # libvirt would look into what its guest has written, or what another host has.
+        guest(
+            "<disk type='file'><driver type='qcow2'/><source file='/srv/data.raw'/><backingStore/>"
+            "<target dev='vdb'/><readonly/></disk>"
+        ),
+        guest(
+            "<disk type='file' device='cdrom'><driver type='qcow2'/><source file='/boot/vmlinuz'/><backingStore/>"
+            "<target dev='sda'/></disk>"
+        ),
+        guest("<disk type='file'><driver type='qcow2'/><source file='/mnt/nfs/x.qcow2'/><target dev='vdb'/></disk>"),
+        guest(
+            "<disk type='file'><driver type='qcow2'/><source file='/mnt/nfs/x.qcow2'/><backingStore type='file'>"
+            f"<format type='qcow2'/><source file='{BASE}'/></backingStore><target dev='vdb'/></disk>"
+        ),
+        # libvirt takes what is in each of them.
+        guest(top="<devices><rng model='virtio'/></devices>"),
         guest("<hostdev mode='subsystem'/>"),
         guest("<filesystem><source dir='/'/><target dir='root'/></filesystem>"),
         guest("<serial type='pty'><log file='/etc/shadow'/></serial>"),

@@ -18,7 +18,12 @@ BASE = "/var/lib/cnvm/templates/sha256/" + "a" * 64 + "/disk.qcow2"
 NEEDS: dict[str, t.Any] = {
     "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": True, "type": "qemu", "arch": "x86_64",
     "machine": "pc-q35-10.0", "qemu": 10_000_013, "cpu": "<cpu/>", "memory": 2**30, "address": "10.1.1.5",
-    "disks": [{"name": "vda", "path": DISK, "below": BASE, "template": "a" * 64, "shared": False, "pool": ""}],
+    "disks": [
+        {
+            "name": "vda", "path": DISK, "format": "qcow2", "below": BASE, "template": "a" * 64, "shared": False,
+            "pool": "",
+        }
+    ],
     "fixed": [], "files": {"/boot/vmlinuz": {"size": 1, "sha256": "x"}}, "firmware": {}, "next_start": {},
     "brought": ["/var/lib/cnvm/workloads/web/seed.iso"],
     "networks": [["bridge", "cnvm0"]], "macs": ["52:54:00:00:00:01"], "log": "/var/log/cnvm/guests/web.log",
@@ -208,7 +213,7 @@ def test_what_the_target_would_not_let_through_is_told_before() -> None:
 def test_what_is_read_only_is_nobodys_to_lose() -> None:
     """A cache of the host does no harm, and it rests on a template as others do."""
     second = "<disk type='file'><driver cache='writeback'/><source file='/a'/><target dev='vdb'/><readonly/></disk>"
-    fixed = {"name": "vdb", "path": "/a", "below": BASE, "template": "a" * 64, "shared": False, "pool": ""}
+    fixed = {**NEEDS["disks"][0], "name": "vdb", "path": "/a", "format": "raw"}
     files = {**NEEDS["files"], "/a": {}}
     assert refused(guest(disk=second), guest(disk=second), fixed=[fixed], files=files) == []
     (found,) = refused(guest(disk=second), guest(disk=second), fixed=[{**fixed, "template": ""}], files=files)
