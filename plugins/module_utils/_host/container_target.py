@@ -109,6 +109,9 @@ def begin(
     for directory in (paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)
     os.makedirs(paths.upper_dir(name), mode=0o755)
+    # What comes must not be lost with the directory that it is in.
+    for directory in (paths.workload_dir(name), paths.WORKLOADS):
+        files.sync_dir(directory)
     if needs["expected"]:
         movedir.make(host, journal["move_id"], int(needs["expected"]))
 
@@ -139,10 +142,15 @@ def _store_image(description: t.Mapping[str, t.Any], stream: t.BinaryIO) -> None
         images.store(place, kept, expected=description["digest"])
 
 
-def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str]) -> int:
+def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str], *, durable: bool = False) -> int:
     """Write a layer, or the difference to the one that came before. Bytes of files."""
     return archive.extract(
-        stream, paths.upper_dir(name), layer_policy(), removals=removals, what="Receiving the writable layer"
+        stream,
+        paths.upper_dir(name),
+        layer_policy(),
+        removals=removals,
+        what="Receiving the writable layer",
+        durable=durable,
     ).bytes
 
 
@@ -476,8 +484,14 @@ def _op_image(call: Call) -> dict[str, t.Any]:
 
 
 def _op_layer(call: Call) -> dict[str, t.Any]:
-    """Receive the writable layer, or what has changed in it."""
-    return {"bytes": call.receive(lambda file: receive_layer(call.name, file, call.args["removals"]))}
+    """Receive the writable layer, or what has changed in it. It is on the disk then: once the container runs here, the
+    source deletes what it has."""
+    running, removals = bool(call.args["running"]), call.args["removals"]
+    count = call.receive(lambda file: receive_layer(call.name, file, removals, durable=not running))
+    if running:
+        # Nobody waits for it. It may be much, and for the last difference little is left.
+        call.host.run(["sync", "-f", paths.upper_dir(call.name)])
+    return {"bytes": count}
 
 
 def _op_prepare(call: Call) -> dict[str, t.Any]:

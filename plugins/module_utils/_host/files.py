@@ -43,6 +43,16 @@ def sync_dir(path: str) -> None:
         os.close(fd)
 
 
+def make_dirs(path: str) -> None:
+    """Make a directory, with those above it, that survives a power cut."""
+    if not os.path.isdir(path):
+        above = os.path.dirname(path)
+        if above != path:
+            make_dirs(above)
+        os.makedirs(path, exist_ok=True)
+        sync_dir(above)
+
+
 def _unfinished(path: str) -> str:
     """What ``path`` is written to before it is whole."""
     return f"{path}.new"
@@ -63,7 +73,10 @@ def write_all(fd: int, data: bytes) -> None:
 def write_text(path: str, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` atomically; ``durable``: it is on the disk when this returns."""
     directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
+    if durable:
+        make_dirs(directory)
+    else:
+        os.makedirs(directory, exist_ok=True)
     temporary = _unfinished(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:

@@ -142,7 +142,7 @@ def store(made_in: str, description: t.Mapping[str, t.Any], *, expected: str = "
     # An archive that holds its own top has made it somebody else's.
     os.chown(made_in, os.geteuid(), os.getegid())
     os.chmod(made_in, 0o700)
-    os.makedirs(os.path.dirname(place), exist_ok=True)
+    files.make_dirs(os.path.dirname(place))
     os.sync()
     os.rename(made_in, place)
     files.sync_dir(os.path.dirname(place))

@@ -15,6 +15,7 @@ import struct
 import typing as t
 
 from .._core.errors import HostError, PeerError
+from . import files
 
 _PART = struct.Struct(">QQ")
 _CHUNK = 2**20
@@ -45,7 +46,7 @@ def send(path: str, out: t.BinaryIO, progress: t.Callable[[int], None]) -> None:
 
 
 def receive(path: str, stream: t.BinaryIO, size: int) -> int:
-    """Make the file at ``path`` anew from ``stream``; the bytes of its parts. It is to have ``size`` bytes."""
+    """Make the file at ``path`` anew from ``stream``, to last; the bytes of its parts. It is to have ``size`` bytes."""
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     total = 0
     try:
@@ -74,6 +75,8 @@ def receive(path: str, stream: t.BinaryIO, size: int) -> int:
         raise
     finally:
         os.close(fd)
+    # Else a power cut might leave what was there before, once the source has deleted what it has.
+    files.sync_dir(os.path.dirname(path))
     return total
 
 

@@ -220,7 +220,7 @@ def store(made_in: str, description: t.Mapping[str, t.Any], *, expected: str = "
     files.write_json(f"{made_in}/template.json", _whole(description, digest, made))
     os.chmod(made_in, _DIRECTORY)
     for above in (paths.TEMPLATES, os.path.dirname(place)):
-        os.makedirs(above, exist_ok=True)
+        files.make_dirs(above)
         os.chmod(above, _DIRECTORY)
     for leftover in os.listdir(made_in):
         if leftover not in ("disk.qcow2", "template.json"):

@@ -392,3 +392,32 @@ def test_limits_hold_once_it_runs_and_not_while_criu_works_in_its_cgroup(
     container_target.activate(HOST, "web", JOURNAL, 1)
     found = [(group / file).read_text() for file in ("cpu.max", "pids.max", "memory.max")]
     assert found == ["10000 100000", "5", str(64 << 20)]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_layer_that_has_come_is_on_the_disk(monkeypatch: pytest.MonkeyPatch, running: bool) -> None:
+    """File by file while the container stands still: to wait for what others write would be longer."""
+    done: list[t.Any] = []
+
+    def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str], *, durable: bool) -> int:
+        done.append(durable)
+        return 7
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        done.append(list(argv))
+        return CommandResult(tuple(argv), 0)
+
+    monkeypatch.setattr(container_target, "receive_layer", receive_layer)
+    call = kinds.Call(
+        Host(run=run), {"name": "web"}, {"removals": [], "running": running}, True, lambda work: work(io.BytesIO()),
+        lambda: False, lambda count: None,
+    )  # fmt: skip
+    assert container_target.OPERATIONS["layer"](call) == {"bytes": 7}
+    assert done == ([False, ["sync", "-f", paths.upper_dir("web")]] if running else [True])
+
+
+def test_where_a_container_is_put_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(files, "sync_dir", synced.append)
+    container_target.begin(HOST, {"name": "web"}, {"move_id": "m1"}, {"expected": 0})
+    assert synced[-2:] == [paths.workload_dir("web"), paths.WORKLOADS]

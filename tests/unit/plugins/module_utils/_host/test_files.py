@@ -226,3 +226,16 @@ def test_a_full_disk_is_told_with_the_path(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left") as caught:
         files.write_json(str(tmp_path / "definition.json"), {"name": "web"})
     assert caught.value.filename == str(tmp_path / "definition.json")
+
+
+def test_a_record_lasts_with_the_directories_that_were_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(files, "sync_dir", synced.append)
+    files.write_text(f"{tmp_path}/a/b/c", "x")
+    assert synced == [str(tmp_path), f"{tmp_path}/a", f"{tmp_path}/a/b"]
+    files.write_text(f"{tmp_path}/d/e", "x", durable=False)
+    assert len(synced) == 3
+    with pytest.raises(FileNotFoundError):
+        files.make_dirs("")

@@ -63,6 +63,26 @@ def test_what_is_not_whole_leaves_the_old_file(tmp_path: Path, damage: str) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
 
 
+def test_what_has_come_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the name of it: the source deletes what it has."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"x" * 5000)
+    stream, done, sync, replace = sent(source), [], os.fsync, os.replace
+
+    def synced(fd: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{fd}"))
+        sync(fd)
+
+    def renamed(old: str, new: str) -> None:
+        done.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    sparse.receive(str(target), io.BytesIO(stream), 5000)
+    assert done == [f"{target}.new", "rename", str(tmp_path)]
+
+
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 5000)
