@@ -70,6 +70,9 @@ DEFAULTS: dict[str, t.Any] = {
     "agent": True,
     "autostart": None,
 }
+_DISK = ("name", "path", "pool", "template", "linked", "size_mib", "format", "bus", "cache", "read_only", "serial")
+# What the definition has of a disk beside the user's words: what its template is, and whether its file was made for it.
+_LEARNT = ("template_digest", "made")
 # Keys of an item that steer the module and are no part of the definition.
 STEERING = ("state", "wait_for", "stop_timeout_s", "force_stop", "delete_disks")
 ITEM_KEYS = ("name", "uuid", *DEFAULTS, *STEERING)
@@ -173,8 +176,7 @@ def _target(number: int, prefix: str) -> str:
 
 
 def _disk(value: object, option: str) -> dict[str, t.Any]:
-    keys = ("name", "path", "pool", "template", "linked", "size_mib", "format", "bus", "cache", "read_only", "serial")
-    item = known_keys(value, option, keys)
+    item = known_keys(value, option, _DISK)
     bus = choice(item.get("bus"), f"{option}.bus", BUSES, "virtio")
     name = _text(item.get("name"), f"{option}.name")
     wanted = "vd" if bus == "virtio" else "sd"
@@ -545,6 +547,33 @@ def definition_of(
         "disks": disks,
         "cloud_init": dict(seeded) if seeded else None,
     }
+
+
+def check_normal(definition: t.Mapping[str, t.Any]) -> None:
+    """InputError unless it is what ``definition_of`` makes of a user's words: another host may send what it likes."""
+    where = f"definition of {definition.get('name')}"
+    known_keys(definition, where, ("schema", "kind", "name", "uuid", "address", *DEFAULTS))
+    words = {key: definition.get(key) for key in DEFAULTS if key != "cloud_init"}
+    told = [
+        known_keys(disk, f"{where}: disks", (*_DISK, *_LEARNT)) for disk in listed(words["disks"], f"{where}: disks")
+    ]
+    words["disks"] = [{key: value for key, value in disk.items() if key not in _LEARNT} for disk in told]
+    item = normalise({"name": definition.get("name"), "uuid": definition.get("uuid"), **words}, "definition")
+    for disk in told:
+        digest = disk.get("template_digest")
+        if not isinstance(disk.get("made"), bool) or not (digest == "" or is_digest(str(digest))):
+            raise InputError(f"{where}: disks: {disk.get('name')}: made or template_digest is not in its normal form.")
+    seeded = definition.get("cloud_init")
+    if seeded is not None:
+        parts = known_keys(seeded, f"{where}: cloud_init", ("digest", "instance_id", "policy"))
+        choice(parts.get("policy"), f"{where}: cloud_init: policy", seed.POLICIES)
+        for key in ("digest", "instance_id"):
+            _text(parts.get(key), f"{where}: cloud_init: {key}")
+    normal = {**definition_of(item, templates={}, seeded=None), "cloud_init": seeded}
+    normal["disks"] = [{**disk, **{key: one[key] for key in _LEARNT}} for disk, one in zip(normal["disks"], told)]
+    differing = sorted(key for key, value in normal.items() if value != definition.get(key))
+    if differing:
+        raise InputError(f"{where}: {', '.join(differing)} is not in its normal form.")
 
 
 def digest_of(definition: t.Mapping[str, t.Any]) -> str:

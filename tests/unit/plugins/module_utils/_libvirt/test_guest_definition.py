@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -244,6 +245,73 @@ def test_the_definition_keeps_no_secrets() -> None:
     assert definition["address"] == "10.100.101.30"
     assert definition["disks"][0]["template_digest"] == "ab" * 32
     assert gd.digest_of(definition) == gd.digest_of(dict(reversed(list(definition.items()))))
+
+
+FULL = {
+    "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "description": " A  guest ", "tags": {"team": "web"},
+    "max_memory_mib": 1024, "vcpus": 2, "max_vcpus": 4, "cpu": {"model": "EPYC", "features": ["vmx"]},
+    "machine": "pc-q35-7.2", "firmware": "uefi", "secure_boot": True, "kernel": "/boot/vmlinuz", "cmdline": "a  b",
+    "boot": "network", "cdrom": "/srv/x.iso", "autostart": True, "agent": False, "serial": "log",
+    "disks": [
+        {"template": "sha256:" + "a" * 64}, {"pool": "srv", "size_mib": 5, "format": "raw"},
+        {"path": "/dev/vg/x", "format": "raw"},
+        {"path": "/srv/x.qcow2", "read_only": True, "bus": "scsi", "serial": "abc"},
+    ],
+    "networks": [{"type": "overlay", "address": "10.0.0.5"}, {"type": "bridge", "source": "br0"}],
+    "graphics": {"type": "vnc", "port": 5901, "password": "secret"},
+    "shared_folders": [{"source": "/srv", "tag": "srv"}],
+    "cloud_init": {"user_data": "x"},
+}  # fmt: skip
+
+
+def sent(**given: t.Any) -> dict[str, t.Any]:
+    """A definition as it comes from another host."""
+    wanted = item(**given)
+    seeded = {"digest": "d", "instance_id": "i", "policy": "keep"} if wanted["cloud_init"] else None
+    made = gd.definition_of(wanted, templates={"vda": "a" * 64}, seeded=seeded)
+    made["disks"] = [{**disk, "made": True} for disk in made["disks"]]
+    return t.cast("dict[str, t.Any]", json.loads(json.dumps(made)))
+
+
+@pytest.mark.parametrize("given", [{}, FULL])
+def test_what_the_module_writes_is_taken_from_another_host(given: dict[str, t.Any]) -> None:
+    gd.check_normal(sent(**given))
+
+
+def of_disk(**changed: t.Any) -> dict[str, t.Any]:
+    definition = sent(**FULL)
+    return {**definition, "disks": [{**definition["disks"][0], **changed}, *definition["disks"][1:]]}
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {**sent(), "memory_mib": "many"},
+        {**sent(), "memory_mib": "512"},
+        {**sent(), "more": 1},
+        {**sent(), "name": "../x"},
+        {**sent(), "kind": "container"},
+        {**sent(), "schema": 7},
+        {**sent(), "disks": "/etc/passwd"},
+        {**sent(), "address": "10.0.0.5"},
+        {**sent(), "cloud_init": {"digest": "d", "instance_id": "i", "policy": "what"}},
+        {**sent(), "cloud_init": {"digest": "d", "instance_id": ["i"], "policy": "keep"}},
+        {**sent(), "cloud_init": {"digest": "d", "instance_id": "i", "policy": "keep", "more": 1}},
+        of_disk(name="vda/../../x"),
+        of_disk(name=""),
+        of_disk(path="/srv/../etc/passwd"),
+        of_disk(pool="../x"),
+        of_disk(made="yes"),
+        of_disk(made=None),
+        of_disk(template_digest="../x"),
+        of_disk(template_digest=None),
+        of_disk(format="vmdk"),
+        of_disk(more=1),
+    ],
+)
+def test_what_the_module_would_not_write_is_not_taken(definition: dict[str, t.Any]) -> None:
+    with pytest.raises(InputError):
+        gd.check_normal(definition)
 
 
 def test_changed_keys() -> None:
