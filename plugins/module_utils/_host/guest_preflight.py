@@ -347,16 +347,18 @@ def _kept_by_libvirt(name: str, seen: domains.Known, ours: t.Sequence[str]) -> l
 # --------------------------------------------------------------------------------------------------------------------
 # On the target
 # --------------------------------------------------------------------------------------------------------------------
-def look(host: Host, definition: Record, needs: Record) -> dict[str, t.Any]:
+def look(host: Host, definition: Record, needs: Record, goes: t.Collection[str] = ()) -> dict[str, t.Any]:
     """What this host has of what a guest needs (see ``migration.problems``); ``lacks``: templates to bring;
-    ``post_copy``: why it could do none."""
+    ``post_copy``: why it could do none. ``goes``: files that are gone when the move begins."""
     seen: dict[str, t.Any] = {"reachable": False, "reason": "", "lacks": [], "space": [], "post_copy": ""}
     try:
         with libvirt.connect() as connection:
             seen.update(_ask(connection, str(definition["name"]), needs), reachable=True)
     except CnvmError as error:
         return {**seen, "reason": str(error)}
-    seen.update(_look_at_files(definition, needs), memory=movedir.available_memory(), address_holder="")
+    seen.update(_look_at_files(definition, needs, goes), memory=movedir.available_memory(), address_holder="")
+    if goes or not seen["name_taken"]:
+        seen["files"] += _in_the_way(str(definition["name"]), needs, goes)
     seen["ports"] = _ports() if needs["live"] else []
     seen["post_copy"] = _lacks_post_copy() if needs["post_copy"] else ""
     if needs["address"]:
@@ -447,7 +449,7 @@ def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:
     return "" if answer in good else "it is not a superset."
 
 
-def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
+def _look_at_files(definition: Record, needs: Record, goes: t.Collection[str] = ()) -> dict[str, t.Any]:
     """Files, templates, places for disks, and the space for them."""
     wrong, places, bad, lacks = [], [], [], []
     space: dict[int, dict[str, t.Any]] = {}
@@ -471,11 +473,14 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
     for disk in (*needs["disks"], *needs["fixed"]):
         path, directory = disk["path"], os.path.dirname(disk["path"])
         home = path.startswith(f"{paths.guest_disks_dir(str(definition['name']))}/")
-        if disk["template"] and templates.record(disk["template"]) is None:
+        if not is_digest(str(disk["template"])):
+            # What is none, and not nothing, is refused (see ``admission``): nobody looks where it would lead.
+            pass
+        elif templates.record(disk["template"]) is None:
             if disk["template"] not in lacks:
                 lacks.append(disk["template"])
                 take(paths.TEMPLATES, disk["template_bytes"], once=disk["template"])
-        elif disk["template"]:
+        else:
             # A plan writes nothing. Of a move the next steps need not read all of it again.
             found = templates.problem(disk["template"], remember=bool(needs["mark"]))
             bad += [found] if found else []
@@ -488,11 +493,21 @@ def _look_at_files(definition: Record, needs: Record) -> dict[str, t.Any]:
             continue
         if not home and not os.path.isdir(directory):
             places.append(f"has no directory {directory} for {disk['name']}")
-        elif not home and os.path.lexists(path):
+        elif not home and os.path.lexists(path) and path not in goes:
             places.append(f"has a file {path} already; it is not overwritten")
         else:
             take(paths.STATE if home else directory, disk["bytes"])
     return {"files": wrong, "disks": places, "templates": bad, "lacks": lacks, "space": list(space.values())}
+
+
+def _in_the_way(name: str, needs: Record, goes: t.Collection[str]) -> list[str]:
+    """What an earlier guest of this name may have left, and nobody may lose; in words."""
+    left = [path for path in guest_disks.at_home(name) if path not in goes]
+    found = [f"has files in {paths.guest_disks_dir(name)} that somebody may need: {', '.join(left)}. Move them away"]
+    variables = paths.guest_nvram(name) if needs["firmware"] or needs["uefi"] else ()
+    outside = [path for path in needs["brought"] if not path.startswith(f"{paths.workload_dir(name)}/")]
+    taken = [path for path in sorted({*variables, *outside}) if os.path.lexists(path) and path not in goes]
+    return [*(found if left else ()), *(f"has a file {path} already; it is not overwritten" for path in taken)]
 
 
 def _ports() -> list[str]:

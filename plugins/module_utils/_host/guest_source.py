@@ -656,6 +656,11 @@ def _shared_owners(each: libvirt.Domain) -> dict[str, tuple[int, int]]:
 def remove_files(name: str) -> None:
     """What the guest has on a host, but for its records."""
     files.remove_tree(paths.guest_disks_dir(name))
+    remove_records(name)
+
+
+def remove_records(name: str) -> None:
+    """What a host has written of the guest, but for its owner record and its journal; and its seed."""
     for place in (paths.guest_seed, paths.guest_snapshots_file, paths.guest_making_file, paths.definition_file):
         files.remove_file(place(name))
 

@@ -16,12 +16,13 @@ import time
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, PeerError
+from .._core.errors import HostError, InputError, PeerError, Refused
 from .._core.names import is_digest
 from .._image.commands import Making
-from .._libvirt import admission, errors, guest_plan, migration, xml
+from .._libvirt import admission, errors, guest_definition, guest_plan, migration, xml
 from .._migrate import plan, records
 from . import (
+    arriving,
     building,
     disks,
     domains,
@@ -53,18 +54,21 @@ def facts(host: Host) -> dict[str, t.Any]:
 
 
 def check_definition(definition: Record) -> None:
-    """PeerError when it is none of a guest."""
+    """PeerError or InputError when it is none that the module guest would write here."""
     if definition.get("kind") != "guest":
         raise PeerError(f"The definition of {definition['name']} is not that of a guest.")
+    guest_definition.check_normal(definition)
 
 
 def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
     """Why this host cannot take the guest now, which templates it lacks, why it could do no ``post_copy``, and what it
     would take of the ``space`` here."""
     name, me = definition["name"], ownership.host_identity()["name"]
-    seen = guest_preflight.look(host, definition, needs)
+    earlier = files.read_json(paths.journal_file(name)) or {}
     # What an earlier move has left goes as this one begins, be it that what answered then hangs.
-    if records.superseded(files.read_json(paths.journal_file(name)) or {}, owner):
+    goes = records.superseded(earlier, owner)
+    seen = guest_preflight.look(host, definition, needs, _left_by(name, earlier) if goes else ())
+    if goes:
         seen["name_taken"] = False
     problems = migration.problems(name, me, needs, seen)
     if needs["definition"]:
@@ -73,19 +77,52 @@ def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[
     return {"problems": problems, "templates": seen["lacks"], "post_copy": seen["post_copy"], "space": seen["space"]}
 
 
+def _left_by(name: str, journal: Record) -> list[str]:
+    """The files that go when a move to this host is given up."""
+    made = [path for path in journal.get("own", ()) if arriving.is_of(journal["move_id"], path)]
+    return [*made, *(paths.guest_nvram(name) if journal.get("mode") != migration.OFFLINE else ())]
+
+
 def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Record) -> None:
-    """Note what was announced; what an earlier stay has left is older than what comes."""
+    """Note what was announced; what records an earlier stay has left are older than what comes."""
     name = definition["name"]
     journal["needs"] = dict(needs)
-    coming = [*(disk["path"] for disk in needs["disks"] if not disk["shared"]), *needs["brought"]]
-    # What is in its own directory goes with that.
-    journal["own"] = [path for path in coming if not path.startswith(f"{paths.workload_dir(name)}/")]
-    files.write_json(paths.journal_file(name), journal)
-    guest_source.remove_files(name)
-    files.write_json(paths.definition_file(name), definition)
+    arriving.claim(journal, [*(disk["path"] for disk in _moved(needs)), *needs["brought"]])
+    guest_source.remove_records(name)
+    _clear_home(name)
     guest_disks.make_home(name)
+    # What comes must not be lost with the directory that it is in. (The next record is in that of the guest.)
+    files.sync_dir(paths.WORKLOADS)
+    files.write_json(paths.definition_file(name), _as_it_comes(definition, needs))
     if needs["log"]:
         os.makedirs(os.path.dirname(paths.guest_log(name)), mode=0o750, exist_ok=True)
+
+
+def _clear_home(name: str) -> None:
+    """Remove the directory of the guest's own disks, with what was not finished there; unless somebody has a file in
+    it."""
+    if not guest_disks.at_home(name):
+        files.remove_tree(paths.guest_disks_dir(name))
+
+
+def _moved(needs: Record) -> list[dict[str, t.Any]]:
+    """The disks that are copied."""
+    return [disk for disk in needs["disks"] if not disk["shared"]]
+
+
+def _as_it_comes(definition: Record, needs: Record) -> dict[str, t.Any]:
+    """The definition as it holds here: what was ``made`` for the guest, and may be deleted with it, is only what comes
+    along or what both hosts have. Its source may say so of any file."""
+    come = {disk["name"]: disk for disk in (*needs["disks"], *needs["fixed"])}
+    kept = {*(disk["path"] for disk in needs["disks"]), *needs["brought"]}
+
+    def is_made(disk: Record) -> bool:
+        one = come.get(disk["name"])
+        if not disk["made"] or one is None or one["path"] not in kept or one["pool"] != disk["pool"]:
+            return False
+        return guest_disks.placed(definition["name"], disk, os.path.dirname(one["path"])) == one["path"]
+
+    return {**definition, "disks": [{**disk, "made": is_made(disk)} for disk in definition.get("disks", ())]}
 
 
 def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[str, t.Any]:
@@ -291,6 +328,8 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
             over=True,
         ) from error
     finally:
+        for path in noted.get("own", ()):
+            arriving.keep(journal["move_id"], path)
         movedir.end_journal(name)
     return dead if known else None
 
@@ -335,13 +374,15 @@ def give_up(host: Host, name: str, journal: Record) -> None:
         each = libvirt.domain(connection, name)
         if each is not None:
             guest_source.remove_domain(each)
-        # libvirt makes them as it begins to receive it, and leaves them when it does not come.
-        domains.forget_variables(connection, name)
+        if journal["mode"] != migration.OFFLINE:
+            # libvirt makes them as it begins to receive it, and leaves them when it does not come.
+            domains.forget_variables(connection, name)
 
     guest_source.patiently(work)
     for path in journal.get("own", ()):
-        files.remove_file(path)
-    guest_source.remove_files(name)
+        arriving.remove(journal["move_id"], path)
+    guest_source.remove_records(name)
+    _clear_home(name)
     movedir.keep_console(name, journal["move_id"])
     building.remove_unfinished(paths.TEMPLATES)
     movedir.end_journal(name)
@@ -375,29 +416,55 @@ def _op_template(call: Call) -> dict[str, t.Any]:
 
 
 def _op_prepare(call: Call) -> dict[str, t.Any]:
-    """Empty disks, as large as those of the source, on the same templates."""
-    for disk in call.journal["needs"]["disks"]:
-        if disk["shared"]:
-            continue
+    """Empty disks, as large as those of the source, on the same templates. That of a guest which does not run is not
+    there until it has come, but holds its template."""
+    needs = call.journal["needs"]
+    for disk in _moved(needs):
         attributes = Attributes(uid=0, gid=0, mode=0o600)
+        arriving.check_new(call.move_id, disk["path"])
+        made = arriving.beside(call.move_id, disk["path"])
         if disk["template"]:
             below = paths.template_disk(disk["template"])
             with templates.used([disk["template"]], f"making disks of guest {call.name!r}"):
                 templates.check(disk["template"], remember=True)
-                disks.create_overlay(call.host, below, "qcow2", disk["path"], disk["virtual"], attributes=attributes)
+                disks.create_overlay(call.host, below, "qcow2", made, disk["virtual"], attributes=attributes)
         else:
-            disks.create(call.host, disk["path"], Making(disk["format"]), disk["virtual"], attributes=attributes)
+            disks.create(call.host, made, Making(disk["format"]), disk["virtual"], attributes=attributes)
+        if needs["live"]:
+            arriving.publish(call.move_id, disk["path"])
     return {}
 
 
 def _op_file(call: Call) -> dict[str, t.Any]:
     """Receive a file that belongs to the guest, or the disk of one that does not run."""
     needs, path = call.journal["needs"], str(call.args["path"])
-    copied = [disk["path"] for disk in needs["disks"] if not disk["shared"]]
-    if path not in [*needs["brought"], *(() if needs["live"] else copied)]:
+    copied = [] if needs["live"] else [disk["path"] for disk in _moved(needs)]
+    if path not in [*needs["brought"], *copied]:
         raise PeerError(f"{path} was not announced.")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    return {"bytes": call.receive(lambda file: sparse.receive(path, file, int(call.args["size"])))}
+    arriving.check_new(call.move_id, path)
+    made = arriving.beside(call.move_id, path)
+    files.make_dirs(os.path.dirname(path))
+    count = call.receive(lambda file: sparse.receive(made, file, int(call.args["size"])))
+    _check_chain(made, path, needs)
+    arriving.publish(call.move_id, path)
+    return {"bytes": count}
+
+
+def _check_chain(made: str, path: str, needs: Record) -> None:
+    """PeerError when what has come (``made``) as ``path`` names another file of this host than the announced template:
+    libvirt and QEMU would open it for the guest."""
+    disk = next((one for one in (*needs["disks"], *needs["fixed"]) if one["path"] == path), None)
+    try:
+        node = disks.inspect(made, disk["format"] if disk else "")
+        header, below = node.header, disk["below"] if disk else ""
+        alike = disks.backing_path(node) == below and header.backing_format in ("", "qcow2")
+        if alike and not (header.data_file or header.extents or header.parent):
+            return
+        said = f"it names {', '.join(header.external) or 'no backing file'}"
+    except (InputError, Refused) as error:
+        said = error.message.replace(made, path)
+    files.remove_file(made)
+    raise PeerError(f"What came as {path} is not what was announced: {said}.")
 
 
 def _op_hold(call: Call) -> dict[str, t.Any]:

@@ -29,6 +29,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     libvirt,
     movedir,
     preflight,
+    templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, xml
 
@@ -272,7 +273,7 @@ def needs(kernel: str, **more: t.Any) -> dict[str, t.Any]:
         "uuid": "0705aea1-1ea0-540a-967e-c710e0d8de07", "live": False, "post_copy": False, "type": "qemu",
         "arch": "x86_64", "machine": "pc-q35-10.0", "cpu": "", "disks": [], "fixed": [], "screen": [], "address": "",
         "files": {kernel: {"size": 1, "sha256": "x"}}, "networks": [["network", "default"]],
-        "macs": ["52:54:00:00:00:01"], "firmware": {}, "uefi": False, "next_start": {},
+        "macs": ["52:54:00:00:00:01"], "firmware": {}, "uefi": False, "next_start": {}, "brought": [],
         **more,
     }  # fmt: skip
 
@@ -343,6 +344,35 @@ def test_a_target_where_nothing_is(target: FakeConnection, tmp_path: Path) -> No
     assert (seen["lacks"], wanted_space(seen)) == (["ab" * 32], {paths.TEMPLATES: 7})
     kernel.chmod(0o644)
     assert look(wrong)["files"][0] == f"has another {kernel}"
+
+
+def test_what_an_earlier_guest_has_left_is_in_the_way(
+    target: FakeConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may need it. But not what goes as the move begins, and not the files of a guest that is in the way."""
+    monkeypatch.setattr(paths, "NVRAM", str(tmp_path))
+    home, pooled = Path(paths.guest_disks_dir("web")), tmp_path / "pool/b"
+    home.mkdir(parents=True)
+    variables = paths.guest_nvram("web")[0]
+    left = [str(home / "vda.qcow2"), variables, str(pooled)]
+    for path in left:
+        Path(path).write_bytes(b"x")
+    wanted = needs("", files={}, brought=[variables], disks=[disk("vdb", pooled)])
+    for asked in (wanted, {**wanted, "brought": [], "firmware": {variables: 1}}):
+        seen = look(asked)
+        assert [words.split(",")[0][:30] for words in seen["files"]] == [
+            f"has files in {home}"[:30], f"has a file {variables}"[:30],
+        ]  # fmt: skip
+        assert seen["disks"] == [f"has a file {pooled} already; it is not overwritten"]
+    seen = guest_preflight.look(t.cast("t.Any", None), {"name": "web"}, wanted, left)
+    assert (seen["files"], seen["disks"]) == ([], [])
+    target.defineXML(xml.document(guest("", "")))
+    assert look(wanted)["files"] == []
+
+
+def test_nobody_looks_where_a_forged_digest_leads(target: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "record", lambda digest: pytest.fail("It was looked for."))
+    look(needs("", files={}, fixed=[disk("vda", "/x", template="../../x")]))
 
 
 @pytest.mark.parametrize(("live", "size", "lacks"), [(True, 3, False), (True, 4, True), (False, 4, False)])
@@ -474,7 +504,7 @@ class Source(t.NamedTuple):
     def define(self, name: str, *places: object, uuid: str = "0705aea1", read_only: bool = False) -> None:
         """A guest with disks at these places."""
         found = "".join(
-            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/>"
+            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/><backingStore/>"
             f"<target dev='vd{'abc'[number]}' bus='virtio'/>{'<readonly/>' if read_only else ''}</disk>"
             for number, path in enumerate(places)
         )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import types
 import typing as t
@@ -14,9 +15,15 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import (
+    HostError,
+    InputError,
+    PeerError,
+    Refused,
+)
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    arriving,
     building,
     files,
     guest_preflight,
@@ -26,6 +33,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     libvirt,
     movedir,
     ownership,
+    sparse,
     template_making,
     templates,
 )
@@ -136,15 +144,15 @@ def test_no_disk_is_made_on_a_template_that_has_changed(tmp_path: Path, monkeypa
     with building.directory(paths.TEMPLATES, "debian") as place:
         images.qcow2(images.MIB).write(Path(place) / "disk.qcow2")
         digest, _new = templates.store(place, {})
-    disk = {
+    disk: dict[str, t.Any] = {
         "path": str(tmp_path / "vda.qcow2"), "shared": False, "template": digest, "virtual": images.MIB,
         "format": "qcow2",
     }  # fmt: skip
-    journal = {"name": "web", "needs": {"disks": [disk]}}
+    journal = {"name": "web", "move_id": "m1", "needs": {"disks": [disk], "live": True}}
     call = kinds.Call(HOST, journal, {}, False, lambda work: None, lambda: False, lambda count: None)
     os.utime(paths.template_disk(digest))
     guest_target.OPERATIONS["prepare"](call)
-    (tmp_path / "vda.qcow2").unlink()
+    arriving.remove("m1", disk["path"])
     # What was only touched is not read again.
     seen = (templates.record(digest) or {})["seen"]
     assert seen["mtime_ns"] == os.stat(paths.template_disk(digest)).st_mtime_ns
@@ -370,20 +378,209 @@ def test_nothing_that_came_stays_when_it_is_given_up(
     pool, nvram = tmp_path / "pool.raw", tmp_path / "web_VARS.fd"
     seed = paths.guest_seed("web")
     disks: list[dict[str, t.Any]] = [
-        {"path": str(pool), "shared": False},
-        {"path": str(tmp_path / "nfs.raw"), "shared": True},
-        {"path": f"{paths.guest_disks_dir('web')}/vda.qcow2", "shared": False},
+        {"name": "vda", "path": str(pool), "shared": False},
+        {"name": "vdb", "path": str(tmp_path / "nfs.raw"), "shared": True},
+        {"name": "vdc", "path": f"{paths.guest_disks_dir('web')}/vdc.qcow2", "shared": False},
     ]
-    needs = {"disks": disks, "brought": [seed, str(nvram)], "log": paths.guest_log("web")}
+    needs = {"disks": disks, "fixed": [], "brought": [seed, str(nvram)], "log": paths.guest_log("web")}
     journal = {**JOURNAL, "state": "receiving", "move_id": "m1"}
     guest_target.begin(HOST, {"name": "web", "kind": "guest"}, journal, needs)
-    brought = [*(disk["path"] for disk in disks), seed, str(nvram)]
-    for path in (*brought, paths.guest_log("web")):
-        Path(path).write_text("x")
+    (tmp_path / "nfs.raw").write_text("x")
+    Path(paths.guest_log("web")).write_text("x")
+    brought = [str(pool), disks[2]["path"], seed, str(nvram)]
+    for path in brought:
+        Path(arriving.beside("m1", path)).write_text("x")
+        arriving.publish("m1", path)
     # Who fetched it was killed.
     part = Path(f"{paths.TEMPLATES}/building/fetch-x/disk.qcow2")
     files.write_text(str(part), "x")
     guest_target.give_up(HOST, "web", files.read_json(paths.journal_file("web")) or {})
     assert not Path(paths.guest_log("web")).exists()
-    assert [path for path in brought if Path(path).exists()] == [str(tmp_path / "nfs.raw")]
     assert not part.parent.exists()
+    assert not Path(paths.workload_dir("web")).exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["nfs.raw"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a host that was taken over may bring, and others who make files meanwhile
+# --------------------------------------------------------------------------------------------------------------------
+class Moving:
+    """A move of a guest to this host, with one disk in a pool."""
+
+    def __init__(self, name: str, path: Path, *, live: bool = True, **disk: t.Any) -> None:
+        self.name = name
+        self.disk = {
+            "name": "vda", "path": str(path), "format": "raw", "below": "", "template": "", "virtual": images.MIB,
+            "shared": False, "pool": "", **disk,
+        }  # fmt: skip
+        self.needs = {"disks": [self.disk], "fixed": [], "brought": [], "log": "", "live": live}
+        self.journal: dict[str, t.Any] = {
+            **JOURNAL, "name": name, "state": "receiving", "move_id": f"move-{name}",
+            "mode": "live" if live else "offline",
+        }  # fmt: skip
+
+    def begin(self, **more: t.Any) -> None:
+        definition = {"name": self.name, "kind": "guest", **more}
+        guest_target.begin(Host(run=self._run), definition, self.journal, self.needs)
+
+    def _run(self, argv: t.Sequence[str], **dummy: t.Any) -> CommandResult:
+        with open(next(word for word in argv if ".cnvm-" in word), "wb") as made:
+            made.truncate(images.MIB)
+        return CommandResult(tuple(argv), 0)
+
+    def do(self, word: str, stream: bytes = b"", **args: t.Any) -> dict[str, t.Any]:
+        call = kinds.Call(
+            Host(run=self._run), self.journal, args, bool(stream), lambda work: work(io.BytesIO(stream)), lambda: False,
+            lambda count: None,
+        )  # fmt: skip
+        return guest_target.OPERATIONS[word](call)
+
+    def bring(self, source: Path) -> dict[str, t.Any]:
+        stream = io.BytesIO()
+        sparse.send(str(source), stream, lambda count: None)
+        return self.do("file", stream.getvalue(), path=self.disk["path"], size=source.stat().st_size)
+
+    def give_up(self) -> None:
+        guest_target.give_up(HOST, self.name, files.read_json(paths.journal_file(self.name)) or {})
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a pool; libvirt knows none of the guests."""
+    for name in ("WORKLOADS", "TEMPLATES", "RUN", "LOGS", "NVRAM"):
+        monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
+    monkeypatch.setattr(libvirt, "domain", lambda connection, name: None)
+    monkeypatch.setattr(guest_source, "patiently", lambda work, *limit: work(None))
+    (made := tmp_path / "pool").mkdir()
+    return made
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_two_guests_with_one_path(pool: Path, live: bool) -> None:
+    """Neither was there when both were asked for. The second one hears so, and leaves the first one's alone."""
+    path = pool / "data.raw"
+    first, second = Moving("a", path, live=live), Moving("b", pool / "../pool/data.raw", live=live)
+    first.begin()
+    with pytest.raises(Refused, match="is to be a file of a, which is being moved"):
+        second.begin()
+    assert "own" not in second.journal
+    first.do("prepare")
+    assert path.exists() is live
+    first.give_up()
+    second.begin()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_somebody_makes_meanwhile_is_not_touched(pool: Path, live: bool) -> None:
+    path, source = pool / "data.raw", pool.parent / "source"
+    source.write_bytes(b"x" * 512)
+    move = Moving("a", path, live=live)
+    move.begin()
+    path.write_bytes(b"precious")
+    with pytest.raises(Refused, match="was made on this host meanwhile"):
+        move.do("prepare") if live else move.bring(source)
+    move.give_up()
+    assert path.read_bytes() == b"precious"
+    assert [one.name for one in pool.iterdir()] == ["data.raw"]
+
+
+def test_where_a_guest_is_put_lasts(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory in that of all, and its disks in its own."""
+    synced: list[tuple[str, bool]] = []
+    home = Path(paths.guest_disks_dir("a"))
+    monkeypatch.setattr(files, "sync_dir", lambda path: synced.append((path, home.is_dir())))
+    Moving("a", home / "vda.raw").begin()
+    assert {(paths.WORKLOADS, True), (paths.workload_dir("a"), True)} <= set(synced)
+
+
+def test_a_disk_is_there_when_it_is_whole_and_has_one_name_at_the_end(pool: Path, tmp_path: Path) -> None:
+    path, source = pool / "data.raw", tmp_path / "source"
+    source.write_bytes(b"x" * 512)
+    move = Moving("a", path, live=False)
+    move.begin()
+    move.do("prepare")
+    assert not path.exists()
+    assert move.bring(source) == {"bytes": 512}
+    assert path.read_bytes() == b"x" * 512
+    with pytest.raises(PeerError, match="has come already"):
+        move.bring(source)
+    guest_target.finish(HOST, "a", move.journal)
+    assert [(one.name, one.stat().st_nlink) for one in pool.iterdir()] == [("data.raw", 1)]
+
+
+def test_a_file_in_its_own_directory_that_is_not_of_the_move_stays(pool: Path) -> None:
+    home = Path(paths.guest_disks_dir("a"))
+    move = Moving("a", home / "vda.raw")
+    move.begin()
+    move.do("prepare")
+    (home / "notes").write_bytes(b"x")
+    move.give_up()
+    assert [one.name for one in home.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize(
+    ("backing", "data_file", "below", "good"),
+    [
+        ("", "", "", True),
+        ("/t/disk.qcow2", "", "/t/disk.qcow2", True),
+        ("/etc/shadow", "", "", False),
+        ("/etc/shadow", "", "/t/disk.qcow2", False),
+        ("nbd://192.0.2.1/x", "", "", False),
+        ("", "", "/t/disk.qcow2", False),
+        ("", "/etc/shadow", "", False),
+    ],
+)
+def test_a_disk_that_comes_names_no_file_but_its_template(
+    pool: Path, tmp_path: Path, backing: str, data_file: str, below: str, good: bool
+) -> None:
+    move = Moving("a", pool / "vda.qcow2", live=False, format="qcow2", below=below)
+    made = images.qcow2(
+        images.MIB, backing=backing.encode(), backing_format=b"qcow2" if backing else b"", data_file=data_file.encode()
+    )
+    made.write(tmp_path / "source")
+    move.begin()
+    if good:
+        move.bring(tmp_path / "source")
+        assert [one.name for one in pool.glob("vda*")] == ["vda.qcow2"]
+        return
+    with pytest.raises(PeerError, match=r"What came as /.*/vda\.qcow2 is not what was announced") as caught:
+        move.bring(tmp_path / "source")
+    assert ".cnvm-" not in caught.value.message
+    assert list(pool.iterdir()) == []
+
+
+def test_variables_of_a_firmware_name_no_file_either(pool: Path, tmp_path: Path) -> None:
+    move = Moving("a", Path(paths.guest_nvram("a")[1]), live=False)
+    move.needs.update(disks=[], brought=[move.disk["path"]])
+    images.qcow2(images.MIB, backing=b"/etc/shadow", backing_format=b"raw").write(tmp_path / "source")
+    move.begin()
+    with pytest.raises(PeerError, match="/etc/shadow"):
+        move.bring(tmp_path / "source")
+    assert not Path(move.disk["path"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("disk", "made"),
+    [
+        ({"name": "vda", "path": "{pool}/data.raw", "pool": ""}, True),
+        ({"name": "vda", "path": "", "pool": "srv"}, False),
+        ({"name": "vda", "path": "/etc/passwd", "pool": ""}, False),
+        ({"name": "vdz", "path": "{pool}/data.raw", "pool": ""}, False),
+        # It is only read, and was here before.
+        ({"name": "vdb", "path": "{pool}/fixed.raw", "pool": ""}, False),
+    ],
+)
+def test_what_was_made_for_a_guest_is_what_comes_with_it(pool: Path, disk: dict[str, str], made: bool) -> None:
+    """It is what is deleted with it one day."""
+    move = Moving("a", pool / "data.raw")
+    move.needs["fixed"] = [{"name": "vdb", "path": str(pool / "fixed.raw"), "pool": ""}]
+    told = {**disk, "path": disk["path"].format(pool=pool), "format": "raw", "made": True}
+    move.begin(disks=[told])
+    assert (files.read_json(paths.definition_file("a")) or {})["disks"] == [{**told, "made": made}]
+
+
+def test_a_definition_is_one_that_the_module_would_write() -> None:
+    with pytest.raises(PeerError, match="not that of a guest"):
+        guest_target.check_definition({"name": "web", "kind": "container"})
+    with pytest.raises(InputError, match="memory_mib is missing"):
+        guest_target.check_definition({"name": "web", "kind": "guest"})
