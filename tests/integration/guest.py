@@ -51,7 +51,7 @@ class Guest:
     """The guest, wherever it is.
 
     ``more``: what its description has besides, or instead. ``files``: what its host has for that in its directory.
-    ``disk``: its first disk, where that is not there.
+    ``disk``: its first disk, where that is not there. It has a plain disk elsewhere, too, if ``more`` has no disks.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Guest:
         self.more = dict(more or {})
         self.files = {"definition.json", "owner.json", *files}
         self.disk = disk or f"{self.home}/{OWN_DISK}"
+        self.plain = "" if "disks" in self.more else f"/var/lib/libvirt/images/{name}-data.raw"
+        self.plain_sum = ""
         # What its QEMU has in its command line.
         self.emulator = f"guest={name},"
         self.movers = (fleet["host1"], fleet["host2"])
@@ -80,6 +82,11 @@ class Guest:
             "guest": self.name, "tiny": str(CACHE), "address": self.address, "dirty_mib": DIRTY_MIB, "more": self.more,
         }  # fmt: skip
         playbook(str(HERE / "playbooks/guest.yml"), "-e", json.dumps(asked))
+        if self.plain:
+            # The guest has it, and does nothing with it.
+            self.plain_sum = self.source().sh(
+                f"dd if=/dev/urandom of={self.plain} bs=1M count=4 conv=notrunc,fsync status=none; sha256sum <{self.plain}"
+            )
 
     def remove(self) -> None:
         """Nothing of it stays."""
@@ -205,6 +212,8 @@ class Guest:
         )
         # It was filled once, and never written to again.
         assert found.split()[0] in self.sums(), (found, self.sums())
+        if self.plain:
+            assert host.sh(f"sha256sum <{self.plain}") == self.plain_sum
 
     def settle(self, host: Host, *, running: bool = True) -> None:
         """Wait until both hosts are as if there had never been a move, with the guest on ``host``."""
@@ -226,8 +235,9 @@ class Guest:
             left["not its owner"] = seen["owner"].get("owner_name") != owner.name
             left["job"] = [word for word in seen["job"] if word != "None"]
             left["files"] = sorted(self.files ^ set(seen["files"]))
+            left["images"] = sorted({self.plain} - {""} ^ set(seen["images"]))
         else:
-            left |= {key: seen[key] for key in ("state", "emulators", "log")}
+            left |= {key: seen[key] for key in ("state", "emulators", "log", "images")}
             left["files"] = [name for name in seen["files"] if name != "owner.json"]
         return {key: value for key, value in left.items() if value}
 
@@ -241,10 +251,11 @@ class Guest:
         return Move(source, target, source.helper("move", "start", json.dumps(request)))
 
     def content(self, host: Host) -> str:
-        """The sha256 of what its disk holds. (It is looked at while nobody writes to it.)"""
+        """The sha256 of what its disks hold. (They are looked at while nobody writes to them.)"""
         raw = f"/var/tmp/{self.name}.raw"
         sound(host, self.disk)
-        return host.sh(f"qemu-img convert -O raw {self.disk} {raw}; sha256sum <{raw}; rm {raw}", seconds=PATIENCE_S)
+        script = f"qemu-img convert -O raw {self.disk} {raw}; cat {raw} {self.plain} | sha256sum; rm {raw}"
+        return host.sh(script, seconds=PATIENCE_S)
 
     def trap(self, source: Host, at: str, victim: str = MOVER) -> Trap:
         """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or

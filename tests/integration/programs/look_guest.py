@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import subprocess
@@ -90,6 +91,7 @@ print(
             "journal": read(f"{HOME}/move.json"),
             "owner": json.loads(read(f"{HOME}/owner.json") or "{}"),
             "files": files(),
+            "images": glob.glob(f"/var/lib/libvirt/images/{NAME}-*"),
             "move_dirs": listed("/run/cnvm/moves"),
             "templates": listed("/var/lib/cnvm/templates/building"),
             "processes": working(),
