@@ -84,9 +84,8 @@ class Guest:
         playbook(str(HERE / "playbooks/guest.yml"), "-e", json.dumps(asked))
         if self.plain:
             # The guest has it, and does nothing with it.
-            self.plain_sum = self.source().sh(
-                f"dd if=/dev/urandom of={self.plain} bs=1M count=4 conv=notrunc,fsync status=none; sha256sum <{self.plain}"
-            )
+            fill = f"dd if=/dev/urandom of={self.plain} bs=1M count=4 conv=notrunc,fsync status=none"
+            self.plain_sum = self.source().sh(f"{fill}; sha256sum <{self.plain}")
 
     def remove(self) -> None:
         """Nothing of it stays."""
