@@ -68,6 +68,7 @@ _POLL_S = 0.01
 _FROZEN_POLL_S = 0.1
 _LOOK_S = 0.5
 _ASK_S = 3.0
+_ANSWER_S = 10.0
 _ARRIVAL_LIMIT_S = 30.0
 # How long what QEMU has sent here may take until it has arrived, and how often the target must say that it has failed.
 _LAST_S = 20.0
@@ -232,7 +233,7 @@ class Leaving(kinds.Leaving):
         move, tunnel, library = self.move, t.cast("Tunnel", self._tunnel), libvirt.library()
         thread = t.cast("threading.Thread", self._thread)
         pace, looked, asked = migration.Pace(int(move.request["max_downtime_ms"])), 0.0, time.monotonic()
-        frozen, until = False, 0.0
+        frozen, until, owed = False, 0.0, False
         # While it stands still, each question to libvirt takes of the computing that it waits for.
         while not tunnel.arrived.wait(_FROZEN_POLL_S if frozen else _POLL_S):
             if not thread.is_alive() or tunnel.lost.is_set():
@@ -248,10 +249,13 @@ class Leaving(kinds.Leaving):
                 frozen, until = True, now + move.frozen_left() + 2 * pace.limit_ms / 1000
                 self._freeze()
                 continue
-            if now - asked > _ASK_S:
-                # A link that is cut says nothing. What waits for it here would wait for minutes.
-                move.channel.call("drained", timeout_s=10, limit_s=0)
-                asked = time.monotonic()
+            # A link that is cut says nothing. What waits for it here would wait for minutes. The answer may take a while
+            # behind the guest's memory, and the guest may come to stand still meanwhile.
+            if owed and move.channel.heard():
+                owed, asked = False, now
+            elif not owed and now - asked > _ASK_S:
+                move.channel.ask("drained", timeout_s=_ANSWER_S, limit_s=0)
+                owed = True
             if now - looked < _LOOK_S:
                 continue
             looked = now

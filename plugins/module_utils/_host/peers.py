@@ -140,17 +140,9 @@ class Channel:
         self._awaited -= 1
         return None if self._awaited else said
 
-    def _hear(self) -> None:
-        """Raise the error with which the peer has answered before it had all of the stream."""
-        self._receive()
-        while line := self._line():
-            answer = self._answer(line, None)
-            if answer is not None:
-                wire.result_of(answer, self.peer)
-                raise self._lost("answered before it had everything")
-
     def _chunk(self, data: bytes) -> None:
-        self._hear()
+        if self.heard():
+            raise self._lost("answered before it had everything")
         self._write(data)
 
     def _send(self, stream: t.Callable[[t.BinaryIO], t.Any]) -> None:
@@ -188,10 +180,8 @@ class Channel:
         without a word, or gets no further with the bytes that it fetches by itself (``progress`` hears of them), is not
         waited for.
         """
-        self._end = time.monotonic() + timeout_s
         self._limit = Limit(mib_s)
-        self._awaited += 1
-        self._write(wire.line({"op": op, "args": args, "stream": stream is not None}))
+        self._ask(op, args, timeout_s, streams=stream is not None)
         if stream is not None:
             self._send(stream)
         answer: t.Optional[dict[str, t.Any]] = None
@@ -203,6 +193,28 @@ class Channel:
                 self._receive()
             answer = self._answer(line, progress)
         return wire.result_of(answer, self.peer)
+
+    def ask(self, op: str, *, timeout_s: float, **args: t.Any) -> None:
+        """Put a question to the peer. Nobody waits here for the answer: it is ``heard`` that there is one."""
+        self._ask(op, args, timeout_s, streams=False)
+
+    def _ask(self, op: str, args: t.Mapping[str, t.Any], timeout_s: float, *, streams: bool) -> None:
+        self._end = time.monotonic() + timeout_s
+        self._awaited += 1
+        self._write(wire.line({"op": op, "args": args, "stream": streams}))
+
+    def heard(self) -> bool:
+        """Whether the peer has answered the last question by now. Raises the error that it answers with, and PeerError
+        when it had its time."""
+        self._receive()
+        while line := self._line():
+            answer = self._answer(line, None)
+            if answer is not None:
+                wire.result_of(answer, self.peer)
+                return True
+        if time.monotonic() > self._end:
+            raise self._lost(_LATE)
+        return False
 
     def close(self) -> None:
         """End the connection; the peer cleans up what was not finished."""

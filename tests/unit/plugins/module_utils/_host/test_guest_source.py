@@ -220,6 +220,29 @@ def test_the_target_holds_it_before_anything_is_decided(domain: t.Callable[..., 
     assert told == ["switch", "hold"]
 
 
+@pytest.mark.parametrize("answers_at", [1e9, 3.5])
+def test_it_is_held_at_once_though_an_answer_is_on_its_way(
+    domain: t.Callable[..., Domain], monkeypatch: pytest.MonkeyPatch, answers_at: float
+) -> None:
+    """The link is full of its memory when it comes to stand still."""
+    each = domain(1e9)
+    monkeypatch.setattr(each, "state", lambda flags: [PAUSED if each.now >= 4 else RUNNING, 1])
+    monkeypatch.setattr(each, "jobStats", dict, raising=False)
+    leaving = watched(each, 5, [])
+    asked: list[float] = []
+    held: list[tuple[str, float]] = []
+    channel = types.SimpleNamespace(
+        ask=lambda word, **more: asked.append(each.now),
+        heard=lambda: each.now >= answers_at,
+        call=lambda word, timeout_s: held.append((word, each.now)),
+    )
+    vars(leaving.move).update(channel=channel, freeze=lambda phase: held.append((phase, each.now)))
+    monkeypatch.setattr(leaving, "_help", lambda *args: None)
+    leaving._watch(each)
+    assert [round(when, 1) for when in asked] == [3.0]
+    assert [(word, round(when, 1)) for word, when in held] == [("switch", 4.0), ("hold", 4.0)]
+
+
 class Question:
     """Who has an address; ``waited`` for an answer."""
 

@@ -160,6 +160,49 @@ time.sleep(9)
     assert not one.is_late
 
 
+def until_heard(one: peers.Channel) -> None:
+    while not one.heard():
+        time.sleep(0.01)
+
+
+def test_nobody_waits_for_the_answer_to_what_is_only_asked(channel: t.Any, tmp_path: Path) -> None:
+    """It is heard when it comes, and is not the answer to what is called meanwhile."""
+    one = channel(
+        f"""
+import os
+sys.stdin.readline()
+while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.01)
+print(json.dumps({{"result": {{}}}}), flush=True)
+sys.stdin.readline()
+sys.stdin.readline()
+print(json.dumps({{"result": {{"to": "ask"}}}}))
+print(json.dumps({{"result": {{"to": "hold"}}}}), flush=True)
+time.sleep(9)
+"""
+    )
+    one.ask("drained", timeout_s=20, limit_s=0)
+    assert not one.heard()
+    (tmp_path / "go").touch()
+    until_heard(one)
+    one.ask("drained", timeout_s=20, limit_s=0)
+    assert one.call("hold", timeout_s=20) == {"to": "hold"}
+
+
+def test_what_is_asked_has_its_time(channel: t.Any) -> None:
+    one = channel("time.sleep(60)")
+    one.ask("drained", timeout_s=0.2)
+    with pytest.raises(PeerError, match="did not answer in time"):
+        until_heard(one)
+
+
+def test_what_is_asked_may_be_refused(channel: t.Any) -> None:
+    line = wire.error_line(Refused("web is in a move.")).decode()
+    one = channel(f"sys.stdin.readline(); sys.stdout.write({line!r}); sys.stdout.flush(); time.sleep(9)")
+    one.ask("drained", timeout_s=20)
+    with pytest.raises(Refused, match="web is in a move"):
+        until_heard(one)
+
+
 # A host as the target of a move whose disk is full; what had come by then is a file.
 FULL = """
 sys.path[:0] = {path!r}
