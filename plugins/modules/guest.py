@@ -521,7 +521,9 @@ guests:
       type: str
       sample: host1
     changed:
-      description: Whether something was done to it, or would be in check mode.
+      description:
+        - Whether something was done to it, or would be in check mode. What only the running guest lacks, and refuses
+          again, is none (see RV(guests[].restart_required)).
       type: bool
       sample: true
     actions:

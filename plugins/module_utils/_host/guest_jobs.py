@@ -29,8 +29,9 @@ class Job:
     known: t.Optional[Known] = None
     works: tuple[Work, ...] = ()
     seed: t.Optional[Seed] = None
-    # What could not be done while it runs, found out by trying.
+    # What could not be done while it runs, found out by trying; and whether any of it could.
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    taken_over: bool = False
     # Guests that are removed in the same call, and of which it gets the address, a MAC or a disk.
     follows: set[str] = dataclasses.field(default_factory=set)
     # Of one that is removed: the files of the disks that were made for it, those that are deleted, and what is kept.
@@ -41,6 +42,11 @@ class Job:
     @property
     def name(self) -> str:
         return str(self.item["name"])
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done, or would be: not where all that there was to do was refused by what runs."""
+        return self.plan.changed_off or (self.plan.live and (self.taken_over or not self.reasons))
 
 
 def newcomer(guest: t.Mapping[str, t.Any]) -> Newcomer:

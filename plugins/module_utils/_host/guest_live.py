@@ -60,6 +60,8 @@ def change(job: Job, known: Known, step: Step) -> None:
         refused = error.message
     if refused:
         job.reasons[step.key] = refused
+    else:
+        job.taken_over = True
 
 
 def _do_step(known: Known, step: Step) -> str:

@@ -337,10 +337,10 @@ def bring_to(
     results, before, after = [], {}, {}
     for job in jobs:
         results.append(_result(job, reports.get(job.name), registry, check_mode=check_mode))
-        if job.plan.changed:
+        if job.changed:
             before[job.name], after[job.name] = _shown(job)
     return {
-        "changed": any(job.plan.changed for job in jobs),
+        "changed": any(job.changed for job in jobs),
         "guests": results,
         "diff": {"before": before, "after": after},
         "warnings": registry.warnings,
@@ -361,8 +361,8 @@ def _result(job: Job, found: t.Optional[dict[str, t.Any]], registry: Registry, *
         "address_source": None,
         **shown,
         "name": job.name,
-        "changed": job.plan.changed,
-        "actions": job.plan.actions,
+        "changed": job.changed,
+        "actions": job.plan.actions if job.changed else [],
         "restarted": job.plan.restart,
         "restart_required": bool(reasons),
         "restart_reasons": guest_report.listed_reasons(reasons),

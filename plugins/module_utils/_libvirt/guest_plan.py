@@ -111,9 +111,14 @@ class Plan:
     @property
     def changed(self) -> bool:
         """Whether there is anything to do."""
+        return self.live or self.changed_off
+
+    @property
+    def changed_off(self) -> bool:
+        """Whether there is anything but what is changed in the running guest itself."""
         return bool(
             self.create or self.adopt or self.remove or self.stop or self.start or self.pause or self.resume
-            or self.autostart is not None or self.define or self.live or (self.wanted and self.wanted.files)
+            or self.autostart is not None or self.define or (self.wanted and self.wanted.files)
         )  # fmt: skip
 
     @property

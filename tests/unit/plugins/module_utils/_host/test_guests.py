@@ -643,6 +643,23 @@ def test_a_refusal_of_libvirt_becomes_a_reason(connection: FakeConnection) -> No
     assert "No more available PCI slots" in found["restart_reasons"][0]["reason"]
 
 
+def test_what_the_running_guest_refuses_again_is_no_change(connection: FakeConnection) -> None:
+    bring(WEB)
+    wanted = {**WEB, "description": "front end", "disks": [{"size_mib": 1}, {"size_mib": 1}]}
+    for step in ("attach", "description"):
+        connection.domains["web"].refuses[step] = FakeError(errors.INTERNAL_ERROR, "No more available PCI slots")
+    assert bring(wanted)["changed"], "it is stored"
+    again = bring(wanted)
+    (found,) = again["guests"]
+    assert (again["changed"], found["changed"], found["actions"], again["diff"]["after"]) == (False, False, [], {})
+    assert [one["option"] for one in found["restart_reasons"]] == ["description", "disks.vdb"]
+    assert bring(wanted, check_mode=True)["changed"], "it would be tried"
+    del connection.domains["web"].refuses["description"]
+    assert bring(wanted)["changed"]
+    assert not bring(wanted)["changed"]
+    assert bring(wanted, restart_on_change=True)["guests"][0]["restarted"]
+
+
 def test_other_errors_of_libvirt_are_errors(connection: FakeConnection) -> None:
     bring(WEB)
     connection.domains["web"].refuses["attach"] = FakeError(errors.RPC, "Cannot recv data")
