@@ -130,6 +130,8 @@ class Batch:
                 for each in (job.known, known if seen.defined else None)
             ]
             same = texts[0] == texts[1] and seen.definition == job.seen.definition and seen.managed == job.seen.managed
+            # One that is to stop may have done so by itself.
+            same = same and (seen.active == job.seen.active or (job.plan.stop and not seen.active))
             if not same or seen.moving:
                 raise Refused(
                     f"Guest {job.name!r} was changed by somebody else a moment ago; nothing is changed.",
@@ -284,6 +286,11 @@ class Batch:
 
     def _undefine(self, each: libvirt.Domain, name: str) -> None:
         with guest_power.gone_is_good(), libvirt.doing(f"remove the guest {name!r}"):
+            if each.isActive():
+                raise Refused(
+                    f"Guest {name!r} was started by somebody else a moment ago; it is not removed.",
+                    hint="Run it again.",
+                )
             libvirt.undefine(each)
 
 

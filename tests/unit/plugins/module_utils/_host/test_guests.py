@@ -2034,6 +2034,59 @@ def test_nothing_else_is_overwritten_by_a_disk_that_is_added(connection: FakeCon
         bring({**WEB, "state": "stopped", "disks": [{"size_mib": 1}, {"size_mib": 1}]})
 
 
+# -- One that is started meanwhile
+@pytest.mark.parametrize("when", ["decided", "begun"])
+def test_one_that_somebody_starts_is_not_removed(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    bring({**WEB, "state": "stopped"})
+    owner, name = (guests.Batch, "see_again") if when == "decided" else (guest_disks, "leave")
+    work = getattr(owner, name)
+
+    def meanwhile(*args: t.Any) -> None:
+        connection.domains["web"].createWithFlags(0)
+        work(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, meanwhile)
+        with pytest.raises(Refused, match="by somebody else a moment ago"):
+            bring({"name": "web", "state": "absent", "delete_disks": True})
+    assert connection.domains["web"].live is not None
+    assert (place / "workloads/web/disks/vda.qcow2").exists()
+    bring({"name": "web", "state": "absent"})
+    assert connection.domains == {}
+
+
+def test_one_that_ends_by_itself_is_removed_all_the_same(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB)
+    work = guests.Batch.see_again
+
+    def meanwhile(*args: t.Any) -> None:
+        connection.domains["web"].shutdown()
+        work(*args)
+
+    monkeypatch.setattr(guests.Batch, "see_again", meanwhile)
+    bring({"name": "web", "state": "absent"})
+    assert connection.domains == {}
+
+
+@pytest.mark.parametrize("step", ["_define", "own"])
+def test_one_whose_adoption_was_cut_off_is_not_ours_to_remove(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    foreign(connection)
+    uuid = domain.parse(t.cast("t.Any", connection.domains["old"].stored))["uuid"]
+    wanted = {"name": "old", "memory_mib": 256, "networks": [{}], "disks": [{"size_mib": 1}], "state": "stopped"}
+    cut_off(wanted, monkeypatch, step, adopt=True)
+    for item in (wanted, {"name": "old", "state": "absent"}):
+        with pytest.raises(Refused, match="not made by"):
+            bring(item)
+    bring(wanted, adopt=True)
+    assert domain.parse(t.cast("t.Any", connection.domains["old"].stored))["uuid"] == uuid
+
+
 def test_a_template_stays_while_a_disk_is_made_on_it(
     connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
