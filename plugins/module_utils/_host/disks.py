@@ -329,11 +329,38 @@ def temporary(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Attributes:
-    """Owner and mode of a file; None where it does not matter."""
+    """Owner and mode of a file; None where it does not matter. ``new``: it takes the place of no other one."""
 
     uid: t.Optional[int] = None
     gid: t.Optional[int] = None
     mode: t.Optional[int] = None
+    new: bool = False
+
+
+class Taken(Refused):
+    """Where a new file was to be made somebody has put another one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} came while it was to be made here; it is not overwritten.",
+            hint="See whose it is, and move it away. Then run it again.",
+            path=path,
+        )
+
+
+def _put(made: str, path: str) -> None:
+    """Give a file that is made its name, which nobody may have."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        raise Taken(path) from None
+    except OSError as error:
+        # Some file systems give a file no second name: there it is looked at a moment before.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):
+            raise Taken(path) from None
+        os.replace(made, path)
 
 
 @contextlib.contextmanager
@@ -341,7 +368,8 @@ def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterato
     """Make an empty file, and give its name; when the block ends well it takes the place of ``path``, and lasts.
 
     A file that is there keeps its owner and mode unless ``attributes`` says something else; a new one has 0600. Until
-    then it has 0600 in any case: left to the programs that write to it, everybody could open it meanwhile.
+    then it has 0600 in any case: left to the programs that write to it, everybody could open it meanwhile. Taken when
+    there is one though it is to be new.
     """
     directory = os.path.dirname(path)
     if not os.path.isdir(directory):
@@ -353,6 +381,8 @@ def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterato
         before: t.Optional[os.stat_result] = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         before = None
+    if wanted.new and before is not None:
+        raise Taken(path)
     os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_MODE))
     try:
         yield made
@@ -366,7 +396,10 @@ def appearing(path: str, attributes: t.Optional[Attributes] = None) -> t.Iterato
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(made, path)
+        if wanted.new:
+            _put(made, path)
+        else:
+            os.replace(made, path)
         files.sync_dir(directory)
     finally:
         files.remove_file(made)

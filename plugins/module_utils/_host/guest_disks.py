@@ -111,7 +111,10 @@ def check_buses(gone: t.Mapping[str, str], added: t.Mapping[str, str], where: st
 # --------------------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Something that is to be done for one disk: ``create``, ``link``, ``copy`` or ``grow``, from ``before_bytes``."""
+    """Something that is to be done for one disk: ``create``, ``link``, ``copy`` or ``grow``, from ``before_bytes``.
+
+    ``again``: it takes the place of what a run has left there that was cut off. Else nothing may be there.
+    """
 
     kind: str
     name: str
@@ -120,6 +123,7 @@ class Work:
     virtual_bytes: t.Optional[int] = None
     template: str = ""
     before_bytes: t.Optional[int] = None
+    again: bool = False
 
     @property
     def words(self) -> str:
@@ -207,7 +211,7 @@ def look(
     """(what is to be done, what lies below the file at ``path``) for one disk; None below: as it was.
 
     ``top``: the file that the guest writes to now (an overlay when there are snapshots). ``digest``: of its template.
-    ``new``: the guest did not have it so far. ``ours``: what lies there is of a creation that was cut off, and is made
+    ``new``: the guest did not have it so far. ``ours``: what lies there is of a run that was cut off, and is made
     again. ``remember``: as of ``templates.check``. InputError or Refused where it cannot be had.
     """
     kind = disk["format"]
@@ -220,7 +224,9 @@ def look(
         there = os.path.lexists(path) and not (ours and (digest or not disk["path"]))
         if digest and not there:
             templates.check(digest, remember=remember)
-        return _look_new(disk, path, digest, wanted, where, there=there)
+        work, below = _look_new(disk, path, digest, wanted, where, there=there)
+        again = work is not None and work.kind != "grow" and os.path.lexists(path)
+        return (dataclasses.replace(work, again=True) if work is not None and again else work), below
     if wanted is None:
         return None, None
     header = _inspect(top, "qcow2" if top != path else kind, where).header
@@ -289,7 +295,7 @@ def note_making(name: str, made: t.Collection[str]) -> None:
 def do(host: Host, work: Work) -> None:
     """Make a disk, or let it grow (of a guest that does not run)."""
     # libvirt gives it to QEMU's user when the guest starts.
-    attributes = Attributes(uid=0, gid=0, mode=0o600)
+    attributes = Attributes(uid=0, gid=0, mode=0o600, new=not work.again)
     if work.kind == "grow":
         disks.resize(host, work.path, work.format, t.cast(int, work.virtual_bytes))
     elif work.kind == "link":

@@ -207,8 +207,7 @@ class Planner:
             if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):
                 # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
                 new = stored["disks"][name]["path"] != path
-            own = not disk["path"] and path.startswith(f"{paths.WORKLOADS}/")
-            ours = ((again and own) or path in making) and path not in guest_jobs.given(stored or domain.EMPTY)
+            ours = path in making and path not in guest_jobs.given(stored or domain.EMPTY)
             options = {"new": new, "ours": ours, "remember": not self.check_mode}
             work, looked = guest_disks.look(disk, path, top, digest, at, **options)
             if looked is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import typing as t
 
 from .._core import paths
@@ -52,6 +53,8 @@ class Batch:
         self.restart_on_change = restart_on_change
         # Leases that guests had before they were started here: none of these says that they are up.
         self.old_leases: addresses.Leases = frozenset()
+        # Guests whose change failed where libvirt does not say what it has of it.
+        self.unknown: list[str] = []
 
     def apply(self, jobs: t.Sequence[Job]) -> None:
         """Do what was decided. Each guest is locked while it is changed; a move of it is refused meanwhile.
@@ -84,10 +87,12 @@ class Batch:
                             self.change(job, fresh=job in fresh)
                     if job.plan.autostart is not None:
                         self.autostart(job)
-            except BaseException:
-                self.registry.give_up(lambda name: self.undo(next(job for job in fresh if job.name == name)))
+            except BaseException as problem:
                 # What was stopped for its change alone runs on as it is.
                 guest_power.start(self.connection, [job for job in todo if job.plan.restart])
+                self.unknown += self.registry.give_up(lambda name: self.undo(_named(fresh, name)))
+                if isinstance(problem, CnvmError):
+                    self._tell_left(problem)
                 raise
             # An adoption that was not begun.
             self.registry.give_up()
@@ -106,6 +111,16 @@ class Batch:
             error.details["guests"] = list(failed)
             raise error
         self.wait(jobs)
+
+    def _tell_left(self, error: CnvmError) -> None:
+        """Say beside what has failed how guests are left."""
+        said = [error.hint]
+        if self.unknown:
+            said.append(
+                f"What was made for {', '.join(sorted(set(self.unknown)))} stays, as libvirt cannot say whether it has "
+                "it, or does not let go of it. Once it answers run this again: the next run goes on from there."
+            )
+        error.hint = " ".join(filter(None, said))
 
     def _to_restart(self, jobs: t.Sequence[Job]) -> list[Job]:
         """Those that run, and of which trying has shown that they must be restarted for a change, where they may."""
@@ -139,18 +154,36 @@ class Batch:
                 )
 
     def undo(self, job: Job) -> None:
-        """End what of a creation that failed outlives its directory."""
-        if job.plan.adopt:
-            return
-        with contextlib.suppress(CnvmError):
+        """Remove what of a creation that failed is there, but for its records. Nothing is removed where libvirt cannot
+        say what it has: it may have taken the guest before it failed."""
+        if not job.plan.adopt:
             each = libvirt.domain(self.connection, job.name)
             if each is not None:
                 self._undefine(each, job.name)
-        home = f"{paths.workload_dir(job.name)}/"
-        given = guest_jobs.given(t.cast(Wanted, job.plan.wanted).model, job.works)
-        for path in guest_disks.making(job.name):
-            if path not in given and not path.startswith(home):
+        self._remove_made(job)
+
+    def _take_back(self, job: Job, before: t.Collection[str]) -> None:
+        """Remove the files that were made for a change that failed: the next run would take them for somebody's. They
+        stay, on record, where libvirt cannot say whether the guest has them."""
+        if not guest_disks.making(job.name):
+            return
+        try:
+            self._remove_made(job, before)
+        except CnvmError:
+            self.unknown.append(job.name)
+
+    def _remove_made(self, job: Job, before: t.Collection[str] = ()) -> None:
+        """Remove the files that were being made, but for those from ``before`` and what the guest has by now."""
+        known = read(self.connection, [job.name]).get(job.name)
+        models = [] if known is None else [known.model, known.live_model or domain.EMPTY]
+        wanted = guest_jobs.given(t.cast(Wanted, job.plan.wanted).model, job.works)
+        kept = wanted.union(before, *map(guest_jobs.given, models))
+        making = guest_disks.making(job.name)
+        for path in making:
+            if path not in kept:
                 files.remove_file(path)
+            files.remove_file(disks.temporary(path))
+        guest_disks.note_making(job.name, [path for path in making if path in kept])
 
     def create(self, job: Job, *, fresh: bool) -> None:
         """Disks, seed, domain, records. It becomes ours with the owner record."""
@@ -161,7 +194,7 @@ class Batch:
         guest_disks.make_home(job.name)
         self._begin(job)
         for work in job.works:
-            guest_disks.do(self.host, work)
+            self._do(job, work)
         self._seed(job)
         self._define(job, domain.build(wanted.model))
         self._end(job, fresh=fresh)
@@ -180,15 +213,12 @@ class Batch:
                 if work.kind == "grow" and running:
                     guest_live.grow(self.host, job, work)
                 else:
-                    guest_disks.do(self.host, work)
+                    self._do(job, work)
             self._seed(job)
             if job.plan.define:
                 self._define(job, domain.patch(known.xml, wanted.model))
         except BaseException:
-            # No guest has them, and the next run would take them for somebody's.
-            for path in guest_jobs.made(job.works):
-                files.remove_file(path)
-            guest_disks.note_making(job.name, before)
+            self._take_back(job, before)
             raise
         self._end(job, fresh=fresh)
         if running:
@@ -202,9 +232,21 @@ class Batch:
         """Put on record which files are made now. What an earlier run has left that was cut off, which is returned,
         stays there until a disk has it for good, or the guest is removed."""
         made, left = guest_jobs.made(job.works), guest_disks.left(job.name)
+        for path in made.difference(left):
+            if os.path.lexists(path):
+                raise disks.Taken(path)
         if made:
             guest_disks.note_making(job.name, {*made, *left})
         return left
+
+    def _do(self, job: Job, work: guest_disks.Work) -> None:
+        try:
+            guest_disks.do(self.host, work)
+        except disks.Taken:
+            # Whoever clears away goes by that record.
+            making = guest_disks.making(job.name)
+            guest_disks.note_making(job.name, [path for path in making if path != work.path])
+            raise
 
     def _end(self, job: Job, *, fresh: bool) -> None:
         """libvirt has it as it is wanted: write that down, and last that nothing is being made any more."""
@@ -213,6 +255,9 @@ class Batch:
         files.write_json(paths.definition_file(job.name), wanted.definition)
         if fresh:
             self.registry.own(job.name, wanted.definition["uuid"])
+        for path in guest_disks.making(job.name):
+            # A run may have been cut off between the two names of a file.
+            files.remove_file(disks.temporary(path))
         needed = {*guest_jobs.made(job.works), *guest_jobs.given(wanted.model)}
         guest_disks.note_making(job.name, guest_disks.left(job.name, needed))
 
@@ -292,6 +337,10 @@ class Batch:
                     hint="Run it again.",
                 )
             libvirt.undefine(each)
+
+
+def _named(jobs: t.Sequence[Job], name: str) -> Job:
+    return next(job for job in jobs if job.name == name)
 
 
 def _address(job: Job) -> str:

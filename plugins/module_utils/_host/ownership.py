@@ -216,6 +216,8 @@ class Registry:
         self._generations: dict[str, int] = {}
         self._claims: list[str] = []
         self._given: dict[str, t.Collection[str]] = {}
+        # Of these the ones that an earlier run has begun, which was cut off.
+        self._begun: set[str] = set()
 
     def answers(self) -> dict[str, t.Any]:
         """What the peers have."""
@@ -279,9 +281,9 @@ class Registry:
         if not wanted:
             return
         for name, one in wanted.items():
-            # What its user has brought there before stays, too, should it come to nothing.
-            before = () if begun(name, self.kind) else _lying(paths.guest_disks_dir(name))
-            self._given[name] = [*one.given, *before]
+            if begun(name, self.kind):
+                self._begun.add(name)
+            self._given[name] = one.given
             self._write(name, one.uuid, claim=True, address=one.address, macs=list(one.macs), adopted=one.adopted)
             self._claims.append(name)
         try:
@@ -295,17 +297,31 @@ class Registry:
         self._write(name, uuid)
         self._claims.remove(name)
 
-    def give_up(self, undo: t.Optional[t.Callable[[str], None]] = None) -> None:
-        """Leave nothing of what was claimed and not made; ``undo`` ends what of it outlives its directory."""
+    def give_up(self, undo: t.Optional[t.Callable[[str], None]] = None) -> list[str]:
+        """Leave nothing of what was claimed and not made. ``undo`` removes what was made; without it nothing was by
+        this run, and what an earlier one has begun is left as it was.
+
+        Those that ``undo`` could not end are returned. They stay as they are, and the next run goes on from there.
+        """
+        left = []
         for name in self._claims:
-            if undo is not None:
-                undo(name)
-            self._forget(name)
+            try:
+                if undo is not None:
+                    undo(name)
+                elif name in self._begun:
+                    continue
+            except CnvmError:
+                left.append(name)
+            else:
+                self._forget(name)
         self._claims.clear()
+        return left
 
     def _forget(self, name: str) -> None:
+        """Remove its records. What its user has brought there stays: of its disks that is all that was not undone."""
         directory = os.path.realpath(paths.workload_dir(name))
-        known = {place for path in self._given.get(name, ()) for place in files.places(path)}
+        lying = [*self._given.get(name, ()), *_lying(paths.guest_disks_dir(name))]
+        known = {place for path in lying for place in files.places(path)}
         given = {path for path in known if path.startswith(f"{directory}/")}
         if not given:
             forget(name)

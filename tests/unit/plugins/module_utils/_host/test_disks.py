@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -272,6 +273,34 @@ def test_repair(place: Path, qemu: Qemu) -> None:
     with pytest.raises(HostError, match="could not be repaired"):
         bring(qemu, [{**item, "repair": "all"}])
     assert snapshot([item]) == before
+
+
+@pytest.mark.parametrize("second_names", [True, False])
+def test_a_new_one_takes_the_place_of_no_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch, second_names: bool
+) -> None:
+    path = place / "new.qcow2"
+
+    def link(*args: t.Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def make(*, meanwhile: bool) -> None:
+        with disks.appearing(str(path), disks.Attributes(new=True)) as made:
+            Path(made).write_text("ours")
+            if meanwhile:
+                path.write_text("theirs")
+
+    if not second_names:
+        monkeypatch.setattr(os, "link", link)
+    make(meanwhile=False)
+    assert (path.read_text(), path.stat().st_nlink) == ("ours", 1)
+    path.unlink()
+    with pytest.raises(disks.Taken):
+        make(meanwhile=True)
+    with pytest.raises(disks.Taken):
+        make(meanwhile=False)
+    assert path.read_text() == "theirs"
+    assert os.listdir(place) == ["new.qcow2"]
 
 
 def test_owner_and_mode(place: Path, qemu: Qemu) -> None:

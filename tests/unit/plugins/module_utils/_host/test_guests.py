@@ -1643,10 +1643,11 @@ def test_a_creation_that_fails_leaves_nothing(connection: FakeConnection, place:
     assert one(WEB)["state"] == "running"
 
 
-def test_a_creation_that_was_cut_off_is_made_again(connection: FakeConnection, place: Path) -> None:
-    bring({**WEB, "state": "stopped"})
-    owner = json.loads((place / "workloads/web/owner.json").read_text())
-    (place / "workloads/web/owner.json").write_text(json.dumps({**owner, "claim": True}))
+def test_a_creation_that_was_cut_off_is_made_again(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(WEB, monkeypatch, "own")
+    assert "claim" in json.loads((place / "workloads/web/owner.json").read_text())
     found = one(WEB)
     assert found["actions"] == ["create", "start with the host", "start"]
     assert found["state"] == "running"
@@ -2032,6 +2033,162 @@ def test_nothing_else_is_overwritten_by_a_disk_that_is_added(connection: FakeCon
     fake_domains.qcow2(place / "workloads/web/disks/vdb.qcow2", 2**20)
     with pytest.raises(Refused, match=r"vdb\.qcow2 is there already"):
         bring({**WEB, "state": "stopped", "disks": [{"size_mib": 1}, {"size_mib": 1}]})
+
+
+MORE = {**WEB, "state": "stopped", "disks": [{"size_mib": 1}, {"size_mib": 1}]}
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("when", ["before it is begun", "before it is made", "while it is made"])
+def test_nor_is_what_came_since_it_was_decided(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, when: str, there: bool
+) -> None:
+    """Nor is it removed with what was made: by this run, or by one that goes on after a run that was killed."""
+    if there:
+        bring({**WEB, "state": "stopped"})
+    theirs = place / "workloads/web/disks/vdb.qcow2"
+    owner, name = {
+        "before it is begun": (guest_disks, "make_home"), "before it is made": (guest_disks, "do"),
+        "while it is made": (disks, "run"),
+    }[when]  # fmt: skip
+    work = getattr(owner, name)
+
+    def meanwhile(*args: t.Any, **words: t.Any) -> t.Any:
+        theirs.parent.mkdir(parents=True, exist_ok=True)
+        theirs.write_text("theirs")
+        return work(*args, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, meanwhile)
+        with pytest.raises(disks.Taken, match=rf"{theirs} came while it was to be made here"):
+            bring(MORE)
+    assert theirs.read_text() == "theirs"
+    assert sorted(os.listdir(theirs.parent)) == (["vda.qcow2", "vdb.qcow2"] if there else ["vdb.qcow2"])
+    with pytest.raises(Refused, match="is there already"):
+        bring(MORE)
+    theirs.unlink()
+    assert one(MORE)["state"] == "stopped"
+    assert not list(place.rglob(disks.TEMPORARY))
+
+
+def test_what_lay_there_before_a_creation_that_was_cut_off_stays(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = place / "workloads/web/disks"
+    home.mkdir(parents=True)
+    (home / "data.raw").write_text("theirs")
+    (home / "vdb.qcow2").write_text("theirs")
+    connection.fails["web"] = FakeError(errors.XML_ERROR, "no")
+
+    def fail() -> None:
+        with pytest.raises(HostError, match="define"):
+            bring(WEB)
+        assert sorted(os.listdir(home)) == ["data.raw", "vdb.qcow2"]
+
+    fail()
+    cut_off(WEB, monkeypatch, "_define")
+    assert sorted(os.listdir(home)) == ["data.raw", "vda.qcow2", "vdb.qcow2"]
+    # It is none of those that were being made.
+    with pytest.raises(Refused, match=r"vdb\.qcow2 is there already"):
+        bring(MORE)
+    fail()
+    assert [each.read_text() for each in home.iterdir()] == ["theirs"] * 2
+    assert not (place / "workloads/web/owner.json").exists()
+
+
+# -- libvirt's daemon ends
+RPC = FakeError(errors.RPC, "Cannot recv data: Connection reset by peer")
+
+
+@pytest.fixture
+def dies(connection: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., t.Any]:
+    """The daemon ends as it is told to define a guest, before or after it has written it down. It is there again for
+    the next run."""
+    define = connection.defineXML
+
+    @contextlib.contextmanager
+    def within(*, written: bool) -> t.Iterator[None]:
+        def refuse(*args: t.Any) -> t.NoReturn:
+            raise RPC
+
+        with monkeypatch.context() as patch:
+
+            def end(text: str) -> t.NoReturn:
+                if written:
+                    define(text)
+                for name in ("lookupByName", "listAllDomains", "getAllDomainStats"):
+                    patch.setattr(connection, name, refuse)
+                raise RPC
+
+            patch.setattr(connection, "defineXML", end)
+            with pytest.raises(HostError, match=r"define the guest '.*': Cannot recv data") as caught:
+                yield
+        assert "the next run goes on from there" in str(caught.value)
+
+    return within
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("again", ["the same", "absent"])
+def test_a_creation_during_which_the_daemon_ends_is_made_again(
+    steps: Steps, dies: t.Callable[..., t.Any], written: bool, again: str
+) -> None:
+    bring(steps.guest)
+    whole = steps.seen()
+    bring(steps.absent)
+    with dies(written=written):
+        bring(steps.guest)
+    assert (steps.place / "pool/web-vdb.qcow2").exists()
+    if again == "the same":
+        bring(steps.guest)
+        assert steps.seen() == whole
+    bring(steps.absent)
+    steps.gone()
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("adopt", [False, True])
+def test_a_change_during_which_the_daemon_ends_is_finished(
+    connection: FakeConnection, place: Path, dies: t.Callable[..., t.Any], written: bool, adopt: bool
+) -> None:
+    if adopt:
+        foreign(connection)
+    else:
+        bring({**WEB, "name": "old", "state": "stopped", "disks": []})
+    wanted = {**MORE, "name": "old", "machine": "pc" if adopt else "q35"}
+    with dies(written=written):
+        bring(wanted, adopt=adopt)
+    made = [place / f"workloads/old/disks/{name}.qcow2" for name in ("vda", "vdb")]
+    assert all(path.exists() for path in made)
+    assert len(domain.parse(t.cast("t.Any", connection.domains["old"].stored))["disks"]) == (2 if written else 0)
+    uuid = domain.parse(t.cast("t.Any", connection.domains["old"].stored))["uuid"]
+    bring(wanted, adopt=adopt)
+    assert domain.parse(t.cast("t.Any", connection.domains["old"].stored))["uuid"] == uuid
+    assert not bring(wanted)["changed"]
+    assert not (place / "workloads/old/making.json").exists()
+    assert one({"name": "old", "state": "absent", "delete_disks": True})["kept_disks"] == []
+    assert not any(path.exists() for path in made)
+
+
+def test_what_a_guest_has_is_not_removed_with_a_change_that_failed(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt may have taken it, and have failed as it was asked for something else."""
+    bring({**WEB, "state": "stopped"})
+    define = connection.defineXML
+
+    def fail(text: str) -> t.NoReturn:
+        define(text)
+        raise FakeError(errors.INTERNAL_ERROR, "no event")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "defineXML", fail)
+        with pytest.raises(HostError, match="no event"):
+            bring(MORE)
+    assert (place / "workloads/web/disks/vdb.qcow2").exists()
+    bring(MORE)
+    assert not bring(MORE)["changed"]
+    assert one({"name": "web", "state": "absent", "delete_disks": True})["kept_disks"] == []
 
 
 # -- One that is started meanwhile

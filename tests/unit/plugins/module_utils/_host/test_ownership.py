@@ -305,16 +305,41 @@ def test_what_failed_leaves_nothing(state: Path) -> None:
 
 
 def test_what_failed_takes_nothing_that_lay_there_before(state: Path) -> None:
-    """Such as kept disks that somebody has brought back, of which the guest is to get only one."""
+    """Such as kept disks that somebody has brought back, of which the guest is to get only one; also when the last run
+    was killed, of which nobody knows what had lain there by then."""
     disks = state / "workloads/web/disks"
     disks.mkdir(parents=True)
     for name in ("vda.qcow2", "vdb.qcow2", "install.iso"):
         (disks / name).touch()
-    registry = Asked({"host2": says()}, kind=ownership.GUEST)
-    registry.claim({"web": Newcomer("u", given=(str(disks / "vda.qcow2"),))})
-    (disks / "made.qcow2").touch()
-    registry.give_up()
+    for _run in ("killed", "fails"):
+        registry = Asked({"host2": says()}, kind=ownership.GUEST)
+        registry.claim({"web": Newcomer("u", given=(str(disks / "vda.qcow2"),))})
+        (disks / "made.qcow2").touch()
+    assert registry.give_up(lambda name: (disks / "made.qcow2").unlink()) == []
     assert sorted(each.name for each in disks.iterdir()) == ["install.iso", "vda.qcow2", "vdb.qcow2"]
+    assert ownership.names() == []
+
+
+def test_what_cannot_be_undone_stays_claimed(state: Path) -> None:
+    def undo(name: str) -> None:
+        if name == "web":
+            raise HostError("libvirt does not answer.")
+
+    registry = Asked({"host2": says()}, kind=ownership.GUEST)
+    registry.claim({"web": Newcomer("u"), "db": Newcomer("v")})
+    assert registry.give_up(undo) == ["web"]
+    assert (ownership.names(), ownership.begun("web", ownership.GUEST)) == (["web"], True)
+
+
+def test_what_an_earlier_run_has_begun_stays_when_this_one_does_nothing(state: Path) -> None:
+    """Nobody would know what has been made of it."""
+    Asked({"host2": says()}, kind=ownership.GUEST).claim({"web": Newcomer("u")})
+    (state / "workloads/web/making.json").write_text("{}")
+    registry = Asked({"host2": SILENT}, kind=ownership.GUEST)
+    with pytest.raises(PeerError, match="host2"):
+        registry.claim({"web": Newcomer("u"), "db": Newcomer("v")})
+    assert (ownership.names(), ownership.begun("web", ownership.GUEST)) == (["web"], True)
+    assert (state / "workloads/web/making.json").exists()
 
 
 # -- What the containers' batch makes of it ---------------------------------------------------------------------------
