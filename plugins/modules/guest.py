@@ -402,6 +402,8 @@ options:
   restart_on_change:
     description:
       - Whether a running guest is shut down and started again for a change that it cannot take over while it runs.
+      - Where that was cut off the next run starts it, also with O(guests[].state=present), unless it was stopped with
+        O(guests[].state=stopped), or started by somebody else, since.
     type: bool
     default: false
 attributes:

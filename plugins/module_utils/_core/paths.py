@@ -22,6 +22,7 @@ WORKLOADS = f"{STATE}/workloads"
 UNIT_SLICE = "cnvm.slice"
 # libvirt's.
 NVRAM = "/var/lib/libvirt/qemu/nvram"
+QEMU_LOGS = "/var/log/libvirt/qemu"
 
 
 def workload_dir(name: str) -> str:
@@ -170,6 +171,11 @@ def guest_making_file(name: str) -> str:
     return f"{workload_dir(name)}/making.json"
 
 
+def guest_restart_file(name: str) -> str:
+    """What it was before it was stopped for a change, until it is started again."""
+    return f"{workload_dir(name)}/restart.json"
+
+
 def guest_keeping_file(name: str) -> str:
     """Where its disks are being brought as it is removed without them."""
     return f"{workload_dir(name)}/keeping.json"
@@ -178,6 +184,11 @@ def guest_keeping_file(name: str) -> str:
 def guest_nvram(name: str) -> tuple[str, ...]:
     """Where libvirt keeps the variables of the guest's firmware."""
     return tuple(f"{NVRAM}/{name}_VARS.{ending}" for ending in ("fd", "qcow2"))
+
+
+def qemu_log(name: str) -> str:
+    """What QEMU, and libvirt of it, have said of the guest."""
+    return f"{QEMU_LOGS}/{name}.log"
 
 
 def guest_log(name: str) -> str:

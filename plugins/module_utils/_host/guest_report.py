@@ -18,7 +18,7 @@ from .._libvirt import changes, domain, guest_plan
 from .._libvirt.addresses import Leases
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Seen
-from . import files, guest_watch, libvirt, ownership, snapshot_records
+from . import files, guest_restarts, guest_watch, libvirt, ownership, snapshot_records
 from .domains import Known, read
 from .system import Host
 
@@ -43,6 +43,7 @@ def see(name: str, host_id: str, known: t.Optional[Known]) -> Seen:
     return dataclasses.replace(
         found,
         defined=True,
+        was="" if found.elsewhere or known.live is not None else guest_restarts.was(name),
         persistent=known.persistent,
         state=known.state,
         why=known.why,

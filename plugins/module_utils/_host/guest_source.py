@@ -665,7 +665,8 @@ def remove_files(name: str) -> None:
 
 def remove_records(name: str) -> None:
     """What a host has written of the guest, but for its owner record and its journal; and its seed."""
-    for place in (paths.guest_seed, paths.guest_snapshots_file, paths.guest_making_file, paths.definition_file):
+    records = (paths.guest_snapshots_file, paths.guest_making_file, paths.guest_restart_file, paths.definition_file)
+    for place in (paths.guest_seed, *records):
         files.remove_file(place(name))
 
 

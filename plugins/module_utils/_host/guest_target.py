@@ -156,7 +156,7 @@ def _resume(name: str, timeout_s: float) -> None:
             if _state(each) == guest_plan.PAUSED:
                 each.resume()
         if _state(each) != guest_plan.RUNNING:
-            raise HostError(f"{name} did not come alive: it is {_state(each)}.", hint=f"See {_qemu_log(name)}.")
+            raise HostError(f"{name} did not come alive: it is {_state(each)}.", hint=f"See {paths.qemu_log(name)}.")
 
     guest_source.patiently(work, timeout_s)
 
@@ -171,7 +171,7 @@ def _see_it_run(name: str, timeout_s: float) -> None:
 
     while (state := guest_source.patiently(look)) != guest_plan.RUNNING:
         if state != guest_plan.PAUSED or time.monotonic() > end:
-            raise HostError(f"{name} did not come alive: it is {state or 'gone'}.", hint=f"See {_qemu_log(name)}.")
+            raise HostError(f"{name} did not come alive: it is {state or 'gone'}.", hint=f"See {paths.qemu_log(name)}.")
         time.sleep(0.01)
 
 
@@ -186,10 +186,6 @@ def _define(name: str, journal: Record, timeout_s: float) -> None:
 def _state(each: libvirt.Domain) -> str:
     state = libvirt.state_of(each)
     return "" if state is None else guest_plan.state_of(state[0])
-
-
-def _qemu_log(name: str) -> str:
-    return f"/var/log/libvirt/qemu/{name}.log"
 
 
 def check_held(name: str, journal: Record) -> None:

@@ -13,7 +13,7 @@ import typing as t
 
 from .._core import paths
 from .._core.errors import CnvmError, Refused
-from .._libvirt import addresses, changes, domain, guest_plan, xml
+from .._libvirt import addresses, changes, domain, errors, guest_plan, xml
 from .._libvirt import guest_definition as definitions
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted
@@ -26,6 +26,7 @@ from . import (
     guest_live,
     guest_power,
     guest_report,
+    guest_restarts,
     guest_seeds,
     guest_watch,
     libvirt,
@@ -53,6 +54,8 @@ class Batch:
         self.restart_on_change = restart_on_change
         # Leases that guests had before they were started here: none of these says that they are up.
         self.old_leases: addresses.Leases = frozenset()
+        # Guests that were stopped for a change and could not be started again, and why.
+        self.down: dict[str, CnvmError] = {}
         # Guests whose change failed where libvirt does not say what it has of it.
         self.unknown: list[str] = []
 
@@ -61,21 +64,25 @@ class Batch:
 
         One that does not stop or start keeps no other one from what is wanted of it.
         """
-        warn = self.registry.warnings.append
         # Removed first: another one may get what it has.
-        todo = sorted((job for job in jobs if job.plan.changed), key=lambda job: not job.plan.remove)
+        todo = [job for job in jobs if job.plan.changed or guest_restarts.is_noted(job.name)]
+        todo = sorted((job for job in todo if not job.plan.elsewhere), key=lambda job: not job.plan.remove)
         with contextlib.ExitStack() as held:
             for name in sorted(job.name for job in todo):
                 held.enter_context(files.lock(paths.lock_file(name), f"changing guest {name!r}"))
             self.see_again(todo)
+            for job in todo:
+                # It runs, or is to be off.
+                if guest_restarts.is_noted(job.name) and not job.plan.start:
+                    guest_restarts.forget(job.name)
             fresh = [job for job in todo if job.plan.create or job.plan.adopt]
             fresh = [job for job in fresh if not (job.seen.managed and job.seen.owner)]
             self.registry.claim({job.name: guest_jobs.claim(job) for job in fresh})
             try:
-                failed = guest_power.stop([job for job in todo if job.plan.stop], warn)
+                failed = self._stop([job for job in todo if job.plan.stop])
                 waits = [job for job in todo if job.name not in failed and job.follows & set(failed)]
                 failed.update({job.name: failed[min(job.follows & set(failed))] for job in waits})
-                guest_power.start(self.connection, [job for job in waits if job.plan.restart])
+                self._start([job for job in waits if job.plan.restart])
                 todo = [job for job in todo if job.name not in failed]
                 for job in todo:
                     with templates.used(guest_jobs.templates(job), f"making disks of guest {job.name!r}"):
@@ -87,34 +94,67 @@ class Batch:
                             self.change(job, fresh=job in fresh)
                     if job.plan.autostart is not None:
                         self.autostart(job)
-            except BaseException as problem:
+            except BaseException as error:
                 # What was stopped for its change alone runs on as it is.
-                guest_power.start(self.connection, [job for job in todo if job.plan.restart])
+                self._start([job for job in todo if job.plan.restart])
                 self.unknown += self.registry.give_up(lambda name: self.undo(_named(fresh, name)))
-                if isinstance(problem, CnvmError):
-                    self._tell_left(problem)
+                if isinstance(error, CnvmError):
+                    self._tell_left(error)
                 raise
             # An adoption that was not begun.
             self.registry.give_up()
-            failed.update(guest_power.stop(self._to_restart(todo), warn))
+            failed.update(self._stop(self._to_restart(todo)))
             todo = [job for job in todo if job.name not in failed]
             starting = [job for job in todo if job.plan.start]
             waited = [job for job in starting if job.item["wait_for"]]
             models, given = [_model(job) for job in waited], {_address(job) for job in waited} - {""}
             self.old_leases = guest_watch.forget(self.host, self.connection, models, given)
-            failed.update(guest_power.start(self.connection, starting))
+            failed.update(self._start(starting))
             for job in todo:
                 if job.plan.resume or (job.plan.pause and not job.plan.start):
                     guest_power.pause_or_resume(job)
         if failed:
-            error = next(iter(failed.values()))
-            error.details["guests"] = list(failed)
-            raise error
+            first = next(iter(failed.values()))
+            first.details["guests"] = list(failed)
+            self._tell_left(first)
+            raise first
         self.wait(jobs)
+
+    def _stop(self, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
+        """Those that have not stopped, and why. What is to be started again is on record before."""
+        for job in jobs:
+            if job.plan.restart and job.seen.active:
+                guest_restarts.note(job.name, guest_plan.PAUSED if job.plan.pause else guest_plan.RUNNING)
+        return guest_power.stop(jobs, self.registry.warnings.append)
+
+    def _start(self, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
+        """Those that could not be started, and why."""
+        failed = guest_power.start(self.connection, jobs)
+        for job in jobs:
+            if not guest_restarts.is_noted(job.name):
+                continue
+            why = failed.get(job.name)
+            if why is None:
+                guest_restarts.forget(job.name)
+            elif why.details.get("code") != errors.OPERATION_INVALID:
+                self.down[job.name] = why
+                # That QEMU was started in vain is in its log by now. Without room the note stays as it was.
+                with contextlib.suppress(OSError):
+                    guest_restarts.note(job.name, guest_plan.PAUSED if job.plan.pause else guest_plan.RUNNING)
+            # Else it runs: what has failed came before its stop.
+        return failed
 
     def _tell_left(self, error: CnvmError) -> None:
         """Say beside what has failed how guests are left."""
         said = [error.hint]
+        down = {name: why for name, why in self.down.items() if why is not error}
+        if down:
+            why = next(iter(down.values()))
+            said.append(
+                f"Stopped for their change and not started again: {', '.join(sorted(down))}. {why.message} The next "
+                "run starts them."
+            )
+            error.details["not_started"] = sorted(down)
         if self.unknown:
             said.append(
                 f"What was made for {', '.join(sorted(set(self.unknown)))} stays, as libvirt cannot say whether it has "

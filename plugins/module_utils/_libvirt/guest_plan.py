@@ -47,7 +47,8 @@ class Seen:
 
     ``elsewhere``: the host that has it, by the record or by the peers. ``moving``: a move of it is not finished.
     ``defined``: libvirt knows a domain of this name; ``managed``: it is ours (its record, or its XML, says so).
-    ``begun``: making it here was cut off.
+    ``begun``: making it here was cut off. ``was``: running or paused, of one that is off since a run that was to start
+    it again, after a change, was cut off.
     """
 
     definition: t.Optional[dict[str, t.Any]] = None
@@ -57,6 +58,7 @@ class Seen:
     defined: bool = False
     managed: bool = False
     begun: bool = False
+    was: str = ""
     persistent: bool = True
     state: str = STOPPED
     why: str = ""
@@ -206,9 +208,10 @@ def _reach(
     ending = seen.state in (CRASHED, STOPPING) and state in ("running", "paused")
     stop = seen.active and (state == "stopped" or restart or ending)
     off = stop or not seen.active
-    start = off and (state in ("running", "paused") or restart)
+    goes_on = state == "present" and bool(seen.was)
+    start = off and (state in ("running", "paused") or restart or goes_on)
     pause = (state == "paused" and (off or seen.state != PAUSED)) or (
-        restart and state == "present" and seen.state == PAUSED
+        (restart or goes_on) and state == "present" and PAUSED in (seen.state, seen.was)
     )
     resume = not off and state == "running" and seen.state in (PAUSED, SUSPENDED)
     if resume and seen.state == PAUSED and seen.why in _NOT_OURS_TO_RESUME:
