@@ -249,8 +249,8 @@ class Leaving(kinds.Leaving):
                 frozen, until = True, now + move.frozen_left() + 2 * pace.limit_ms / 1000
                 self._freeze()
                 continue
-            # A link that is cut says nothing. What waits for it here would wait for minutes. The answer may take a while
-            # behind the guest's memory, and the guest may come to stand still meanwhile.
+            # A link that is cut says nothing, and what waits for it here would wait for minutes. An answer may be on
+            # its way behind the memory for a while, and the guest come to stand still meanwhile.
             if owed and move.channel.heard():
                 owed, asked = False, now
             elif not owed and now - asked > _ASK_S:
