@@ -92,6 +92,7 @@ _value:
   type: dict
 """
 
+import io
 import typing as t
 
 from ansible.errors import AnsibleFilterError
@@ -135,8 +136,8 @@ def guest_fleet(
 def read_yaml(text: str) -> object:
     """A description that is YAML. The error has no piece of it: there may be passwords in it."""
     try:
-        # Ansible's own kind of text is none to the parser.
-        return yaml_load(str(text))
+        # Ansible's own kinds of text are none to the parser, and before 2.19 str() leaves them what they are.
+        return yaml_load(io.StringIO(text))
     except Exception as error:  # noqa: BLE001 - yaml.YAMLError, which this room does not import
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

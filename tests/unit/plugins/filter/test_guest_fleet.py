@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible.utils.unsafe_proxy import wrap_var
 
 from ansible_collections.cnvm.platform.plugins.filter.guest_fleet import FilterModule
 
@@ -50,9 +53,11 @@ def test_hosts_that_are_not_in_the_play() -> None:
     assert plan("debian:1", HOSTS, defaults=defaults, others={"host3": {"unreachable": True}}, gone=["host3"])["new"]
 
 
-def test_yaml_is_read() -> None:
+@pytest.mark.parametrize("kind", [str, wrap_var])
+def test_yaml_is_read(kind: t.Callable[[str], str]) -> None:
+    """Of a file, which is text that is no template, too."""
     text = "# mine\n- {template: debian, count: 2, group: front, guest: {memory_mib: 512}}\n"
-    assert plan(text, HOSTS)["new"] == ["debian-front-1", "debian-front-2"]
+    assert plan(kind(text), HOSTS)["new"] == ["debian-front-1", "debian-front-2"]
 
 
 def test_yaml_that_is_none_is_not_shown() -> None:
