@@ -92,6 +92,7 @@ def test_only_what_is_not_allowed_is_named(stage: Stage) -> None:
 @pytest.mark.parametrize("wanted", ["yes", "no"])
 def test_what_it_is_made_of(stage: Stage, wanted: str) -> None:
     """As a survey says it; the maker has room for nothing, but was told."""
+    command = r"exec web -f '\n' \"🦀\""
     stage.answers["host1"]["bundle"] = [{"image": None}, {"failed": True, "msg": "No room."}]
     play(
         stage,
@@ -101,12 +102,12 @@ def test_what_it_is_made_of(stage: Stage, wanted: str) -> None:
         cnvm_image_syslog=wanted,
         cnvm_image_sudo=wanted,
         cnvm_image_customize=["touch /here"],
-        cnvm_image_services=[{"name": "web", "command": "exec web -f"}],
+        cnvm_image_services=[{"name": "web", "command": command}],
     )
     ((_host, options),) = stage.asked("bundle")
     files = {item["path"]: item for item in options["files"]}
     asked = wanted == "yes"
-    assert files["/etc/cnvm/services.d/web"]["content"] == "#!/bin/sh\nexec web -f\n"
+    assert files["/etc/cnvm/services.d/web"]["content"] == f"#!/bin/sh\n{command}\n"
     assert files["/etc/cnvm/services.d/web"]["mode"] == "0755"
     assert ({"/etc/cnvm/services.d/cron", "/etc/cnvm/services.d/syslog"} <= set(files)) is asked
     packages = options["mmdebstrap"]["packages"]
