@@ -127,6 +127,7 @@ import typing as t
 from ansible import template
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.data import InventoryData
+from ansible.inventory.host import Host
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable, get_cache_plugin
 from ansible.utils.unsafe_proxy import wrap_var
@@ -164,6 +165,13 @@ class _Trial(InventoryData):
         if child in self.hosts:
             return self.groups[group].add_host(self.hosts[child])
         return super().add_child(group, child)
+
+
+class _Given(InventoryData):
+    """The hosts of the option, which Ansible's ``hostvars`` takes for the manager of their variables, too."""
+
+    def get_vars(self, host: Host, **dummy: object) -> dict[str, t.Any]:
+        return host.get_vars()
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -239,11 +247,21 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if bool(given) == bool(files):
             raise AnsibleParserError("Either 'inventory' or 'hosts' must say which hosts to ask.")
         if given:
-            hosts = {str(name): variables or {} for name, variables in given.items()}
-            around = {name: {"inventory_hostname": name, "hostvars": hosts} for name in hosts}
-            asked = {name: {**around[name], **own} if isinstance(own, dict) else own for name, own in hosts.items()}
-            return asked, {}, set()
+            return self._from_option({str(name): variables or {} for name, variables in given.items()}), {}, set()
         return self._from_files(path, [os.path.join(os.path.dirname(path), str(file)) for file in files])
+
+    def _from_option(self, given: _Variables) -> _Variables:
+        hosts = _Given()
+        for name, own in given.items():
+            hosts.add_host(name)
+            for key, value in own.items() if isinstance(own, dict) else ():
+                hosts.hosts[name].set_variable(key, value)
+        # A plain mapping would be templated as a whole before ansible-core 2.19, with the template that asks for it.
+        hostvars = HostVars(t.cast("t.Any", hosts), t.cast("t.Any", hosts), t.cast("t.Any", self.loader))
+        return {
+            name: {**hosts.hosts[name].get_vars(), "hostvars": hostvars} if isinstance(own, dict) else own
+            for name, own in given.items()
+        }
 
     def _from_files(self, path: str, files: t.Sequence[str]) -> tuple[_Variables, _Variables, set[str]]:
         if path in _reading:

@@ -285,7 +285,8 @@ def test_one_that_is_off_does_no_harm(bench: Bench) -> None:
 @pytest.mark.parametrize("given", ["hosts", "inventory"])
 def test_a_way_that_is_said_by_another_hosts_variables(bench: Bench, given: str) -> None:
     way = trust_as_template("-J admin@{{ hostvars['host2'].ansible_host }}")
-    hosts = {**HOSTS, "host1": {**HOSTS["host1"], "ansible_ssh_common_args": way}}
+    jump = {"net": "192.0.2", "ansible_host": trust_as_template("{{ net }}.2")}
+    hosts = {"host1": {**HOSTS["host1"], "ansible_ssh_common_args": way}, "host2": jump}
     bench.options.update(hosts=hosts)
     if given == "inventory":
         (bench.folder / "hosts.json").write_text(json.dumps({"cnvm_hosts": {"hosts": hosts}}))
