@@ -39,9 +39,11 @@ class _Job:
 
 def bring_to(host: Host, items: object, *, check_mode: bool = False) -> dict[str, t.Any]:
     """Bring the pools of ``items`` (as users write them) to what is wanted; the module's result."""
-    wanted = [_numbers(item) for item in description.normalise_all(items)]
+    wanted = description.normalise_all(items)
     if check_mode and not libvirt.available():
         return libvirt.not_yet("pools", wanted)
+    # libvirt's users come with it.
+    wanted = [_numbers(item) for item in wanted]
     with lock(LOCK_FILE, "the module pool"), libvirt.connect() as connection:
         batch = _Batch(host, connection)
         jobs = batch.decide(wanted)

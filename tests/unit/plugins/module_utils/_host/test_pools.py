@@ -89,7 +89,8 @@ def test_check_mode_touches_nothing(world: World) -> None:
 
 def test_check_mode_where_libvirt_is_still_to_be_installed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirt, "available", lambda: False)
-    found = world.call({"name": "images", "path": world.dir()}, check_mode=True)
+    item = {"name": "images", "path": world.dir(), "owner": "of-libvirt", "group": "of-libvirt"}
+    found = world.call(item, check_mode=True)
     assert (found["changed"], found["pools"]) == (True, [])
     assert "This host has no libvirt." in found["warnings"][0]
 
