@@ -33,8 +33,14 @@ class _Job:
     seen: Seen
     plan: Plan
     object: t.Optional[libvirt.Network] = None
-    # As it is stored, or as it runs when it is not: what a redefinition keeps and a failed restart goes back to.
-    xml: str = ""
+    # As it is stored and as it runs: where it is, a failed restart goes back to both.
+    stored: str = ""
+    running: str = ""
+
+    @property
+    def xml(self) -> str:
+        """What a redefinition keeps."""
+        return self.stored or self.running
 
     @property
     def bridge(self) -> str:
@@ -74,8 +80,8 @@ def bring_to(
 # -- Looking
 
 
-def _read(network: libvirt.Network) -> tuple[Seen, str]:
-    """A network as libvirt has it, without who is plugged in; and its XML."""
+def _read(network: libvirt.Network) -> tuple[Seen, str, str]:
+    """A network as libvirt has it, without who is plugged in; and its XML, as stored and as it runs."""
     found = libvirt.library()
     with libvirt.doing(f"read the network {network.name()!r}"):
         stored = str(network.XMLDesc(found.VIR_NETWORK_XML_INACTIVE)) if network.isPersistent() else ""
@@ -86,7 +92,7 @@ def _read(network: libvirt.Network) -> tuple[Seen, str]:
         live=description.parse(live) if live else None,
         autostart=autostart,
     )
-    return seen, stored or live
+    return seen, stored, live
 
 
 def members(bridge: str) -> list[str]:
@@ -191,7 +197,7 @@ class _Batch:
 
     def _decide(self, item: dict[str, t.Any]) -> _Job:
         network = self.known.get(item["name"])
-        seen, text = (Seen(), "") if network is None else _read(network)
+        seen, stored, running = (Seen(), "", "") if network is None else _read(network)
         if item["type"] in description.MANAGED and item["state"] in ("active", "present"):
             loose = tuple(plug for plug in self.loose if plug.network == item["name"])
             seen = dataclasses.replace(seen, loose=loose)
@@ -204,7 +210,7 @@ class _Batch:
             # Now it matters who is plugged in.
             seen = dataclasses.replace(seen, guests=plugged_in(item["name"], seen.live, self.plugs))
             first = steps()
-        return _Job(item, seen, first, network, text)
+        return _Job(item, seen, first, network, stored, running)
 
     def _check(self, job: _Job, jobs: t.Sequence[_Job], going: t.Collection[str]) -> None:
         """What libvirt would find out halfway, or not at all."""
@@ -258,7 +264,7 @@ class _Batch:
         named = {job.plan.name for job in jobs}
         for other, network in self.known.items():
             if other not in named:
-                seen, dummy = _read(network)
+                seen = _read(network)[0]
                 taken = (seen.config or {}).get("subnet", "")
                 if taken and seen.autostart and seen.live is None and overlap(taken, subnet):
                     wrong.append(f"the network {other!r} ({taken}), which starts with the host")
@@ -328,8 +334,8 @@ class _Batch:
             raise
 
     def _restart(self, job: _Job) -> None:
-        """Stop and start; whoever was in the bridge is put back into it. When the new one does not start, the old one
-        is started again."""
+        """Stop and start; whoever was in the bridge is put back into it. When the new one does not start, the one that
+        ran is started again."""
         name = job.plan.name
         managed = (job.seen.live or {}).get("type") in description.MANAGED
         inside = [(each, _isolated(each)) for each in members(job.bridge)] if managed else []
@@ -347,10 +353,13 @@ class _Batch:
     def _go_back(self, job: _Job, inside: t.Sequence[tuple[str, bool]], error: CnvmError) -> t.NoReturn:
         name = job.plan.name
         try:
+            # What is stored need not be what ran: perhaps it would not start either.
             with libvirt.doing(f"bring back the network {name!r}"):
-                job.object = self.connection.networkDefineXML(job.xml)
+                job.object = self.connection.networkDefineXML(job.running)
                 job.object.create()
             self._plug_in(name, inside)
+            with libvirt.doing(f"store the network {name!r} again"):
+                job.object = self.connection.networkDefineXML(job.xml)
         except CnvmError as second:
             raise HostError(
                 f"{error.message} Nor could it be brought back as it was: {second.message}",
@@ -394,7 +403,7 @@ class _Batch:
         after = job.plan.description or {}
         bridge = after.get("bridge", "") or job.bridge
         if job.object is not None and not bridge and state != "absent":
-            seen, dummy = _read(job.object)
+            seen = _read(job.object)[0]
             bridge = str((seen.live or seen.config or {}).get("bridge", ""))
         return {
             "name": job.plan.name,
@@ -462,7 +471,7 @@ def _report(
     document: t.Optional[t.Mapping[str, t.Any]],
     leases: bool,
 ) -> dict[str, t.Any]:
-    seen, text = _read(network)
+    seen, stored, running = _read(network)
     shown = dict(seen.live or seen.config or description.DEFAULTS)
     name, bridge = str(network.name()), str(shown["bridge"])
     if document and shown["type"] == "bridge" and bridge == document["bridge"]:
@@ -474,7 +483,7 @@ def _report(
     return {
         **shown,
         "name": name,
-        "uuid": description.kept_of(text).uuid,
+        "uuid": description.kept_of(stored or running).uuid,
         "state": "active" if seen.live else "inactive",
         "autostart": seen.autostart,
         "persistent": seen.config is not None,

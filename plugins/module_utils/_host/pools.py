@@ -33,8 +33,14 @@ class _Job:
     seen: Seen
     plan: Plan
     object: t.Optional[libvirt.Pool] = None
-    # As it is stored, or as it is active when it is not stored.
-    xml: str = ""
+    # As it is stored and as it is active: where it is, a failed restart goes back to both.
+    stored: str = ""
+    active: str = ""
+
+    @property
+    def xml(self) -> str:
+        """What a redefinition keeps."""
+        return self.stored or self.active
 
 
 def bring_to(host: Host, items: object, *, check_mode: bool = False) -> dict[str, t.Any]:
@@ -81,8 +87,8 @@ def _numbers(item: dict[str, t.Any]) -> dict[str, t.Any]:
 # -- Looking
 
 
-def _read(pool: libvirt.Pool) -> tuple[Seen, str]:
-    """A pool as libvirt has it, without its directory and users; and its XML."""
+def _read(pool: libvirt.Pool) -> tuple[Seen, str, str]:
+    """A pool as libvirt has it, without its directory and users; and its XML, as stored and as it is active."""
     found = libvirt.library()
     with libvirt.doing(f"read the pool {pool.name()!r}"):
         stored = str(pool.XMLDesc(found.VIR_STORAGE_XML_INACTIVE)) if pool.isPersistent() else ""
@@ -93,7 +99,7 @@ def _read(pool: libvirt.Pool) -> tuple[Seen, str]:
         live=description.parse(live) if live else None,
         autostart=autostart,
     )
-    return seen, stored or live
+    return seen, stored, live
 
 
 def _directory(path: str) -> t.Optional[dict[str, str]]:
@@ -130,7 +136,7 @@ class _Batch:
 
     def _decide(self, item: dict[str, t.Any]) -> _Job:
         pool = self.known.get(item["name"])
-        seen, text = (Seen(), "") if pool is None else _read(pool)
+        seen, stored, active = (Seen(), "", "") if pool is None else _read(pool)
         if item["path"]:
             seen = dataclasses.replace(seen, directory=_directory(item["path"]))
         first = plan(item, seen)
@@ -139,7 +145,7 @@ class _Batch:
             users = [text for text in self.running if description.disks_below(text, path)]
             seen = dataclasses.replace(seen, guests=tuple(sorted(map(description.guest_of, users))))
             first = plan(item, seen)
-        return _Job(item, seen, first, pool, text)
+        return _Job(item, seen, first, pool, stored, active)
 
     def _check(self, job: _Job, named: t.Collection[str]) -> None:
         """What libvirt would find out halfway, or not at all."""
@@ -218,7 +224,7 @@ class _Batch:
             pool.create(0)
 
     def _go_back(self, job: _Job, error: CnvmError) -> t.NoReturn:
-        """When a changed pool does not start, the old one is started again; a new one is not left behind."""
+        """When a changed pool does not start, what was active is started again; a new one is not left behind."""
         if job.plan.new and job.object is not None:
             try:
                 job.object.undefine()
@@ -228,9 +234,12 @@ class _Batch:
         if not job.plan.restart:
             raise error
         try:
+            # What is stored need not be what was active: perhaps it would not start either.
             with libvirt.doing(f"bring back the pool {job.plan.name!r}"):
-                job.object = self.connection.storagePoolDefineXML(job.xml, 0)
+                job.object = self.connection.storagePoolDefineXML(job.active, 0)
                 job.object.create(0)
+            with libvirt.doing(f"store the pool {job.plan.name!r} again"):
+                job.object = self.connection.storagePoolDefineXML(job.xml, 0)
         except CnvmError as second:
             raise HostError(
                 f"{error.message} Nor could it be brought back as it was: {second.message}",
@@ -330,14 +339,14 @@ def report(names: t.Optional[t.Sequence[str]] = None, *, volumes: bool = False) 
 
 
 def _report(pool: libvirt.Pool, volumes: bool) -> dict[str, t.Any]:
-    seen, text = _read(pool)
+    seen, stored, active = _read(pool)
     shown = dict(seen.live or seen.config or description.DEFAULTS)
     if shown["path"]:
         shown.update(_directory(shown["path"]) or {})
     return {
         **shown,
         "name": str(pool.name()),
-        "uuid": description.uuid_of(text),
+        "uuid": description.uuid_of(stored or active),
         "state": "active" if seen.live else "inactive",
         "autostart": seen.autostart,
         "persistent": seen.config is not None,

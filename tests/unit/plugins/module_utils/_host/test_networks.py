@@ -240,6 +240,26 @@ def test_network_that_does_not_start_again_goes_back(world: World) -> None:
     assert world.inside("virbr7") == ["vnet4"]
 
 
+def test_network_whose_stored_description_does_not_start_goes_back_to_what_ran(world: World) -> None:
+    world.call(LAN)
+    world.driver.guests.append(Guest(GUEST))
+    world.plug("vnet4", "virbr7")
+    ran = world.net().live
+    stored = world.net().stored = ran.replace("virbr7", "virbr8")
+
+    def starts(thing: Thing) -> None:
+        if thing.live != ran:
+            thing.live = ""
+            raise FakeError(errors.OPERATION_FAILED, "Address already in use")
+        world.bridge_comes(thing)
+
+    world.driver.started = starts
+    with pytest.raises(HostError, match=r"Address already in use.* runs again as it was before"):
+        world.call({**LAN, "domain": "lab"}, restart_on_change=True)
+    assert (world.net().live, world.net().stored) == (ran, stored)
+    assert world.inside("virbr7") == ["vnet4"]
+
+
 def test_network_that_cannot_go_back_is_told(world: World) -> None:
     world.call(LAN)
     world.net().trouble = ["no", "no again"]

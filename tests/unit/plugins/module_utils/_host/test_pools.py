@@ -13,8 +13,10 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import libvirt, pools
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors
 from ansible_collections.cnvm.platform.tests.unit.plugins.module_utils._host.fake_libvirt import (
     Driver,
+    FakeError,
     Guest,
     Thing,
     module,
@@ -162,6 +164,23 @@ def test_changed_pool_that_does_not_start_goes_back(world: World) -> None:
     with pytest.raises(HostError, match="is active again as it was before"):
         world.call({**item, "path": world.dir("other")})
     assert (world.pool().stored, world.pool().live) == (before, before)
+
+
+def test_pool_whose_stored_description_does_not_start_goes_back_to_what_was_active(world: World) -> None:
+    item = {"name": "images", "path": world.dir()}
+    world.call(item)
+    was = world.pool().live
+    stored = world.pool().stored = was.replace("images</path>", "gone</path>")
+
+    def starts(thing: Thing) -> None:
+        if thing.live != was:
+            thing.live = ""
+            raise FakeError(errors.OPERATION_FAILED, "no")
+
+    world.driver.started = starts
+    with pytest.raises(HostError, match="is active again as it was before"):
+        world.call({**item, "path": world.dir("other")})
+    assert (world.pool().live, world.pool().stored) == (was, stored)
 
 
 def test_mounted_pool_that_guests_use(world: World) -> None:
