@@ -374,6 +374,12 @@ def galaxy(shop: Workshop) -> list[list[str]]:
     return [["python", "tests/checks/galaxy.py", str(importer), str(shop.base / "galaxy")]]
 
 
+def oldest(shop: Workshop) -> list[list[str]]:
+    """The unit tests whose outcome depends on ansible-core, with the oldest one that is supported."""
+    programs = python_environment("requirements-oldest.txt") / "bin"
+    return [["env", f"PATH={programs}:{shop.env['PATH']}", "pytest", "-q", *OLDEST]]
+
+
 def shell(shop: Workshop) -> list[list[str]]:
     """``shellcheck`` of every file that starts as a shell script; templates are none yet."""
     files = subprocess.run(["git", "ls-files", "-z"], cwd=shop.tree, capture_output=True, text=True, check=True).stdout
@@ -383,6 +389,12 @@ def shell(shop: Workshop) -> list[list[str]]:
     return [["shellcheck", *scripts]]
 
 
+# What runs in Ansible itself. The roles are those whose variables do the most; each play takes a second or more.
+OLDEST_ROLES = ("appliance", "cnvm_image", "guest_fleet", "guest_template", "host_bootstrap", "local_hosts", "overlay")
+OLDEST = [
+    *(f"tests/unit/plugins/{kind}" for kind in ("action", "filter", "inventory", "plugin_utils", "test")),
+    *(f"tests/unit/roles/test_{role}.py" for role in OLDEST_ROLES),
+]
 DOCS_RULES = ["--plugin-docs", "--validate-collection-refs=all", "--disallow-unknown-collection-refs"]
 CHECKS: dict[str, t.Union[list[str], t.Callable[[Workshop], list[list[str]]]]] = {
     "sanity": [f"python tests/checks/ansible_test.py {CACHE / 'ansible-test'}"],
@@ -399,6 +411,7 @@ CHECKS: dict[str, t.Union[list[str], t.Callable[[Workshop], list[list[str]]]]] =
     "reference": ["python tests/checks/reference.py --check"],
     "licences": ["reuse lint"],
     "shell": shell,
+    "oldest": oldest,
     "galaxy": galaxy,
 }
 

@@ -27,10 +27,13 @@ def action(
     connection = mock.MagicMock(become=None, has_native_async=False)
     connection._shell.env_prefix = lambda **variables: " ".join(f"{key}={value}" for key, value in variables.items())
     loader = DataLoader()
-    return plugin(
+    made: t.Any = plugin(
         task=task, connection=connection, play_context=mock.MagicMock(), loader=loader, templar=Templar(loader),
         shared_loader_obj=None,
     )  # fmt: skip
+    # As Ansible's loader does. Before 2.19 there is none otherwise.
+    made._load_name = f"cnvm.platform.{name}"
+    return made
 
 
 class Host:

@@ -31,6 +31,12 @@ def test_action_group_has_every_module() -> None:
     assert runtime["action_groups"]["cnvm"] == modules
 
 
+def test_the_oldest_ansible_core_that_is_allowed_is_tested() -> None:
+    allowed = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))["requires_ansible"]
+    tested = (ROOT / "tests/requirements-oldest.txt").read_text(encoding="utf-8")
+    assert re.findall("^ansible-core.*", tested, re.MULTILINE) == [allowed.replace(">=", "ansible-core==")]
+
+
 def test_changelog_has_this_version() -> None:
     releases = yaml.safe_load((ROOT / "changelogs/changelog.yaml").read_text(encoding="utf-8"))["releases"]
     assert max(releases, key=numbers) == GALAXY["version"]

@@ -33,9 +33,9 @@ def test_how_far_it_is_is_shown_while_it_runs(monkeypatch: pytest.MonkeyPatch) -
             {"phase": "done", "result": {"outcome": "target", "guest": "web", "target": "host2"}},
         ],
     )
+    plugin = action(guest_migrate.ActionModule, "guest_migrate", {"guest": "web", "target": "host2"})
     # How many answers there were by then.
     monkeypatch.setattr(_move.display, "display", lambda text, *args, **kwargs: shown.append((text, len(host.asked))))
-    plugin = action(guest_migrate.ActionModule, "guest_migrate", {"guest": "web", "target": "host2"})
     with mock.patch.object(plugin, "_low_level_execute_command", host):
         result = plugin.run(None, {})
     assert (result["changed"], result["msg"]) == (True, "web is on host2 now.")
