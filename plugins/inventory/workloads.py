@@ -121,6 +121,7 @@ groups:
 
 import dataclasses
 import os
+import re
 import time
 import typing as t
 
@@ -145,16 +146,22 @@ _reading: set[str] = set()
 
 # Since ansible-core 2.19 texts are no templates unless this says so, and ansible-inventory marks all others.
 _harmless = getattr(template, "trust_as_template", str)
+# Without one of these no text is a template, nor can a part of it become one: they begin one, or the line (#jinja2:)
+# that says which other signs do. That line counts in the beginning only, but a filter brings it there.
+_OF_TEMPLATES = re.compile(r"[{}#\x00-\x1f]")
 
 
 def _no_template(value: t.Any) -> t.Any:
-    """``value`` with each text in it that Ansible could take for a template marked: what comes from hosts is none."""
+    """``value`` with each text in it that Ansible could take for a template marked: what comes from hosts is none.
+
+    A key cannot be marked: in one the signs of a template are replaced.
+    """
     if isinstance(value, dict):
-        return {key: _no_template(one) for key, one in value.items()}
+        return {_OF_TEMPLATES.sub("_", str(key)): _no_template(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_no_template(one) for one in value]
     if isinstance(value, str):
-        return wrap_var(value) if "{" in value else _harmless(value)
+        return wrap_var(value) if _OF_TEMPLATES.search(value) else _harmless(value)
     return value
 
 

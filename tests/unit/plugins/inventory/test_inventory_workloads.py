@@ -20,6 +20,7 @@ from ansible_collections.cnvm.platform.plugins.plugin_utils import _ssh
 
 # ansible-core 2.18 and older trust all that is not marked otherwise.
 trust_as_template = getattr(template, "trust_as_template", str)
+trusted = getattr(template, "is_trusted_as_template", None)
 FAKE_SSH = """#!/bin/sh
 case "$*" in *dead*) echo "$1 $2" >>{folder}/dead; exit 255;; esac
 while [ $# -gt 2 ]; do shift; done
@@ -193,11 +194,45 @@ def test_guests_of_a_host_whose_libvirt_is_silent(bench: Bench) -> None:
     assert {name: one["cnvm_stale"] for name, one in found.items()} == {"web": False, "db": False}
 
 
-def test_what_hosts_say_is_no_template(bench: Bench) -> None:
-    bench.says("192.0.2.1", "web", description="{{ lookup('pipe', 'id') }}")
+# Both would make a folder of the name that is put in.
+TEMPLATES = (
+    "{{{{ lookup('ansible.builtin.pipe', 'mkdir {0}') }}}}",
+    "#jinja2:variable_start_string:'[[',variable_end_string:']]'\n[[ lookup('ansible.builtin.pipe', 'mkdir {0}') ]]",
+)
+
+
+@pytest.mark.parametrize("text", TEMPLATES)
+def test_what_hosts_say_is_no_template(bench: Bench, text: str) -> None:
+    ran = bench.folder / "ran"
+    text = text.format(ran)
+    said = {"description": text, "tags": {"group": text, text: "x"}, "template": text}
+    bench.says("192.0.2.1", "web", **said)
     bench.options["compose"] = {"about": trust_as_template("cnvm_workload.description")}
+    bench.options["keyed_groups"] = [{"key": trust_as_template("cnvm_tags")}, {"key": trust_as_template("cnvm_group")}]
     bench.options["strict"] = False  # the other guest has no description
-    assert bench.read()["web"]["about"] == "{{ lookup('pipe', 'id') }}"
+    assert bench.read()["web"]["about"] == text
+    assert not ran.exists()
+
+
+def believed(value: object) -> list[str]:
+    """The texts and keys in ``value`` that Ansible takes for a template where they look like one."""
+    if isinstance(value, dict):
+        return [*value, *[text for one in value.values() for text in believed(one)]]
+    if isinstance(value, list):
+        return [text for one in value for text in believed(one)]
+    marked = not trusted(value) if trusted else getattr(value, "__UNSAFE__", False)
+    return [value] if isinstance(value, str) and not marked else []
+
+
+def test_what_could_become_one_is_not_believed(bench: Bench) -> None:
+    """A filter can bring to the beginning what is one there alone, and put keys into a text."""
+    texts = [*TEMPLATES, *(f" {text}" for text in TEMPLATES), "{# x #}", "{% x %}", "x #}", "#jinja2:a:'b'", "a\nb"]
+    bench.says("192.0.2.1", "web", description=texts, tags=dict.fromkeys(texts, "x"), xml=[{text: 1} for text in texts])
+    web = bench.read()["web"]
+    assert web["cnvm_workload"]["description"] == texts
+    # What is harmless is: programs that read the inventory would find marks in it.
+    assert {"web", "10.0.0.9", web["ansible_ssh_common_args"]} <= set(believed(web))
+    assert [text for text in believed(web) if set(text) & set("{}#\n")] == []
 
 
 def test_its_name_is_known_everywhere(bench: Bench) -> None:
