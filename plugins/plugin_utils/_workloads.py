@@ -17,6 +17,8 @@ import re
 import shlex
 import typing as t
 
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.addresses import parsed
+
 KINDS = {"guests": "guest", "containers": "container"}
 _STATES = frozenset((
     "running", "paused", "stopped", "stopping", "crashed", "suspended", "missing", "restarting", "failed",
@@ -207,15 +209,8 @@ def _state(one: _Seen) -> str:
     return state if state in _STATES else "unknown"
 
 
-def _address(one: _Seen) -> t.Optional[t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
-    try:
-        return ipaddress.ip_address(str(one.item.get("address")))
-    except ValueError:
-        return None
-
-
 def _entry(name: str, one: _Seen, settings: Settings) -> Entry:
-    item, state, address = one.item, _state(one), _address(one)
+    item, state, address = one.item, _state(one), parsed(one.item.get("address"))
     tags = item.get("tags" if one.kind == "guest" else "labels")
     tags = {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
     template = tags.get("template") or item.get("template")

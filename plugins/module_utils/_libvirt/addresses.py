@@ -77,13 +77,23 @@ def from_interfaces(interfaces: t.Optional[t.Mapping[str, t.Mapping[str, t.Any]]
     return found
 
 
+def parsed(said: object) -> t.Optional[t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
+    """The address that somebody says it is; None for anything else.
+
+    What follows a % names a link on which it holds, and may be any text, also one for a shell: that is none.
+    """
+    try:
+        return None if "%" in str(said) else ipaddress.ip_address(str(said))
+    except ValueError:
+        return None
+
+
 def usable(address: str) -> bool:
     """Whether others can reach a guest there: not its loopback, and not an address that holds on one link only."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return not (found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast)
+    found = parsed(address)
+    return found is not None and not (
+        found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast
+    )
 
 
 def choose(macs: t.Sequence[str], seen: t.Mapping[str, Seen]) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ import typing as t
 
 from .._core.errors import InputError, Refused
 from .._core.values import boolean
+from .addresses import parsed
 from .guest_definition import check_guest_name
 
 COLUMNS = ("name", "host", "state", "address", "template", "group", "type")
@@ -162,7 +163,8 @@ def _text(value: object) -> str:
 # The way to one
 # --------------------------------------------------------------------------------------------------------------------
 def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str = "") -> dict[str, str]:
-    """Shell commands to a guest, '' where there is none: ``ssh`` through its host, ``console``, ``vnc``.
+    """Shell commands to a guest, '' where there is none: ``ssh`` through its host, ``console``, ``vnc``. People give
+    them to a shell: of an address that is none, such as an option of ssh, there is no command.
 
     ``way``: Ansible's variables of the connection to the host. A jump with -J would know nothing of the key and the
     options that Ansible uses, so they are in a ProxyCommand when there are any.
@@ -180,8 +182,9 @@ def commands(guest: t.Mapping[str, t.Any], way: t.Mapping[str, t.Any], user: str
     port = str(way.get("ansible_ssh_port") or way.get("ansible_port") or "")
     to_host = [] if local else ["ssh", *options, *(["-p", port] if port else [])]
     made = {"ssh": "", "console": "", "vnc": ""}
-    if guest.get("address"):
-        name = f"{user}@{guest['address']}" if user else str(guest["address"])
+    address = parsed(guest.get("address"))
+    if address:
+        name = f"{user}@{address}" if user else str(address)
         jump: list[str] = []
         if options and not local:
             # ssh replaces what begins with a percent sign: here by the guest's own address.

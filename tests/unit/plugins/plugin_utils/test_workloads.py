@@ -131,6 +131,7 @@ def test_new_keys_only_when_asked_for() -> None:
         ({"state": "crashed; rm"}, "The guest db is unknown."),
         ({"address": None}, "The guest db has no address that was seen."),
         ({"address": "-oProxyCommand=id"}, "The guest db has no address that was seen."),
+        ({"address": "2001:db8::1%';id;'"}, "The guest db has no address that was seen."),
     ],
 )
 def test_why_it_is_not_reachable(change: dict[str, t.Any], reason: str) -> None:

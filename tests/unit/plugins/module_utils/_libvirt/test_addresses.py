@@ -87,4 +87,5 @@ def test_an_address_that_nobody_saw_is_none() -> None:
 def test_usable() -> None:
     good = ["10.0.0.1", "2001:db8::1"]
     bad = ["127.0.0.1", "169.254.1.1", "fe80::1%eth0", "::1", "0.0.0.0", "224.0.0.1", "x"]
+    bad += ["2001:db8::1%eth0", "2001:db8::1%';id;'"]
     assert [each for each in good + bad if addresses.usable(each)] == good

@@ -261,6 +261,12 @@ def test_its_screen() -> None:
     assert found["vnc"] == "ssh -N -L 5900:127.0.0.1:5901 root@203.0.113.1"
 
 
+@pytest.mark.parametrize("address", ["-oProxyCommand=id", "2001:db8::1%';id;'", "host"])
+def test_of_an_address_that_is_none_there_is_no_command(address: str) -> None:
+    """SSH would take it for an option, or give a shell what follows the %."""
+    assert commands({**SEEN, "address": address}, PLAIN)["ssh"] == ""
+
+
 @given(st.dictionaries(st.sampled_from(["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]), st.text()))
 def test_every_command_is_words_of_a_shell(way: dict[str, str]) -> None:
     try:
