@@ -110,7 +110,7 @@ def guest_fleet(
     memory_reserve_mib: object = 512,
     memory_overcommit: object = 1,
     others: t.Optional[t.Mapping[str, t.Any]] = None,
-    gone: t.Collection[str] = (),
+    gone: object = None,
     tell: bool = False,
     check_mode: bool = False,
 ) -> dict[str, t.Any]:

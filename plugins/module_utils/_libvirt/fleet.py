@@ -17,7 +17,7 @@ import typing as t
 
 from .._core.errors import CnvmError, InputError, Refused
 from .._core.names import check_name, is_digest
-from .._core.values import boolean, choice, decimal, integer, known_keys
+from .._core.values import boolean, choice, decimal, integer, known_keys, word_list
 from .._image.template import word_of
 from .clones import Clone, clones_of
 from .guest_definition import STATES
@@ -329,7 +329,7 @@ def plan(
     reserve_mib: object = 512,
     overcommit: object = 1,
     others: object = None,
-    gone: t.Collection[str] = (),
+    gone: object = None,
     check_mode: bool = False,
 ) -> dict[str, t.Any]:
     """What each host has to be asked for.
@@ -355,8 +355,9 @@ def plan(
             raise InputError(
                 f"{one.option}: hosts: {unknown[0]!r} is not in this play.", hint=f"Hosts in it: {', '.join(rooms)}."
             )
-    asked = _others(others, rooms, gone)
-    placement, elsewhere = _found(rooms, asked, [clone.name for one in sets for clone in one.clones], gone)
+    lost = {str(host) for host in word_list(gone, "gone")}
+    asked = _others(others, rooms, lost)
+    placement, elsewhere = _found(rooms, asked, [clone.name for one in sets for clone in one.clones], lost)
     for one in sets:
         for clone in one.clones:
             if clone.name in placement:

@@ -60,6 +60,52 @@ def test_what_a_host_keeps_that_does_not_answer_is_said(hosts: Stage) -> None:
     assert "no answer" not in hosts.playbook("vm_instantiate", "--limit", "host1", gone="host2", **words)
 
 
+PLAY = """
+- hosts: cnvm_hosts
+  gather_facts: false
+  roles: [cnvm.platform.guest_fleet]
+"""
+
+
+def play(stage: Stage, *args: str, check: bool = True, **more: t.Any) -> str:
+    """The role by itself, with one clone."""
+    file = stage.path / "play.yml"
+    file.write_text(PLAY, encoding="utf-8")
+    clones: dict[str, t.Any] = {"guest_fleet_clones": "debian:1", "guest_fleet_guest": {"memory_mib": 8}}
+    return stage.playbook(str(file), *args, check=check, **{**clones, **more})
+
+
+@pytest.mark.parametrize("gone", ["host10", ["host10"], " host10, host11,"])
+def test_nobody_is_gone_whose_name_is_a_part_of_one(hosts: Stage, gone: object) -> None:
+    """-e and surveys give a text where a list is meant. The silent host may have the clone that would be made."""
+    hosts.answers["host2"]["guest_info"]["libvirt"] = True
+    hosts.answers["host10"] = hosts.answers["host2"]
+    hosts.off = {"host1", "host10"}
+    said = play(hosts, check=False, guest_fleet_gone_hosts=gone)
+    assert "Whether debian-1 is there already is not known: host1 did not answer" in said
+    assert hosts.asked("guest_clone") == []
+    said = hosts.playbook("vm_instantiate", check=False, template="debian", count=1, gone=gone)
+    assert "not known: host1 did not answer" in said
+
+
+@pytest.mark.parametrize("gone", ["host10", ["host10"], "host9, host10"])
+def test_who_is_gone_is_not_waited_for(hosts: Stage, gone: object) -> None:
+    hosts.answers["host10"] = hosts.answers["host2"]
+    hosts.answers["host1"]["template_info"]["peers"] = ["host2", "host10"]
+    hosts.off = {"host10"}
+    play(hosts, "--limit", "!host10", guest_fleet_gone_hosts=gone)
+    ((host, options),) = hosts.asked("guest_clone")
+    assert (host, options["unreachable_peers"]) == ("host1", "ignore")
+    hosts.playbook("vm_instantiate", "--limit", "!host10", template="debian", count=1, gone=gone)
+    assert hosts.asked("guest_clone")[0][1]["unreachable_peers"] == "ignore"
+
+
+@pytest.mark.parametrize("all_hosts", ["host1, host2", ["host1", "host2"], ""])
+def test_all_hosts_that_may_have_guests_are_asked(hosts: Stage, all_hosts: object) -> None:
+    play(hosts, "--limit", "host1", guest_fleet_hosts=all_hosts)
+    assert [host for host, dummy in hosts.asked("guest_info")] == ["host1", "host2"]
+
+
 def test_in_check_mode_it_is_looked_whether_somebody_answers(hosts: Stage) -> None:
     """That nobody does is not said of what was not looked at."""
     hosts.answers["host1"]["guest_info"]["guests"] = [

@@ -253,7 +253,10 @@ def test_nothing_is_made_that_a_silent_host_may_have() -> None:
 
 
 def test_a_host_that_is_named_as_gone_need_not_answer() -> None:
-    assert spread("a:2", hosts([guest("a-1")]), others=SILENT, gone=["h7", "h8", "h9"])["new"] == ["a-2"]
+    for gone in (["h7", "h8", "h9"], "h7, h8,h9"):
+        assert spread("a:2", hosts([guest("a-1")]), others=SILENT, gone=gone)["new"] == ["a-2"]
+    with pytest.raises(Refused, match="not known: h7 "):
+        spread("a:2", hosts([guest("a-1")]), others=SILENT, gone="h70,h8,h9")
     # One that answers all the same is believed.
     others = {"h7": {"guests": [guest("a-2")]}}
     assert spread("a:2", hosts([guest("a-1")]), others=others, gone=["h7"])["elsewhere"] == {"a-2": "h7"}
