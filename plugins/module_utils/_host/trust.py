@@ -21,7 +21,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import HostError, InputError
 from .._core.names import check_name
-from .._core.values import integer, known_keys
+from .._core.values import integer, known_keys, word_list
 from .files import read_json, write_text
 from .system import Host
 
@@ -239,12 +239,10 @@ class Change:
     mode: int
 
 
-def plan(
-    name: str, peers: t.Sequence[object], removed: t.Sequence[object], options: t.Mapping[str, list[str]]
-) -> list[Change]:
+def plan(name: str, peers: t.Sequence[object], removed: object, options: t.Mapping[str, list[str]]) -> list[Change]:
     """The files that must change. The record comes last, so that a run that was cut off is done again."""
     known = t.cast(Peers, (read_json(PEERS) or {}).get("peers", {}))
-    gone = [check_name(item, f"removed[{number}]") for number, item in enumerate(removed)]
+    gone = [check_name(item, f"removed[{number}]") for number, item in enumerate(word_list(removed, "removed"))]
     record = merge(known, check_peers(peers), gone, name)
     keys_file = authorized_keys_file(options)
     wanted = (

@@ -17,7 +17,7 @@ import typing as t
 
 from .._core.errors import InputError, Refused
 from .._core.names import check_name
-from .._core.values import boolean, choice, integer, known_keys
+from .._core.values import boolean, choice, integer, known_keys, word_list
 
 SCHEMA = 1
 BRIDGE = "cnvm0"
@@ -330,9 +330,7 @@ def _refuse_split(settings: Settings, mtu: int, members: t.Sequence[Member], oth
             )
 
 
-def document_for(
-    name: str, settings: Settings, members: t.Sequence[Member], removed: t.Collection[str] = ()
-) -> Document:
+def document_for(name: str, settings: Settings, members: t.Sequence[Member], removed: object = None) -> Document:
     """overlay.json of the host ``name``."""
     own = {member.name: member for member in members}
     # SSH, which knows the hosts by their names, takes capitals for small letters.
@@ -340,9 +338,10 @@ def document_for(
         raise InputError("members: a host is named twice, or the names of two differ in capitals only.")
     if name not in own:
         raise InputError(f"members: the host {name} itself is missing.")
-    gone = sorted(set(own) & set(removed))
-    if gone:
-        raise InputError(f"removed: {gone[0]} is a member of this play.", hint="Leave it out of one of the two.")
+    going = word_list(removed, "removed")
+    both = sorted(set(own).intersection(going))
+    if both:
+        raise InputError(f"removed: {both[0]} is a member of this play.", hint="Leave it out of one of the two.")
     _refuse_renumbering(settings, members)
     subnets = [ipaddress.IPv4Network(settings.subnet)]
     if settings.encryption == "wireguard":
@@ -356,7 +355,7 @@ def document_for(
                 )
     known = _known(members)
     # A member that has another name than before is the same host.
-    leaving = {*removed, *map(_former_name, members)} - set(own)
+    leaving = {*going, *map(_former_name, members)} - set(own)
     others = {each: entry for each, entry in known.entries.items() if each not in own and each not in leaving}
     mtu = _mtu(settings, members, others)
     _refuse_split(settings, mtu, members, others)

@@ -328,6 +328,7 @@ def test_lists_may_be_text(text: bool) -> None:
     opened.tests["match"] = lambda value, pattern: re.match(pattern, value) is not None
     found = opened.compile_expression(variables["__host_bootstrap_open_ports"].strip("{} \n"))
     assert found(host_bootstrap_ports=ports) == ["51820/udp"]
+    assert found(host_bootstrap_ports="") == []
     wanted = variables["__host_bootstrap_wanted_packages"].strip("{} \n").rpartition("else [])\n")[2].strip(" +")
     assert expression(wanted, host_bootstrap_packages="a, b" if text else ["a", "b"]) == ["a", "b"]
     assert expression(wanted, host_bootstrap_packages="" if text else []) == []

@@ -67,6 +67,15 @@ def test_a_host_is_removed_by_name_even_when_it_is_in_the_play(home: Path) -> No
         assert "host3" in (home / name).read_text()
 
 
+def test_removed_hosts_may_be_a_text(home: Path) -> None:
+    """Ansible makes a list of it, and leaves the blanks; of an empty one it makes a list with nothing in it."""
+    trust.apply(trust.plan("host1", [peer("host2"), peer("host3"), peer("host4")], [""], options(home)))
+    trust.apply(trust.plan("host1", [], ["host2", " host3"], options(home)))
+    assert "host2" not in (home / "peers.json").read_text()
+    assert "host3" not in (home / "peers.json").read_text()
+    assert "host4" in (home / "peers.json").read_text()
+
+
 def test_the_record_is_written_last(home: Path) -> None:
     changes = trust.plan("host1", [peer("host2")], [], options(home))
     assert [Path(change.path).name for change in changes][-1] == "peers.json"

@@ -40,7 +40,8 @@ def member(number: int, **changes: t.Any) -> Member:
 
 def joined(members: t.Sequence[Member], settings: Settings = SETTINGS, removed: t.Sequence[str] = ()) -> list[Member]:
     """The members after a run: each has its overlay.json."""
-    return [each._replace(document=overlay.document_for(each.name, settings, members, removed)) for each in members]
+    going = list(removed)
+    return [each._replace(document=overlay.document_for(each.name, settings, members, going)) for each in members]
 
 
 def places(members: t.Sequence[Member]) -> dict[str, tuple[str, str]]:
@@ -124,6 +125,14 @@ def test_a_removed_host_goes_and_its_address_is_free_again() -> None:
     assert places(again)["host5"] == ("10.100.100.2", "10.100.101.2")
     with pytest.raises(InputError, match="removed: host1 is a member"):
         overlay.document_for("host1", SETTINGS, everybody, ["host1"])
+
+
+def test_removed_hosts_may_be_a_text() -> None:
+    """Ansible makes a list of it, and leaves the blanks."""
+    everybody = joined([member(1), member(2), member(3), member(4)])
+    rest = joined([everybody[0], everybody[3]], removed=["host2", " host3"])
+    assert list(places(rest)) == ["host1", "host4"]
+    assert joined(everybody, removed=[""]) == everybody
 
 
 def test_no_host_gets_the_address_of_a_container() -> None:
