@@ -14,7 +14,7 @@ author:
 description:
   - Decides which host gets which clones of a description, always the same way. Nothing is asked and nothing is done.
   - A clone that some host has stays there. Each of the others goes to the host with the fewest of its set, then the
-    fewest of its group, then the most memory left.
+    fewest of its group, then the largest part of its memory left.
 positional: _input, hosts
 options:
   _input:

@@ -5,8 +5,8 @@
 """Clones spread over hosts: which host gets which, decided the same way each time, and never for one that is there.
 
 A clone that some host has stays where it is, whatever the plan would say today. The others go, one after the other, to
-the host that has the fewest of their set, then of their group, then the most memory left. None is made as long as
-a host that may have it cannot be asked, or a host lacks the template that it needs.
+the host that has the fewest of their set, then of their group, then the largest part of its memory left. None is made
+as long as a host that may have it cannot be asked, or a host lacks the template that it needs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ MOST_CLONES = 10_000
 _FIELDS = ("template", "count", "group", "type")
 # States of a guest in which it takes no memory.
 _OFF = ("stopped", "moved", "missing", "crashed", "absent")
+# States of a set in which its clones do.
+_ON = ("running", "paused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Room:
     templates: t.Optional[dict[str, dict[str, t.Any]]] = None
     # Without it there are no guests.
     libvirt: bool = True
+    # What those would take that are made and not started: it refuses none, but they are spread like others.
+    later_mib: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -238,15 +242,31 @@ class Others:
     silent: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+_HAS_LEFT = "has left the play since (see its error above)"
+
+
 def why_silent(answer: t.Mapping[str, t.Any]) -> str:
-    """Why a host did not tell of its guests, from what came of the task guest_info."""
+    """Why a host's guests are not known, from what came of the task guest_info. It may have told of its libvirt, and so
+    of its guests, but they were taken out as it has left the play."""
     said = " ".join(str(answer.get("msg") or "").split())[:200].rstrip(".")
     said = f" ({said})" if said else ""
     if answer.get("unreachable"):
         return f"did not answer{said}"
     if answer.get("failed"):
         return f"could not tell{said}"
-    return "was not asked: it has left the play before"
+    return _HAS_LEFT if "libvirt" in answer else "was not asked: it has left the play before"
+
+
+def _bring_back(silent: t.Mapping[str, str]) -> str:
+    """What to do that these hosts tell. One that has told already is there: it must not be named as gone."""
+    left = [host for host, why in silent.items() if why == _HAS_LEFT]
+    hints = [f"Mend what has stopped {', '.join(left)}, and run it again."] if left else []
+    if len(left) < len(silent):
+        away = ", ".join(host for host in silent if host not in left) if left else "them"
+        hints.append(
+            f"Bring {away} back or, if they are gone for good, name them in guest_fleet_gone_hosts (-e gone=HOST)."
+        )
+    return " ".join(hints)
 
 
 def _others(answers: object, rooms: t.Mapping[str, Room], gone: t.Collection[str]) -> Others:
@@ -308,12 +328,13 @@ def _choose(one: Set, rooms: t.Mapping[str, Room], memory: int, most: int) -> t.
     best: t.Optional[tuple[tuple[int, int, int, str], Room]] = None
     for room in rooms.values():
         alike = sum(option == one.option for option, _group in room.placed)
-        if not room.libvirt or room.free_mib < memory or (one.hosts is not None and room.name not in one.hosts):
+        full = memory and room.free_mib < memory
+        if not room.libvirt or full or (one.hosts is not None and room.name not in one.hosts):
             continue
         if (most and len(room.placed) >= most) or (one.max_per_host and alike >= one.max_per_host):
             continue
         group = sum(bool(one.group) and other == one.group for _option, other in room.placed)
-        left = room.free_mib * 1_000_000 // room.total_mib
+        left = (room.free_mib - room.later_mib) * 1_000_000 // room.total_mib
         key = (alike, group, -left, room.name)
         if best is None or key < best[0]:
             best = key, room
@@ -349,22 +370,29 @@ def plan(
     reserve = integer(reserve_mib, "memory_reserve_mib", least=0, most=2**30)
     rooms = _rooms(hosts, reserve, decimal(overcommit, "memory_overcommit", least=0.1, most=100))
     sets = sets_of(description, defaults or {})
-    for one in sets:
-        unknown = sorted(set(one.hosts or ()) - set(rooms))
-        if unknown:
-            raise InputError(
-                f"{one.option}: hosts: {unknown[0]!r} is not in this play.", hint=f"Hosts in it: {', '.join(rooms)}."
-            )
     lost = {str(host) for host in word_list(gone, "gone")}
     asked = _others(others, rooms, lost)
+    for one in sets:
+        # One that is left out today, or does not answer, only gets no new clone.
+        unknown = sorted(set(one.hosts or ()) - {*rooms, *asked.here, *asked.silent, *lost})
+        if unknown:
+            raise InputError(
+                f"{one.option}: hosts: {unknown[0]!r} is not in this play, nor one of guest_fleet_hosts.",
+                hint=f"Hosts in the play: {', '.join(rooms)}.",
+            )
     placement, elsewhere = _found(rooms, asked, [clone.name for one in sets for clone in one.clones], lost)
     for one in sets:
         for clone in one.clones:
             if clone.name in placement:
                 room = rooms[placement[clone.name]]
-                room.placed.append((one.option, one.group))
                 about = room.here[clone.name]
-                if about.get("state") in _OFF and one.state in ("running", "paused"):
+                off = about.get("state") in _OFF
+                if one.state == "absent":
+                    # It goes before others come.
+                    room.free_mib += 0 if off else _takes(about)
+                    continue
+                room.placed.append((one.option, one.group))
+                if off and one.state in _ON:
                     room.free_mib -= _takes(about)
     warnings: list[str] = []
 
@@ -373,15 +401,17 @@ def plan(
             raise error
         warnings.append(error.message)
 
-    new = _place_new(sets, rooms, placement, elsewhere, most, refuse)
+    known = {*placement, *elsewhere}
+    nowhere = [(clone.name, one) for one in sets for clone in one.clones if clone.name not in known]
+    missing = [name for name, one in nowhere if one.state != "absent"]
+    unseen = [name for name, one in nowhere if one.state == "absent"]
     silent = "; ".join(f"{host} {why}" for host, why in asked.silent.items())
-    if new and silent:
+    if missing and silent:
         raise Refused(
-            f"Whether {_are(new)} there already is not known: {silent}. Nothing was made.",
-            hint="Bring them back or, if they are gone for good, name them in guest_fleet_gone_hosts (-e gone=HOST).",
+            f"Whether {_are(missing)} there already is not known: {silent}. Nothing was made.",
+            hint=_bring_back(asked.silent),
         )
-    unwanted = [clone.name for one in sets if one.state == "absent" for clone in one.clones]
-    unseen = [name for name in unwanted if name not in placement and name not in elsewhere]
+    new = _place_new(sets, rooms, placement, elsewhere, most, refuse)
     if unseen and silent:
         warnings.append(f"Whether {_are(unseen)} gone is not known: {silent}. What is there stays as it is.")
     needed = {
@@ -464,16 +494,19 @@ def _place_new(
                     f"{one.option}: no host has {clone.name!r}, and memory_mib is missing.",
                     hint="Describe the guests (guest: {memory_mib: 512}), and it is made.",
                 )
-            if one.hosts == ():
+            if one.hosts is not None and not set(one.hosts) & set(rooms):
+                away = f" (not in this play: {', '.join(one.hosts)})" if one.hosts else ""
                 raise InputError(
-                    f"{one.option}: hosts: there is none for {clone.name!r}.",
+                    f"{one.option}: hosts: there is none for {clone.name!r}{away}.",
                     hint="Name hosts of the play, or leave hosts out where any of them will do.",
                 )
-            room = _choose(one, rooms, one.memory_mib, most)
+            takes = one.memory_mib if one.state in _ON else 0
+            room = _choose(one, rooms, takes, most)
             if room is None:
-                left_over.append(f"{clone.name} ({one.memory_mib} MiB)")
+                left_over.append(f"{clone.name} ({takes} MiB)")
                 continue
-            room.free_mib -= one.memory_mib
+            room.free_mib -= takes
+            room.later_mib += one.memory_mib - takes
             room.placed.append((one.option, one.group))
             placement[clone.name] = room.name
             new.append(clone.name)
@@ -495,8 +528,9 @@ def _place_new(
 
 
 def _calls(sets: t.Sequence[Set], placement: t.Mapping[str, str], host: str) -> list[dict[str, t.Any]]:
+    """What is to be absent comes first, and makes room."""
     found = []
-    for one in sets:
+    for one in sorted(sets, key=lambda one: one.state != "absent"):
         numbers = [clone.number for clone in one.clones if placement.get(clone.name) == host]
         if numbers:
             found.append({**one.call, "numbers": numbers})

@@ -100,6 +100,24 @@ def test_who_is_gone_is_not_waited_for(hosts: Stage, gone: object) -> None:
     assert hosts.asked("guest_clone")[0][1]["unreachable_peers"] == "ignore"
 
 
+def test_a_chosen_host_that_is_left_out_stops_nothing(hosts: Stage) -> None:
+    there = {"name": "debian-1", "managed": True, "state": "running", "memory_mib": 8}
+    hosts.answers["host1"]["guest_info"]["guests"] = [there]
+    chosen = [{"template": "debian", "count": 1, "hosts": ["host1", "host2"]}]
+    play(hosts, "--limit", "host1", guest_fleet_clones=chosen)
+    assert [host for host, dummy in hosts.asked("guest_clone")] == ["host1"]
+
+
+def test_a_host_that_fails_after_it_has_told_is_not_taken_for_gone(hosts: Stage) -> None:
+    hosts.answers["host2"]["template_info"] = {"failed": True, "msg": "No libvirt."}
+    said = play(hosts, check=False)
+    assert "host2 has left the play since (see its error above)." in said
+    assert "Mend what has stopped host2, and run it again." in said
+    assert "guest_fleet_gone_hosts" not in said
+    hosts.off = {"host2"}
+    assert "guest_fleet_gone_hosts" in play(hosts, check=False)
+
+
 @pytest.mark.parametrize("all_hosts", ["host1, host2", ["host1", "host2"], ""])
 def test_all_hosts_that_may_have_guests_are_asked(hosts: Stage, all_hosts: object) -> None:
     play(hosts, "--limit", "host1", guest_fleet_hosts=all_hosts)

@@ -279,6 +279,20 @@ def test_what_a_silent_host_keeps_is_told() -> None:
         assert spread(description, hosts([guest("a-1")]), defaults=away, others=others, gone=gone)["warnings"] == []
 
 
+HAS_LEFT = {"libvirt": True, "guests": None}
+
+
+def test_a_host_that_has_left_since_is_not_gone() -> None:
+    """It has told, and failed later: it is there, and has what it has."""
+    with pytest.raises(Refused, match=r"h8 has left the play since \(see its error above\)\.") as caught:
+        spread("a:1", hosts([]), others={"h8": HAS_LEFT})
+    assert caught.value.hint == "Mend what has stopped h8, and run it again."
+    with pytest.raises(Refused) as caught:
+        spread("a:1", hosts([]), others={"h8": HAS_LEFT, "h9": {"unreachable": True}})
+    assert "stopped h8, and run it again. Bring h9 back or, if they are gone for good" in caught.value.hint
+    assert why_silent({**HAS_LEFT, "unreachable": True}) == "did not answer"
+
+
 @given(st.dictionaries(st.sampled_from(["msg", "unreachable", "failed"]), st.none() | st.booleans() | st.text()))
 def test_why_is_one_line(answer: dict[str, t.Any]) -> None:
     assert len(why_silent(answer).splitlines()) == 1
@@ -349,6 +363,30 @@ def test_memory_that_is_taken_is_taken() -> None:
     assert spread([{"template": "a", "count": 9, "state": "stopped"}], hosts(off, []))["placement"]["a-3"] == "h1"
 
 
+@pytest.mark.parametrize("state", ["present", "stopped"])
+def test_what_is_not_started_takes_none(state: str) -> None:
+    """All the same, it is spread."""
+    found = spread("a:30", hosts([guest("x", 1100)], []), defaults={**SMALL, "state": state})
+    assert list(found["placement"].values()).count("h1") == 15
+    one_each = "\n".join(f"{word}:1" for word in "abcdef")
+    found = spread(one_each, hosts([], []), defaults={**SMALL, "state": state})
+    assert list(found["placement"].values()).count("h1") == 3
+
+
+def test_what_goes_makes_room() -> None:
+    """One set in the place of another, in one run: the old one is removed first."""
+    old = {"template": "a", "count": 5, "state": "absent"}
+    new = {"template": "b", "count": 5, "guest": {"memory_mib": 200}}
+    there = [guest(f"a-{number}", 200) for number in range(1, 6)]
+    for sets in ([old, new], [new, old]):
+        found = spread(sets, hosts(there), max_per_host=5)
+        assert found["new"] == [f"b-{number}" for number in range(1, 6)]
+        assert [call["state"] for call in found["calls"]["h1"]] == ["absent", "running"]
+    # What is off gives none back.
+    with pytest.raises(InputError, match="no room for 1 clones"):
+        spread([old, {**new, "count": 6}], hosts([guest("a-1", 200, "stopped")]))
+
+
 def test_a_larger_host_gets_more() -> None:
     places = {"h1": {"memory_mib": 400}, "h2": {"memory_mib": 4000, "guests": []}}
     placed = list(spread("a:20", places)["placement"].values())
@@ -383,6 +421,26 @@ def test_chosen_hosts() -> None:
     assert set(found["placement"].values()) == {"h2"}
     with pytest.raises(InputError, match="'h9' is not in this play"):
         spread([{"template": "a", "count": 3, "hosts": ["h9"]}], hosts([], []))
+
+
+@pytest.mark.parametrize("away", [{"unreachable": True}, {"guests": []}])
+@pytest.mark.parametrize("state", ["running", "absent"])
+def test_a_chosen_host_that_is_away_stops_nothing(away: dict[str, t.Any], state: str) -> None:
+    """It is down, or left out. What is there is seen to, and others may have what is new."""
+    chosen = {"template": "a", "hosts": ["h1", "h9"], "state": state}
+    found = spread([{**chosen, "count": 1}], hosts([guest("a-1")]), others={"h9": away})
+    assert (found["placement"], found["new"]) == ({"a-1": "h1"}, [])
+    for others, gone in (({"h9": {"guests": []}}, []), ({"h9": {}}, ["h9"])):
+        new = spread([{**chosen, "count": 2, "state": "running"}], hosts([]), others=others, gone=gone)["new"]
+        assert new == ["a-1", "a-2"]
+
+
+def test_when_all_chosen_hosts_are_away_it_is_said() -> None:
+    chosen = [{"template": "a", "count": 1, "hosts": ["h9"]}]
+    with pytest.raises(InputError, match=r"hosts: there is none for 'a-1' \(not in this play: h9\)"):
+        spread(chosen, hosts([]), others={"h9": {"guests": []}})
+    with pytest.raises(Refused, match="Whether a-1 is there already is not known: h9 did not answer"):
+        spread(chosen, hosts([]), others={"h9": {"unreachable": True}})
 
 
 @pytest.mark.parametrize("chosen", [{}, {"hosts": None}, {"hosts": ""}])
