@@ -301,10 +301,11 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     reasons = [f"{name} runs" if live else f"{name} does not run, so there is no memory to move"]
     moved = [disk for disk in needs["disks"] if not disk["shared"]]
     if moved:
-        reasons.append(f"{', '.join(disk['name'] for disk in moved)} is copied")
+        reasons.append(f"{', '.join(disk['name'] for disk in moved)} {'is' if len(moved) == 1 else 'are'} copied")
     shared = [disk["name"] for disk in needs["disks"] if disk["shared"]]
     if shared:
-        reasons.append(f"{', '.join(shared)} is on storage that both hosts have, and is not copied")
+        is_or_are = "is" if len(shared) == 1 else "are"
+        reasons.append(f"{', '.join(shared)} {is_or_are} on storage that both hosts have, and {is_or_are} not copied")
     if needs["post_copy"]:
         needs["post_copy"], reason = migration.post_copy(there["identity"]["name"], answer["post_copy"])
         reasons.append(reason)

@@ -162,7 +162,7 @@ def test_by_playbook(guest: Guest) -> None:
     away = guest.fleet.other(home)
     command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={away.name}")
     planned = playbook(*command, "--check")
-    assert "vda is copied" in planned.stdout, planned.stdout
+    assert "vda, vdb are copied" in planned.stdout, planned.stdout
     guest.check(home, [home])
     assert "changed=1" in playbook(*command).stdout
     guest.check(away, [home, away])
