@@ -379,6 +379,16 @@ def test_link_cut_in_the_drain(lazy: Guest) -> None:
     lazy.check(move.target, [move.source, move.target])
 
 
+def test_ssh_killed_in_the_drain(lazy: Guest) -> None:
+    """The hosts' connections: QEMU has its own, and the hosts find each other again."""
+    move = lazy.lazily()
+    kill(move.source, SSH)
+    kill(move.source, lazy.emulator, CONT)
+    result = move.result()
+    assert result["outcome"] in ("waiting", "target"), result
+    lazy.check(move.target, [move.source, move.target])
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_libvirt_killed_in_the_drain(lazy: Guest, side: str) -> None:
     """The daemon, on either side: QEMU goes on without it, and the guest loses nothing."""
@@ -407,6 +417,16 @@ def test_mover_killed_at_the_switch(lazy: Guest, state: str) -> None:
     move = lazy.stopped(state, **LAZY)
     kill(move.source, MOVER)
     lazy.begins_anew(move.source, [move.source])
+
+
+def test_link_cut_at_the_switch(lazy: Guest) -> None:
+    """QEMU has not been told yet: the guest goes on where it is, with its memory."""
+    move = lazy.stopped("frozen", **LAZY)
+    with lazy.fleet.cut(move.target):
+        go_on(move)
+        result = move.result()
+        lazy.counts_on(move.source)
+    lazy.stays_at(move.source, result)
 
 
 # --- the link and the disk ---
@@ -646,6 +666,17 @@ def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
     off.settle(move.target, running=False)
 
 
+def test_link_cut_at_the_handover_of_one_that_is_off(off: Guest) -> None:
+    """After the decision nobody takes it back. When the link is mended it is the target's."""
+    move = off.stopped("committed")
+    with off.fleet.cut(move.target):
+        go_on(move)
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+    off.recover()
+    off.settle(move.target, running=False)
+
+
 # --- hosts lose power ---
 
 
@@ -724,6 +755,22 @@ def test_host_loses_power_while_disks_are_copied(off: Guest, side: str) -> None:
         assert result["outcome"] == "source", result
     off.boots(gone)
     off.settle(move.source, running=False)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_host_loses_power_at_the_handover_of_one_that_is_off(off: Guest, side: str) -> None:
+    """After the decision; nobody had started it yet. It is in one place, with its disks."""
+    move = off.stopped("committed")
+    if side == "source":
+        off.fleet.power_cut(move.source)
+        off.boots(move.source)
+    else:
+        lose_power(off, move)
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+        off.boots(move.target)
+    off.recover()
+    off.settle(off.source(), running=False)
 
 
 def test_it_starts_with_its_host(guest: Guest) -> None:
