@@ -25,6 +25,9 @@ from . import domains, libvirt
 from .system import Host
 
 _ARP_TABLE = "/proc/net/arp"
+# A guest answers who asks for its address within milliseconds, where its host has time for it.
+_ARP_ANSWER_S = 0.5
+_ARP_POLL_S = 0.02
 _AGENT_TIMEOUT_S = 2
 # So many requests of one client libvirt's daemon works on (max_client_requests).
 _AGENTS_AT_ONCE = 5
@@ -123,12 +126,16 @@ def observe(
     # Who goes on with an old lease (one without an end, or with the memory of an earlier run) answers there.
     hoped = [(mac, one.address) for one in subjects for mac in cards[one.name] if one.address]
     hoped += [(mac, address) for mac, address, _ends in old if any(mac in each for each in cards.values())]
-    # The kernel may think of a guest that had the address before.
-    answered = {address for mac, address in hoped if address in arp.get(mac, ())}
-    silent = sorted({address for _mac, address in hoped} - answered)
-    if silent:
-        poke(silent)
-        time.sleep(0.03)
+
+    def silent() -> list[str]:
+        # The kernel may think of a guest that had the address before.
+        answered = {address for mac, address in hoped if address in arp.get(mac, ())}
+        return sorted({address for _mac, address in hoped} - answered)
+
+    end = time.monotonic() + _ARP_ANSWER_S
+    poke(silent())
+    while silent() and time.monotonic() < end:
+        time.sleep(_ARP_POLL_S)
         arp = _arp()
     seen = {addresses.LEASE: leases, addresses.ARP: arp}
     found = {one.name: addresses.choose(cards[one.name], seen) for one in subjects}

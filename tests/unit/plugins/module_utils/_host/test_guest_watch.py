@@ -94,6 +94,21 @@ def test_an_address_that_another_guest_had_is_asked_for(
     assert poked == asked
 
 
+def test_a_guest_may_take_its_time_to_answer(seen: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host is busy. Nobody waits for longer than that takes."""
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            seen.arp["52:54:00:00:00:02"] = ["10.0.0.2"]
+
+    monkeypatch.setattr(guest_watch, "poke", lambda wanted: None)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert observe(subject(2, None, "disconnected")._replace(address="10.0.0.2")) == {"g2": [("10.0.0.2", "arp")]}
+    assert len(pauses) == 10
+
+
 def test_who_has_seen_it_is_said_and_a_lease_is_enough(seen: types.SimpleNamespace) -> None:
     seen.leases.append({"mac": "52:54:00:00:00:01", "ipaddr": "192.0.2.7", "expirytime": time.time() + 60})
     seen.arp["52:54:00:00:00:02"] = ["192.0.2.8"]
