@@ -70,6 +70,8 @@ class Batch:
         with contextlib.ExitStack() as held:
             for name in sorted(job.name for job in todo):
                 held.enter_context(files.lock(paths.lock_file(name), f"changing guest {name!r}"))
+            # However this ends.
+            held.callback(self._forget_running, todo)
             self.see_again(todo)
             for job in todo:
                 # It runs, or is to be off.
@@ -143,6 +145,15 @@ class Batch:
                     guest_restarts.note(job.name, guest_plan.PAUSED if job.plan.pause else guest_plan.RUNNING)
             # Else it runs: what has failed came before its stop.
         return failed
+
+    def _forget_running(self, jobs: t.Sequence[Job]) -> None:
+        """What runs is not to be started by a later run: it has not stopped, say, and its owner turns it off."""
+        noted = [job.name for job in jobs if guest_restarts.is_noted(job.name)]
+        # Where libvirt does not answer nobody knows, and what has gone wrong before is what is to be told.
+        with contextlib.suppress(CnvmError):
+            for name, known in (read(self.connection, noted) if noted else {}).items():
+                if known.live is not None:
+                    guest_restarts.forget(name)
 
     def _tell_left(self, error: CnvmError) -> None:
         """Say beside what has failed how guests are left."""

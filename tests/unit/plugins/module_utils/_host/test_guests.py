@@ -2316,6 +2316,30 @@ def test_nothing_is_told_of_one_that_has_not_stopped(
     assert str(caught.value) == "There is no room left."
 
 
+@pytest.mark.parametrize("before", ["its turn", "it was stopped"])
+def test_one_that_has_not_stopped_for_its_change_is_not_started_later(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Its owner turns it off: the next run leaves it so."""
+    bring(WEB)
+    each = connection.domains["web"]
+    each.obeys = False
+    item = {**CHANGE, "stop_timeout_s": 0}
+
+    def fail(*args: t.Any) -> t.NoReturn:
+        raise HostError("There is no room left.")
+
+    with monkeypatch.context() as patch:
+        if before == "it was stopped":
+            patch.setattr(guest_power, "stop", fail)
+        with pytest.raises(HostError, match="did not stop" if before == "its turn" else "no room"):
+            bring(item, restart_on_change=True)
+    assert each.live is not None
+    assert not (place / "workloads/web/restart.json").exists()
+    each.destroy()
+    assert one(item, restart_on_change=True)["state"] == "stopped"
+
+
 # -- One that is started meanwhile
 @pytest.mark.parametrize("when", ["decided", "begun"])
 def test_one_that_somebody_starts_is_not_removed(
