@@ -620,7 +620,8 @@ def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> list[str]:
     patiently(work)
     guest_disks.delete(journal.get("moved", ()))
     kept = guest_disks.keep(host, name)
-    remove_files(name)
+    files.remove_tree(paths.guest_disks_dir(name))
+    remove_records(name)
     # By it a run after one that was cut off has found what is kept.
     files.remove_file(paths.guest_keeping_file(name))
     movedir.keep_console(name, journal["move_id"])
@@ -655,12 +656,6 @@ def _shared_owners(each: libvirt.Domain) -> dict[str, tuple[int, int]]:
                 status = os.stat(disk["path"])
                 found[disk["path"]] = (status.st_uid, status.st_gid)
     return found
-
-
-def remove_files(name: str) -> None:
-    """What the guest has on a host, but for its records."""
-    files.remove_tree(paths.guest_disks_dir(name))
-    remove_records(name)
 
 
 def remove_records(name: str) -> None:

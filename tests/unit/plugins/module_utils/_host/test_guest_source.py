@@ -744,7 +744,7 @@ def test_what_was_no_disk_of_it_is_kept(tmp_path: Path, gone: dict[str, t.Any]) 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("killed_at", ["rename", "run", "remove_files", "end_journal"])
+@pytest.mark.parametrize("killed_at", ["rename", "run", "remove_records", "end_journal"])
 def test_what_is_kept_is_so_after_a_kill_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: dict[str, t.Any], killed_at: str
 ) -> None:
@@ -758,8 +758,8 @@ def test_what_is_kept_is_so_after_a_kill_too(
             killed.setattr(os, "rename", kill)
         elif killed_at == "end_journal":
             killed.setattr(movedir, "end_journal", kill)
-        elif killed_at == "remove_files":
-            killed.setattr(guest_source, "remove_files", kill)
+        elif killed_at == "remove_records":
+            killed.setattr(guest_source, "remove_records", kill)
         with pytest.raises(KeyboardInterrupt):
             guest_source.let_go(Host(run=kill if killed_at == "run" else fake_domains.run), gone)
     guest_source.let_go(Host(run=fake_domains.run), gone)
