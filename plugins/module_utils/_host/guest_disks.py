@@ -353,6 +353,12 @@ def at_home(name: str) -> list[str]:
     return [f"{directory}/{one}" for one in found if not fnmatch.fnmatch(one, disks.TEMPORARY)]
 
 
+def staying(name: str, going: t.Iterable[str]) -> list[str]:
+    """Those of them that do not go with the guest: it leaves, and ``going`` are deleted."""
+    gone = {place for path in going for place in files.places(path)}
+    return [path for path in at_home(name) if not gone & files.places(path)]
+
+
 def check_keep(name: str) -> None:
     """Refused where a guest's own disks cannot be brought to where they can stay."""
     problem = cannot_keep(name)

@@ -20,7 +20,6 @@ from .._libvirt.changes import Changes
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Plan, Seen, Wanted, plan
 from . import (
-    files,
     guest_checks,
     guest_disks,
     guest_jobs,
@@ -139,8 +138,7 @@ class Planner:
         # Without a definition it is known only of those that were being made.
         if job.item["delete_disks"]:
             job.gone_disks = job.made_disks if job.seen.definition is not None else begun
-        gone = {place for path in job.gone_disks for place in files.places(path)}
-        stay = [path for path in guest_disks.at_home(job.name) if not gone & files.places(path)]
+        stay = guest_disks.staying(job.name, job.gone_disks)
         if not stay:
             return
         guest_disks.check_keep(job.name)

@@ -258,8 +258,7 @@ def _others_need(name: str, needs: Record, host: str) -> list[str]:
 def _left_here(name: str, needs: Record, host: str) -> tuple[list[str], list[str]]:
     """(why they cannot be kept, a warning) of the files in the guest's own directory that do not go with it, such as a
     disk that was taken away from it: they are kept on this host (``host``)."""
-    gone = {place for path in going(name, needs) for place in files.places(path)}
-    stay = [path for path in guest_disks.at_home(name) if not gone & files.places(path)]
+    stay = guest_disks.staying(name, going(name, needs))
     if not stay:
         return [], []
     also = ", ".join(map(os.path.basename, stay))
