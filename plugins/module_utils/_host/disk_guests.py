@@ -11,7 +11,7 @@ import typing as t
 
 from .._core import paths
 from .._libvirt import domain
-from . import disks, domains, files, guest_disks, libvirt, ownership, snapshot_records
+from . import disks, domains, files, guest_disks, mounts, ownership, snapshot_records
 
 
 def of(images: t.Iterable[str], *, written: bool = False) -> dict[str, dict[str, bool]]:
@@ -19,23 +19,27 @@ def of(images: t.Iterable[str], *, written: bool = False) -> dict[str, dict[str,
 
     ``written``: only guests that write to it, be it when a snapshot is merged; not those that only read it.
     """
-    if not libvirt.available():
-        return _of(images, {}, {}, written)
-    with libvirt.connect() as connection:
-        return _of(images, domains.read(connection), libvirt.pool_directories(connection), written)
+    with domains.everything() as (known, pools):
+        return _of(images, known, pools, written)
 
 
-def needed(going: t.Mapping[str, t.Collection[str]]) -> dict[str, dict[str, list[str]]]:
+def needed(
+    going: t.Mapping[str, t.Collection[str]],
+    away: mounts.Away = mounts.NOTHING,
+    unseen: t.Optional[list[str]] = None,
+) -> dict[str, dict[str, list[str]]]:
     """What guests that leave this host take along, and others need: {guest: {file: who needs it}}.
 
     What lies in the directory of one is brought to another place, all of it together; ``going``: {guest: what is
-    deleted with it, be it there or elsewhere}.
+    deleted with it, be it there or elsewhere}. Who is ``away`` is not asked. ``unseen``: as of ``disks.overlays``.
     """
     places = {name: {*guest_disks.at_home(name), *gone} for name, gone in going.items()}
     images = sorted(set().union(*places.values()))
     if not images:
         return {}
-    guests, overlays = of(images), disks.overlays_around(images)
+    with domains.everything() as (known, pools):
+        guests, used = _of(images, known, pools, False, away), domains.image_directories(known, pools)
+    overlays = disks.overlays_around(images, used=used, away=away, unseen=unseen)
     found: dict[str, dict[str, list[str]]] = {}
     for name, files_of in places.items():
         home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
@@ -63,7 +67,11 @@ FREE_THEM = (
 
 
 def _of(
-    images: t.Iterable[str], known: t.Mapping[str, domains.Known], pools: t.Mapping[str, str], written: bool
+    images: t.Iterable[str],
+    known: t.Mapping[str, domains.Known],
+    pools: t.Mapping[str, str],
+    written: bool,
+    away: mounts.Away = mounts.NOTHING,
 ) -> dict[str, dict[str, bool]]:
     used: dict[str, set[str]] = {}
     for name, one in known.items():
@@ -82,12 +90,9 @@ def _of(
             places.update(snapshot_records.made(name, places))
         used[name] = places | used.get(name, set())
     # What lies behind a network has no path here.
-    real = {name: {os.path.realpath(path) for path in found if path.startswith("/")} for name, found in used.items()}
+    real = {name: {away.real(path) for path in found if path.startswith("/")} for name, found in used.items()}
+    wanted = {image: os.path.realpath(image) for image in images}
     return {
-        image: {
-            name: name in known and known[name].saved
-            for name, found in sorted(real.items())
-            if os.path.realpath(image) in found
-        }
-        for image in images
+        image: {name: name in known and known[name].saved for name, found in sorted(real.items()) if place in found}
+        for image, place in wanted.items()
     }

@@ -14,7 +14,7 @@ import os
 import typing as t
 
 from .._core import paths
-from . import files
+from . import files, mounts
 
 SCHEMA = 1
 
@@ -58,9 +58,9 @@ def forget(path: str) -> None:
     files.remove_file(_file(path))
 
 
-def layered() -> list[str]:
+def layered(away: mounts.Away = mounts.NOTHING) -> list[str]:
     """Where images may lie that rest on others. Not those that were made raw: what they begin with their guests have
-    written. A file that is gone stays among them, since its file system may come back."""
+    written. A file that is gone stays among them, since its file system may come back. Nor those that are ``away``."""
     found = []
     try:
         listing = os.listdir(paths.DISK_RECORDS)
@@ -69,6 +69,6 @@ def layered() -> list[str]:
     for name in listing:
         known = (files.read_json(f"{paths.DISK_RECORDS}/{name}") if name.endswith(".json") else None) or {}
         path = str(known.get("path") or "")
-        if path and _borne_out(known, path).get("format") != "raw":
+        if path and away.real(path) and _borne_out(known, path).get("format") != "raw":
             found.append(path)
     return sorted(found)

@@ -15,7 +15,6 @@ import dataclasses
 import errno
 import fcntl
 import functools
-import glob
 import grp
 import hashlib
 import os
@@ -34,7 +33,7 @@ from .._image.chain import Node
 from .._image.commands import Condition, Making
 from .._image.formats import FORMATS
 from .._image.overlay import CLUSTER, overlay
-from . import disk_records, domains, files
+from . import disk_records, domains, files, mounts
 from .system import Host
 
 # Directories below these are looked through for images that rest on another one.
@@ -202,49 +201,79 @@ def in_use(path: str) -> bool:
         os.close(fd)
 
 
-def _files_below(directory: str, depth: int) -> t.Iterator[str]:
-    """The plain files in a directory and ``depth`` levels below it, without following links."""
-    count = 0
-    base = directory.rstrip("/").count("/")
-    for place, below, names in os.walk(directory):
-        if place.rstrip("/").count("/") - base >= depth:
-            below.clear()
-        count += len(names)
+def _files_below(directory: str, depth: int, away: mounts.Away) -> t.Iterator[str]:
+    """The plain files in a directory and ``depth`` levels below it, without following links. None below ``away``."""
+    count, todo = 0, [(directory, 0)] if away.real(directory) else []
+    while todo:
+        place, level = todo.pop()
+        here = os.path.realpath(place)
+        # By what the directory says of its entries: where a link leads to may hang, and what is mounted there.
+        entries = [each for each in _listed(place) if not away.begins_at(os.path.join(here, each.name))]
+        below = [each for each in entries if _is(each.is_dir)]
+        todo += [(each.path, level + 1) for each in below if level < depth]
+        count += len(entries) - len(below)
         if count > MOST_FILES:
             raise HostError(
                 f"There are more than {MOST_FILES} files in {directory}.",
                 hint="Keep disk images apart from other files.",
             )
-        for name in names:
-            path = os.path.join(place, name)
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISREG(os.lstat(path).st_mode):
-                    yield path
+        yield from (each.path for each in entries if _is(each.is_file))
 
 
-def overlays(directories: t.Iterable[str], *, beside: t.Iterable[str] = ()) -> dict[str, str]:
+def _is(kind: t.Callable[..., bool]) -> bool:
+    """Whether an entry of a directory is of that kind (``is_dir``), and no link."""
+    try:
+        return kind(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _listed(directory: str) -> list[os.DirEntry[str]]:
+    """What is in a directory; nothing where it is gone meanwhile."""
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def overlays(
+    directories: t.Iterable[str],
+    *,
+    beside: t.Iterable[str] = (),
+    away: mounts.Away = mounts.NOTHING,
+    unseen: t.Optional[list[str]] = None,
+) -> dict[str, str]:
     """All images that rest on another one, with the real path of that, or its name where only QEMU knows what it stands
-    for: in ``directories`` and below them, and in the directories ``beside`` themselves."""
+    for: in ``directories`` and below them, and in the directories ``beside`` themselves.
+
+    ``unseen`` is told where there are too many files to look at; HostError without it.
+    """
     found: dict[str, str] = {}
     places = {**dict.fromkeys(beside, 0), **dict.fromkeys(directories, MOST_DEPTH)}
     for directory, depth in places.items():
-        for path in _files_below(directory, depth):
-            below = rests_on(path)
-            if below:
-                found[path] = below
+        try:
+            for path in _files_below(directory, depth, away):
+                below = rests_on(path, away)
+                if below:
+                    found[path] = below
+        except HostError as error:
+            if unseen is None:
+                raise
+            unseen.append(not_known(error))
     return found
 
 
-def rests_on(path: str) -> str:
+def rests_on(path: str, away: mounts.Away = mounts.NOTHING) -> str:
     """The real path of what lies below an image by its content, or its name where only QEMU knows what it stands for;
-    '' for nothing, also where it cannot be told."""
+    '' for nothing, also where it cannot be told, or leads to what is ``away``."""
     # Damaged, forged or gone meanwhile: it rests on nothing that we could name.
     with contextlib.suppress(OSError, Refused, InputError, HostError):
         with File(path) as image:
             kind = next((mark for mark in headers.identify(image) if mark in ("qcow2", "vmdk")), "")
             backing = headers.parse(image, kind).backing if kind else ""
         below = chains.rests_on(path, backing) if backing else ""
-        return os.path.realpath(below) if below.startswith("/") else below
+        return away.real(below) if below.startswith("/") else below
     return ""
 
 
@@ -262,17 +291,29 @@ def resting_on(path: str, found: t.Mapping[str, str]) -> list[str]:
     return sorted(overlay for overlay, below in found.items() if below == real or (below[:1] != "/" and name in below))
 
 
-def overlays_around(wanted: t.Iterable[str], more: t.Iterable[str] = ()) -> dict[str, str]:
+def overlays_around(
+    wanted: t.Iterable[str],
+    more: t.Iterable[str] = (),
+    *,
+    used: t.Optional[t.Iterable[str]] = None,
+    away: mounts.Away = mounts.NOTHING,
+    unseen: t.Optional[list[str]] = None,
+) -> dict[str, str]:
     """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, where
-    libvirt's guests have their images, in ``more``, and where images were made or left behind."""
-    beside = {*(os.path.dirname(path) for path in wanted), *domains.image_directories()}
+    libvirt's guests have their images (``used``, where that is known already), in ``more``, and where images were made
+    or left behind."""
+    if used is None:
+        with domains.everything() as everything:
+            used = domains.image_directories(*everything)
+    beside = {*(os.path.dirname(path) for path in wanted), *used}
     # Of workloads their disks alone. Beside them lies what containers write: any number of files that say anything.
-    guests = glob.glob(f"{glob.escape(paths.WORKLOADS)}/*/disks")
-    found = overlays([*sorted(guests), paths.TEMPLATES, paths.KEPT_DISKS, *more], beside=sorted(beside))
+    guests = sorted(paths.guest_disks_dir(entry.name) for entry in _listed(paths.WORKLOADS))
+    places = [*guests, paths.TEMPLATES, paths.KEPT_DISKS, *more]
+    found = overlays(places, beside=sorted(beside), away=away, unseen=unseen)
     # Read last: who takes a disk away from a guest writes that down first.
     seen = {os.path.realpath(path) for path in found}
-    for path in disk_records.layered():
-        below, real = rests_on(path), os.path.realpath(path)
+    for path in disk_records.layered(away):
+        below, real = rests_on(path, away), os.path.realpath(path)
         if below and real not in seen:
             found[path] = below
             seen.add(real)

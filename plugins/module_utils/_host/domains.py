@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import typing as t
@@ -131,12 +132,19 @@ def forget_variables(connection: libvirt.Connection, name: str) -> None:
                 files.remove_file(path)
 
 
-def image_directories() -> list[str]:
-    """Where images lie that libvirt's guests use: the directories of its pools, and those of the disks of all domains.
-    None where there is no libvirt."""
+@contextlib.contextmanager
+def everything() -> t.Iterator[tuple[dict[str, Known], dict[str, str]]]:
+    """All domains, and the directories of the pools by their names. None where there is no libvirt."""
     if not libvirt.available():
-        return []
+        yield {}, {}
+        return
     with libvirt.connect() as connection:
-        models = [each for one in read(connection).values() for each in (one.model, one.live_model or domain.EMPTY)]
-        used = [os.path.dirname(disk["path"]) for model in models for disk in model["disks"].values()]
-        return sorted({*libvirt.pool_directories(connection).values(), *used})
+        yield read(connection), libvirt.pool_directories(connection)
+
+
+def image_directories(known: t.Mapping[str, Known], pools: t.Mapping[str, str]) -> list[str]:
+    """Where images lie that libvirt's guests use: the directories of its pools, and those of the disks of all
+    domains."""
+    models = [each for one in known.values() for each in (one.model, one.live_model or domain.EMPTY)]
+    used = [os.path.dirname(disk["path"]) for model in models for disk in model["disks"].values()]
+    return sorted({*pools.values(), *used})

@@ -120,11 +120,15 @@ def remove_file(path: str, *, durable: bool = False) -> bool:
     return True
 
 
+def read_mounts() -> str:
+    """The mounts of this mount namespace, as proc(5) has them."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
 def mount_points(mountinfo: t.Optional[str] = None) -> list[str]:
     """All mount points of this mount namespace (/proc/self/mountinfo), in the order they were mounted."""
-    if mountinfo is None:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            mountinfo = file.read()
+    mountinfo = read_mounts() if mountinfo is None else mountinfo
     # Field 5; blanks in paths are escaped as octal (proc(5)).
     return [
         line.split(" ")[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")

@@ -30,6 +30,7 @@ from . import (
     kinds,
     kvm,
     libvirt,
+    mounts,
     movedir,
     netns,
     ownership,
@@ -42,8 +43,6 @@ from .system import Host
 
 Record = t.Mapping[str, t.Any]
 
-# File systems that several hosts have at once; those that libvirt and QEMU can rely on.
-_SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 # Where libvirt takes the ports from on which a guest and its disks arrive.
 _PORTS = range(49152, 49216)
 
@@ -190,9 +189,8 @@ def _stamp(path: str) -> dict[str, t.Any]:
 def on_shared_storage(path: str) -> bool:
     """Whether a file is on a file system that other hosts have, too."""
     device = os.stat(path).st_dev
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        kinds_of = info.file_systems(file.read())
-    return kinds_of.get(f"{os.major(device)}:{os.minor(device)}") in _SHARED
+    kinds_of = info.file_systems(files.read_mounts())
+    return kinds_of.get(f"{os.major(device)}:{os.minor(device)}") in mounts.SHARED
 
 
 def mark_of(path: str, mark: str) -> str:
@@ -246,13 +244,21 @@ def _in_files(name: str, needs: Record) -> list[str]:
     return found
 
 
-def _others_need(name: str, needs: Record, host: str) -> list[str]:
-    """Why what goes with the guest cannot leave this host (``host``)."""
-    users = disk_guests.needed({name: going(name, needs)}).get(name)
+def _others_need(name: str, needs: Record, host: str) -> tuple[list[str], list[str]]:
+    """(why it cannot, warnings) of what goes with the guest and is to leave this host (``host``).
+
+    Storage that may hang is left out, but for what the guest itself has: a host that has lost its file server must be
+    able to give its guests away. What lies there does not go with this one. What rests from there on a disk of this
+    host alone is not seen; that is a chain which no other host can open.
+    """
+    own = [path for disk in (*needs["disks"], *needs["fixed"]) for path in (disk["path"], disk["below"]) if path]
+    own += [*needs["brought"], *needs["files"], *guest_disks.at_home(name)]
+    unseen: list[str] = []
+    users = disk_guests.needed({name: going(name, needs)}, mounts.away_from(own), unseen).get(name)
     if not users:
-        return []
+        return [], unseen
     words = disk_guests.words_of(users)
-    return [f"disks: others on {host} need files that go with {name}: {words}. {disk_guests.FREE_THEM}"]
+    return [f"disks: others on {host} need files that go with {name}: {words}. {disk_guests.FREE_THEM}"], unseen
 
 
 def _left_here(name: str, needs: Record, host: str) -> tuple[list[str], list[str]]:
@@ -291,7 +297,8 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     found += migration.refused(name, seen.live, seen.xml, seen.state, ours, needs)
     found += _in_files(name, needs)
-    found += _others_need(name, needs, me["name"])
+    needed, unseen = _others_need(name, needs, me["name"])
+    found += needed
     cannot_stay, stays = _left_here(name, needs, me["name"])
     found += cannot_stay
     answer = channel.call("check", timeout_s=90, definition=definition, owner=owner, needs=needs)
@@ -313,7 +320,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     overlay = files.read_json(paths.OVERLAY_FILE)
     warnings = migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay), private=private)
     made = plan.Plan(
-        mode, tuple(reasons), (*found, *answer["problems"]), (*stays, *warnings),
+        mode, tuple(reasons), (*found, *answer["problems"]), (*unseen, *stays, *warnings),
         migration.expected_ms(live), tuple(answer["space"]),
     )  # fmt: skip
     return kinds.Survey(made, live, there["identity"], needs, {"templates": answer.get("templates", [])})

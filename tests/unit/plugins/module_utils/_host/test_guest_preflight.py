@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import socket
@@ -19,6 +20,9 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
+    disk_guests,
+    disk_records,
+    disks,
     domains,
     files,
     guest_disks,
@@ -516,7 +520,7 @@ class Source(t.NamedTuple):
 @pytest.fixture
 def source(target: FakeConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Source:
     """``web``, which is off and has one disk. The target has no objection."""
-    for name in ("KEPT_DISKS", "RUN", "OVERLAY_FILE", "HOST_FILE"):
+    for name in ("KEPT_DISKS", "DISK_RECORDS", "RUN", "OVERLAY_FILE", "HOST_FILE"):
         monkeypatch.setattr(paths, name, str(tmp_path / name.lower()))
     files.write_json(paths.HOST_FILE, {"host_id": "S", "name": "host1"})
     monkeypatch.setattr(libvirt, "available", lambda: True)
@@ -572,6 +576,132 @@ def test_what_others_need_does_not_leave_with_it(source: Source, tmp_path: Path)
     )
 
 
+class Dead:
+    """A file server that is gone: whoever touches what is mounted at ``point`` would hang. Here he fails."""
+
+    def __init__(self, point: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.point = str(point)
+        self._asked = False
+        kinds = f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n55 22 0:42 / {point} rw shared:3 - nfs4 192.0.2.1:/srv rw,hard\n"
+        monkeypatch.setattr(files, "read_mounts", lambda: kinds)
+        self._real = os.path.realpath
+        for place, names in ((os, ("stat", "listdir", "open")), (builtins, ("open",)), (os.path, ("realpath",))):
+            for name in names:
+                monkeypatch.setattr(place, name, self._guarded(getattr(place, name)))
+        for name in ("lstat", "readlink"):
+            monkeypatch.setattr(os, name, self._guarded(getattr(os, name), follows=False))
+        scan = self._guarded(os.scandir)
+
+        @contextlib.contextmanager
+        def listed(path: str) -> t.Iterator[list[t.Any]]:
+            with scan(path) as entries:
+                yield [self._entry(entry) for entry in entries]
+
+        monkeypatch.setattr(os, "scandir", listed)
+
+    def touch(self, path: object, follows: bool = True) -> None:
+        # To find out where a path leads asks the same functions.
+        if self._asked or not isinstance(path, str):
+            return
+        self._asked = True
+        try:
+            real = self._real(path) if follows else f"{self._real(os.path.dirname(path))}/{os.path.basename(path)}"
+        finally:
+            self._asked = False
+        assert not f"{real}/".startswith(f"{self.point}/"), path
+
+    def _guarded(self, work: t.Any, follows: bool = True) -> t.Any:
+        def guarded(path: t.Any, *args: t.Any, **options: t.Any) -> t.Any:
+            self.touch(path, follows and options.get("follow_symlinks", True))
+            return work(path, *args, **options)
+
+        return guarded
+
+    def _entry(self, entry: os.DirEntry[str]) -> t.Any:
+        def asked(word: str) -> t.Any:
+            def ask(follow_symlinks: bool = True) -> t.Any:
+                # What is mounted there a directory does not touch for that.
+                if follow_symlinks:
+                    self.touch(entry.path)
+                return getattr(entry, word)(follow_symlinks=follow_symlinks)
+
+            return ask
+
+        return types.SimpleNamespace(name=entry.name, path=entry.path, is_dir=asked("is_dir"), is_file=asked("is_file"))
+
+
+def test_a_file_server_that_is_gone_keeps_no_guest_that_has_nothing_there(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have all of it: disks, links that lead there, overlays, and what was written down of them."""
+    pool, near, disk = Path(paths.KEPT_DISKS) / "pool", tmp_path / "near", source.home / "vda.qcow2"
+    dead = pool / "dead"
+    for place in (dead, near, Path(paths.WORKLOADS) / "far"):
+        place.mkdir(parents=True)
+    fake_domains.qcow2(dead / "base.qcow2", 2**20)
+    fake_domains.qcow2(dead / "above.qcow2", 2**20, str(disk), "qcow2")
+    fake_domains.qcow2(pool / "rests.qcow2", 2**20, f"{dead}/base.qcow2", "qcow2")
+    fake_domains.qcow2(near / "rests.qcow2", 2**20, f"{dead}/base.qcow2", "qcow2")
+    fake_domains.qcow2(near / "above.qcow2", 2**20, str(disk), "qcow2")
+    (pool / "link.qcow2").symlink_to(dead / "above.qcow2")
+    (pool / "links").symlink_to(dead)
+    (pool / "round").symlink_to(pool / "round")
+    (Path(paths.WORKLOADS) / "far/disks").symlink_to(dead)
+    for name, path in enumerate((dead / "base.qcow2", pool / "links/above.qcow2", pool / "link.qcow2", pool / "x")):
+        source.define(f"other{name}", path, uuid=f"{name}9999999")
+    for path in (dead / "above.qcow2", pool / "links/above.qcow2", near / "rests.qcow2", near / "above.qcow2"):
+        disk_records.note(str(path))
+    with monkeypatch.context() as patch:
+        Dead(dead, patch)
+        for touched in (os.listdir, os.stat, os.path.realpath):
+            with pytest.raises(AssertionError):
+                touched(f"{pool}/links")
+        made = source.survey().plan
+    assert len(made.blockers) == 1
+    assert made.blockers[0].startswith(f"disks: others on host1 need files that go with web: {disk} ({near}/above")
+    assert made.warnings == ()
+    # As soon as the server is there again, and for one that has a disk there.
+    (near / "above.qcow2").unlink()
+    assert f"{dead}/above.qcow2" in source.survey().plan.blockers[0]
+    source.define("web", disk, dead / "own.qcow2")
+    fake_domains.qcow2(dead / "own.qcow2", 2**20)
+    mounted = f"55 22 0:42 / {dead} rw - nfs 192.0.2.1:/srv rw"
+    monkeypatch.setattr(files, "read_mounts", lambda: mounted)
+    assert f"{dead}/above.qcow2" in source.survey().plan.blockers[0]
+
+
+def test_too_many_files_are_told_and_keep_no_guest(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is seen elsewhere counts."""
+    pool, disk = tmp_path / "pool", source.home / "vda.qcow2"
+    fake_domains.qcow2(pool / "a", 2**20)
+    source.define("other", pool / "a", uuid="99999999")
+    monkeypatch.setattr(disks, "MOST_FILES", 2)
+    assert source.survey().plan.warnings == ()
+    for name in "bc":
+        (pool / name).touch()
+    made = source.survey().plan
+    assert (made.blockers, len(made.warnings)) == ((), 1)
+    assert made.warnings[0].startswith(
+        f"What rests on the images here is not known: There are more than 2 files in {pool}"
+    )
+    fake_domains.qcow2(source.home / "old.qcow2", 2**20, str(disk), "qcow2")
+    assert f"{disk} ({source.home}/old.qcow2)" in source.survey().plan.blockers[0]
+
+
+def test_all_domains_are_read_once(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, made = libvirt.connect, []
+
+    def counted() -> t.Any:
+        made.append(1)
+        return connect()
+
+    monkeypatch.setattr(libvirt, "connect", counted)
+    assert disk_guests.needed({"web": [f"{source.home}/vda.qcow2"]}) == {}
+    assert len(made) == 1
+
+
 def test_an_old_overlay_keeps_the_disk_below_it(source: Source) -> None:
     """In its own directory, too: the disk goes, and that stays."""
     fake_domains.qcow2(source.home / "old.qcow2", 2**20, f"{source.home}/vda.qcow2", "qcow2")
@@ -600,7 +730,7 @@ def test_internal_snapshots_keep_what_runs_here(
         file.seek(60)
         file.write(struct.pack(">I", 2))
     monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: shared)
-    monkeypatch.setattr(guest_preflight, "_others_need", lambda *args: [])
+    monkeypatch.setattr(guest_preflight, "_others_need", lambda *args: ([], []))
     if live:
         source.connection.domains["web"].createWithFlags(0)
     said = [one for one in source.survey().plan.blockers if one.startswith("snapshots: ")]

@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the cnvm.platform authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# This module util is PRIVATE to the collection.
+"""Storage that may hang whoever touches it. That is told by its mount points alone, without a look at it."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from . import files
+
+# File systems that several hosts have at once; those that libvirt and QEMU can rely on.
+SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
+# Once their server is gone these may keep a process for good, which nobody can kill then.
+_MAY_HANG = (*SHARED, "cifs", "smb3", "fuse.sshfs")
+_MOST_LINKS = 40
+
+
+class Away:
+    """Places that nobody is to touch: all below ``points``."""
+
+    def __init__(self, points: t.Iterable[str] = ()) -> None:
+        self._points = frozenset(points)
+
+    def begins_at(self, path: str) -> bool:
+        """Whether such a place is mounted at ``path``, to which no link leads."""
+        return path in self._points
+
+    def real(self, path: str) -> str:
+        """As ``os.path.realpath``; '' where the way leads there."""
+        if not self._points:
+            return os.path.realpath(path)
+        made, todo, links = "/", path.split("/")[::-1], 0
+        while todo:
+            name = todo.pop()
+            if name in ("", ".", ".."):
+                made = os.path.dirname(made) if name == ".." else made
+                continue
+            there = os.path.join(made, name)
+            if there in self._points:
+                return ""
+            try:
+                target = os.readlink(there)
+            except OSError:
+                # No link, or not there.
+                made = there
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                return ""
+            made = "/" if target.startswith("/") else made
+            todo += target.split("/")[::-1]
+        return made
+
+
+# Everything may be looked at.
+NOTHING = Away()
+
+
+def away_from(own: t.Iterable[str]) -> Away:
+    """What may hang and has none of the paths ``own``."""
+    used = {place for path in own for place in (path, os.path.realpath(path))}
+    return Away(
+        point
+        for point, kind in kinds_at(files.read_mounts()).items()
+        if kind in _MAY_HANG and not any(path.startswith(f"{point.rstrip('/')}/") for path in used)
+    )
+
+
+def kinds_at(mountinfo: str) -> dict[str, str]:
+    """The types of file systems by their mount points: of several at one point that which is seen."""
+    kinds = [line.partition(" - ")[2].partition(" ")[0] for line in mountinfo.splitlines()]
+    return dict(zip(files.mount_points(mountinfo), kinds))
