@@ -17,6 +17,9 @@ from .._libvirt.domain import Model
 from .._libvirt.xml import Element
 from . import files, libvirt
 
+# Where volumes of pools are: {(pool, volume): path}. libvirt is asked up to three times for each.
+Places = dict[tuple[str, str], str]
+
 
 @dataclasses.dataclass
 class Known:
@@ -62,6 +65,7 @@ def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = 
         transient = {each.name() for each in connection.listAllDomains(library.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)}
         automatic = {each.name() for each in connection.listAllDomains(library.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)}
     found = {}
+    places: Places = {}
     for name, each in domains.items():
         if names is not None and name not in names:
             continue
@@ -72,9 +76,9 @@ def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = 
         try:
             with libvirt.doing(f"read the guest {name!r}"):
                 if known.persistent:
-                    known.stored = xml_of(each, library.VIR_DOMAIN_XML_INACTIVE)
+                    known.stored = xml_of(each, library.VIR_DOMAIN_XML_INACTIVE, places)
                 if each.isActive():
-                    known.live = xml_of(each)
+                    known.live = xml_of(each, 0, places)
         except libvirt.LibvirtError as error:
             if error.code == errors.NO_DOMAIN:
                 continue  # it has ended, or was removed, a moment ago
@@ -84,16 +88,19 @@ def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = 
     return found
 
 
-def xml_of(each: libvirt.Domain, flags: int = 0) -> Element:
+def xml_of(each: libvirt.Domain, flags: int = 0, places: t.Optional[Places] = None) -> Element:
     """A domain's XML, with passwords: else they would be lost when it is written back. Disks that are volumes of a pool
-    say where they are; see ``_libvirt.domain.volumes``."""
+    say where they are; see ``_libvirt.domain.volumes``. ``places``: of those that were asked for already."""
+    places = {} if places is None else places
     text = each.XMLDesc(flags | libvirt.library().VIR_DOMAIN_XML_SECURE)
     root = xml.parse(text, f"the XML of {each.name()}", "domain")
     for source, pool, volume in domain.volumes(root):
-        # Of one that QEMU is to reach by itself the host's path is only another way.
-        path = "" if source.get("mode") == "direct" else libvirt.volume_path(each.connect(), pool, volume)
-        if path:
-            source.set("file", path)
+        if source.get("mode") == "direct":
+            continue  # QEMU is to reach it by itself: the host's path is only another way
+        if (pool, volume) not in places:
+            places[pool, volume] = libvirt.volume_path(each.connect(), pool, volume)
+        if places[pool, volume]:
+            source.set("file", places[pool, volume])
     return root
 
 

@@ -266,11 +266,6 @@ def pool(connection: Connection, name: str) -> t.Optional[Pool]:
     return _found(connection.storagePoolLookupByName, name, errors.NO_STORAGE_POOL, f"the pool {name!r}")
 
 
-def volume_at(connection: Connection, path: str) -> t.Optional[t.Any]:
-    """The volume of an active pool at that path."""
-    return _found(connection.storageVolLookupByPath, path, errors.NO_STORAGE_VOL, f"the volume {path}")
-
-
 def volume_path(connection: Connection, pool_name: str, name: str) -> str:
     """Where a volume of a pool is on this host; '' where there is no such pool, or nobody can say."""
     error_class = library().libvirtError

@@ -28,6 +28,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     disk_images,
     disks,
+    domains,
     files,
     guest_disks,
     guest_jobs,
@@ -1226,6 +1227,30 @@ def test_a_disk_that_another_one_has_as_a_volume_is_refused(connection: FakeConn
     assert f'<source file="{disk}">' in text
     assert "luks" in text
     assert not bring({**given, "name": "old"})["changed"]
+
+
+def test_where_a_volume_is_libvirt_is_asked_once(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what is stored and what runs, and of all guests that read it."""
+    connection.volumes["p", "v"] = str(place / "v")
+    connection.pools["p"] = str(place)
+    volume = "<disk type='volume' device='cdrom'><source pool='p' volume='v'/><target dev='sda'/></disk>"
+    for name in ("one", "two"):
+        connection.defineXML(f"<domain><name>{name}</name><memory>1024</memory><devices>{volume}</devices></domain>")
+        connection.domains[name].createWithFlags(0)
+    asked: list[str] = []
+    look = FakeConnection.storagePoolLookupByName
+
+    def count(self: FakeConnection, name: str) -> t.Any:
+        asked.append(name)
+        return look(self, name)
+
+    monkeypatch.setattr(FakeConnection, "storagePoolLookupByName", count)
+    known = domains.read(t.cast("t.Any", connection))
+    assert asked == ["p"]
+    models = [model for one in known.values() for model in (one.model, one.live_model)]
+    assert [model["cdroms"]["sda"]["path"] for model in models if model] == [str(place / "v")] * 4
 
 
 def test_memory_that_is_divided_into_cells_is_not_changed_without_them(connection: FakeConnection) -> None:
