@@ -210,6 +210,8 @@ class Planner:
             work, looked = guest_disks.look(disk, path, top, digest, at, **options)
             if looked is None:
                 same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
+                # Of what libvirt was not told its file tells: it goes by that, too, until it is written down.
+                same = same and stored is not None and "open" not in stored["disks"][name]
                 looked = stored["disks"][name]["backing"] if stored is not None and same else below
                 if looked is not None and same and top == path and not seen.active:
                     rebased = guest_disks.below_now(path, disk["format"], looked, at)

@@ -145,10 +145,7 @@ def _named(root: Element) -> list[tuple[Element, str]]:
 
 
 def _unlike(root: Element, needs: Needs) -> list[str]:
-    """The disks of a domain that are read as something else than was announced, or that leave it to their files what
-    they rest on: libvirt would believe those, and give the guest whatever they name. Of what comes with this move the
-    host has made the file, or looked at it (see ``_host.guest_target``)."""
-    checked = {disk["path"] for disk in needs["disks"] if not disk["shared"]} | set(needs["brought"])
+    """The disks of a domain that are read as something else than was announced, in words."""
     formats = {disk["path"]: disk["format"] for disk in (*needs["disks"], *needs["fixed"])}
     found = []
     for disk in root.findall("devices/disk"):
@@ -156,9 +153,19 @@ def _unlike(root: Element, needs: Needs) -> list[str]:
         kind = attribute(disk, "driver", "type", "raw")
         if kind != ("raw" if disk.get("device") == "cdrom" else formats.get(path, kind)):
             found.append(f"{target} as {kind}")
-        if path not in checked and not domain.is_closed(disk):
-            found.append(f"{target} without a word on what it rests on (backingStore)")
     return found
+
+
+def left_open(root: Element, needs: Needs) -> list[str]:
+    """The disks of a domain that leave it to their files what they rest on, in words: libvirt would believe those, and
+    give the guest whatever they name. Of what comes with this move the host has made the file, or looked at it (see
+    ``_host.guest_target``)."""
+    checked = {disk["path"] for disk in needs["disks"] if not disk["shared"]} | set(needs["brought"])
+    return [
+        f"{attribute(disk, 'target', 'dev')} without a word on what it rests on (backingStore)"
+        for disk in root.findall("devices/disk")
+        if domain.path_of(disk) not in checked and not domain.is_closed(disk)
+    ]
 
 
 def strangers(name: str, root: Element, needs: Needs) -> list[str]:
@@ -171,6 +178,7 @@ def strangers(name: str, root: Element, needs: Needs) -> list[str]:
     found += sorted(drive for drive in drives if drive and not drive.startswith("/"))
     found += volumes(root)
     found += _unlike(root, needs)
+    found += left_open(root, needs)
     if len(root.findall("devices")) > 1:
         found.append("a second list of devices")
     found += domain.other_devices(root)

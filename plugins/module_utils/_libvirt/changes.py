@@ -118,11 +118,13 @@ def differences(wanted: Model, actual: Model) -> list[Difference]:
 def _device(key: str, wanted: t.Optional[t.Mapping[str, t.Any]], actual: t.Any) -> list[Difference]:
     if wanted is None or actual is None:
         return [Difference(key, actual, wanted)]
-    return [
-        Difference(f"{key}.{part}", actual.get(part), wanted[part])
-        for part in wanted
-        if wanted[part] != actual.get(part)
-    ]
+    found = {part: (actual.get(part), wanted[part]) for part in wanted if wanted[part] != actual.get(part)}
+    # The same in other words: it is for the next start alone, and running() does not look at it.
+    if "volume" in actual:
+        found.setdefault("path", (actual["volume"], wanted["path"]))
+    if "open" in actual:
+        found.setdefault("backing", (actual["open"], "written down"))
+    return [Difference(f"{key}.{part}", before, after) for part, (before, after) in found.items()]
 
 
 def _marks(wanted: t.Mapping[str, t.Any], actual: t.Mapping[str, t.Any]) -> list[Difference]:

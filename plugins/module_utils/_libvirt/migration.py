@@ -55,8 +55,8 @@ def obstacles(name: str, root: Element, state: str, snapshots: t.Sequence[str]) 
         found.append(f"snapshots: {name} has {', '.join(snapshots)}. Delete them first (cnvm.platform.guest_snapshot).")
     for volume in admission.volumes(root):
         found.append(
-            f"disks: {name} has {volume} of its host. Any change of the guest (its description, say, with"
-            " cnvm.platform.guest) makes a plain disk of that, with which it has to be started anew."
+            f"disks: {name} has {volume} of its host. Run it with its description (cnvm.platform.guest), which makes a"
+            f" plain disk of that{'' if state == 'stopped' else ', and start it anew'}."
         )
     for target, disk in model["disks"].items():
         if not disk["path"].startswith("/") or disk["path"].startswith("/dev/"):
@@ -90,9 +90,17 @@ def refused(
     strange = admission.strangers(name, root, needs)
     told = {*domain.other_devices(root), *admission.folders(model)}
     told |= set(admission.volumes(root))
+    opened, opened_later = admission.left_open(root, needs), admission.left_open(stored, needs)
+    told |= set(opened)
     told |= {word for tag, folder in model["shared_folders"].items() for word in (tag, folder["source"])}
     found += [f"files: {name} has {one}, which no other host gives it." for one in strange if one not in told]
-    waiting = [one for one in admission.strangers(name, stored, needs) if one not in strange]
+    for one in sorted({*opened, *opened_later}):
+        anew = ", and start it anew" if live is not None and one in opened else ""
+        found.append(
+            f"disks: {name} has {one}, and no other host takes the word of a file for that. Run it once with its"
+            f" description (cnvm.platform.guest), which writes it down{anew}."
+        )
+    waiting = [one for one in admission.strangers(name, stored, needs) if one not in (*strange, *opened_later)]
     if waiting:
         found.append(
             f"changes: for its next start {name} has {', '.join(waiting)}, which no other host gives it. Start it anew"

@@ -35,6 +35,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guest_live,
     guest_planning,
     guest_power,
+    guest_preflight,
     guest_report,
     guest_restarts,
     guest_snapshots,
@@ -55,6 +56,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import (
     domain,
     errors,
     guest_definition,
+    migration,
     snapshots,
     xml,
 )
@@ -122,6 +124,13 @@ def template(place: Path, size: int = 2**21, name: str = "debian", digest: str =
     names = place / "templates/names"
     names.mkdir(exist_ok=True)
     (names / name).write_text(f"{digest}\n")
+
+
+def needs_of(connection: FakeConnection, name: str) -> dict[str, t.Any]:
+    """What a guest of this host would need of another one."""
+    known = domains.read(t.cast("t.Any", connection), [name])[name]
+    definition = json.loads(Path(paths.definition_file(name)).read_text())
+    return guest_preflight.needs_of(name, known, definition, Host(run=fake_domains.run), 1, False)
 
 
 # -- A guest's life
@@ -1222,11 +1231,91 @@ def test_a_disk_that_another_one_has_as_a_volume_is_refused(connection: FakeConn
         bring({**given, "name": "web"})
     # Taken over it is a plain disk.
     taken = bring({**given, "name": "old"}, adopt=True)
-    assert [key for key in taken["diff"]["after"]["old"] if key.startswith("disks")] == ["disks.vda.cache"]
+    after = taken["diff"]["after"]["old"]
+    assert [key for key in after if key.startswith("disks")] == [
+        "disks.vda.cache",
+        "disks.vda.path",
+        "disks.vda.backing",
+    ]
     text = connection.domains["old"].XMLDesc(2)
     assert f'<source file="{disk}">' in text
     assert "luks" in text
     assert not bring({**given, "name": "old"})["changed"]
+
+
+def unsaid(root: t.Any) -> None:
+    """Let a domain be as virt-install would have written it."""
+    for disk in root.findall("devices/disk"):
+        for part in disk.findall("backingStore"):
+            disk.remove(part)
+
+
+def blockers(connection: FakeConnection, name: str) -> list[str]:
+    """Why a guest itself could not leave its host."""
+    known = domains.read(t.cast("t.Any", connection), [name])[name]
+    return migration.refused(name, known.live, known.xml, known.state, [], needs_of(connection, name))
+
+
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_a_guest_of_virt_install_moves_from_shared_storage_once_it_is_described(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(guest_preflight, "on_shared_storage", lambda path: True)
+    disk = place / "nfs.qcow2"
+    fake_domains.qcow2(disk, 2**20)
+    source = f"<driver name='qemu' type='qcow2' cache='none'/><source file='{disk}'/><target dev='vda' bus='virtio'/>"
+    foreign(connection, f"<disk type='file'>{source}</disk>")
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "disks": [{"path": str(disk)}]}
+    wanted["state"] = state
+    bring(wanted, adopt=True)
+    assert (bring(wanted, adopt=True)["changed"], blockers(connection, "old")) == (False, [])
+    # As it is where it was taken over before that was looked at, or where somebody has defined it anew.
+    unsaid(connection.domains["old"].stored)
+    (said,) = blockers(connection, "old")
+    assert "vda without a word on what it rests on" in said
+    assert "Run it once with its description (cnvm.platform.guest)" in said
+    for check_mode in (True, False):
+        result = bring(wanted, check_mode=check_mode)
+        (found,) = result["guests"]
+        assert found["actions"] == ["change disks.vda.backing"]
+        assert result["diff"]["before"]["old"]["disks.vda.backing"] == "left to its file"
+        assert result["diff"]["after"]["old"]["disks.vda.backing"] == "written down"
+        assert (found["restart_required"], result["warnings"]) == (False, [])
+    assert blockers(connection, "old") == []
+    assert not bring(wanted)["changed"]
+
+
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_of_a_disk_of_which_nothing_was_said_its_file_tells_what_it_rests_on(
+    connection: FakeConnection, place: Path, state: str
+) -> None:
+    """Without its template it would be lost at the next start."""
+    template(place)
+    wanted = {**WEB, "state": state, "disks": [{"template": "debian"}]}
+    bring(wanted)
+    below = domain.parse(t.cast("t.Any", connection.domains["web"].stored))["disks"]["vda"]["backing"]
+    unsaid(connection.domains["web"].stored)
+    assert one(wanted)["actions"] == ["change disks.vda.backing"]
+    found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))["disks"]["vda"]
+    assert [found["backing"], "open" in found] == [below, False]
+    assert [each["path"] for each in below] == [paths.template_disk(DIGEST)]
+    assert not bring(wanted)["changed"]
+
+
+def test_a_volume_that_somebody_made_of_a_disk_is_a_plain_disk_again(connection: FakeConnection, place: Path) -> None:
+    connection.pools["p"] = str(place)
+    wanted = {**WEB, "state": "stopped", "disks": [{"size_mib": 1, "pool": "p"}]}
+    bring(wanted)
+    (path,) = (disk["path"] for disk in domain.parse(connection.domains["web"].stored)["disks"].values())  # type: ignore[arg-type]
+    connection.volumes["p", os.path.basename(path)] = path
+    drive = t.cast("t.Any", connection.domains["web"].stored).find("devices/disk")
+    drive.set("type", "volume")
+    drive.find("source").attrib = {"pool": "p", "volume": os.path.basename(path)}
+    (said,) = blockers(connection, "web")
+    assert "Run it with its description (cnvm.platform.guest), which makes a plain disk of that." in said
+    assert one(wanted)["actions"] == ["change disks.vda.path"]
+    assert blockers(connection, "web") == []
+    assert not bring(wanted)["changed"]
 
 
 def test_where_a_volume_is_libvirt_is_asked_once(

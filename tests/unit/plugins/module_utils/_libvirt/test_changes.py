@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing as t
 
 import pytest
@@ -16,7 +17,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.changes imp
     kept_memory,
     pending,
 )
-from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.domain import Model, alike, build, parse
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt.domain import EMPTY, Model, alike, build, parse
 
 from . import guest_models
 
@@ -303,3 +304,25 @@ def test_what_is_pending_is_whatever_differs() -> None:
 def test_a_foreign_domain_is_compared_by_its_xml() -> None:
     stored = parse(xml.parse("<domain type='kvm'><cpu mode='host-passthrough'/></domain>"))
     assert "cpu" in [one.key for one in differences(model(), stored)]
+
+
+def test_what_is_the_same_in_other_words_is_for_the_next_start_alone() -> None:
+    disk = {"path": "/d/a", "format": "qcow2", "bus": "virtio", "cache": "none", "read_only": False, "serial": ""}
+    wanted = {**copy.deepcopy(EMPTY), "disks": {"vda": {**disk, "backing": []}}, "cdroms": {"sda": {"path": "/d/c"}}}
+    said = {"open": "left to its file", "volume": "the volume a of the pool p"}
+    actual = copy.deepcopy(wanted)
+    actual["disks"]["vda"].update(said)
+    actual["cdroms"]["sda"].update(volume="the volume c of the pool p", bus="sata")
+    wanted["cdroms"]["sda"]["bus"] = "sata"
+    found = compare(wanted, actual, actual)
+    assert {one.key: (one.before, one.after) for one in found.stored} == {
+        "disks.vda.path": ("the volume a of the pool p", "/d/a"),
+        "disks.vda.backing": ("left to its file", "written down"),
+        "cdrom.path": ("the volume c of the pool p", "/d/c"),
+    }
+    assert (found.steps, found.reasons) == ((), {})
+    assert pending(wanted, actual) == pending(actual, wanted) == {}
+    # Where it is another one that is told.
+    actual["disks"]["vda"].update(path="/d/b", backing=[{"path": "/d/base"}])
+    keys = [one.key for one in compare(wanted, actual).stored]
+    assert sorted(keys) == ["cdrom.path", "disks.vda.backing", "disks.vda.path"]

@@ -247,6 +247,7 @@ def test_patch_makes_a_plain_disk_of_a_volume_whose_place_is_known(path: str, ki
         assert (pool, volume) in (("p", "v"), ("q", "b"))
         source.set("file", path if pool == "p" else "/q/b")
     wanted = parse(stored)
+    assert wanted["disks"]["vda"].pop("volume") == "the volume v of the pool p"
     assert wanted["disks"]["vda"]["path"] == path
     assert [each["path"] for each in wanted["disks"]["vda"]["backing"]] == ["/q/b"]
     for cache in ("default", "none"):
@@ -261,6 +262,45 @@ def test_patch_makes_a_plain_disk_of_a_volume_whose_place_is_known(path: str, ki
         assert (disk.get("type"), kept.attrib) == (kind, {"startupPolicy": "optional", place: path})
         assert kept.find("encryption") is not None
         assert xml.attribute(disk, "backingStore", "type") == "file"
+
+
+OF_QCOW2 = "<driver type='qcow2'/><source file='/d/a'/>"
+ON_IMAGE = "<backingStore type='file'><format type='{}'/><source file='/d/b'/></backingStore>"
+
+
+@pytest.mark.parametrize(
+    ("drive", "is_open"),
+    [
+        (OF_QCOW2, True),
+        (f"{OF_QCOW2}<readonly/>", True),
+        (f"{OF_QCOW2}{ON_IMAGE.format('qcow2')}", True),
+        (f"{OF_QCOW2}{ON_IMAGE.format('raw')}", False),
+        (f"{OF_QCOW2}<backingStore/>", False),
+        ("<driver type='raw'/><source file='/d/a'/>", False),
+        ("<source file='/d/a'/>", False),
+        ("<driver type='raw'/><source dev='/dev/vg/a'/>", False),
+        # Nobody has looked what that rests on.
+        ("<driver type='qcow2'/><source dev='/dev/vg/a'/>", False),
+    ],
+)
+def test_what_a_disk_rests_on_is_said_in_full_once_it_is_wanted(drive: str, is_open: bool) -> None:
+    target = "<target dev='vda' bus='virtio'/>"
+    stored = xml.parse(f"<domain><devices><disk device='disk'>{drive}{target}</disk></devices></domain>")
+    found = parse(stored)
+    assert ("open" in found["disks"]["vda"]) == is_open
+    found["disks"]["vda"].pop("open", None)
+    patched = patch(stored, found)
+    assert parse(written(patched)) == found
+    (before,), (after,) = (root.findall("devices/disk") for root in (stored, patched))
+    assert domain.is_closed(after) or "/dev/" in drive
+    assert (xml.document(before) == xml.document(after)) != is_open
+
+
+def test_a_cd_rests_on_nothing() -> None:
+    stored = xml.parse(
+        "<domain><devices><disk device='cdrom'><source file='/a'/><target dev='sda'/></disk></devices></domain>"
+    )
+    assert parse(stored)["cdroms"] == {"sda": {"path": "/a", "bus": ""}}
 
 
 def test_patch_leaves_a_volume_whose_place_is_not_known() -> None:

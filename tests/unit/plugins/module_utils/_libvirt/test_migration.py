@@ -210,6 +210,32 @@ def test_what_the_target_would_not_let_through_is_told_before() -> None:
         assert len(one) == 1
 
 
+def test_a_disk_that_leaves_it_to_its_file_what_it_rests_on_is_told_with_what_helps() -> None:
+    """So it is with guests of virt-install. To start it anew alone is of no use."""
+    text = "<disk type='file'><driver type='qcow2'/><source file='/nfs/b'/>{}<target dev='vdb'/></disk>"
+    left, said = (guest(disk=text.format(word)) for word in ("", "<backingStore/>"))
+    shared = {**NEEDS["disks"][0], "name": "vdb", "path": "/nfs/b", "below": "", "template": "", "shared": True}
+    more = {"disks": [*NEEDS["disks"], shared]}
+    assert refused(None, said, **more) == refused(said, said, **more) == []
+    words = "disks: web has vdb without a word on what it rests on (backingStore), and"
+    for live, anew in ((None, False), (said, False), (left, True)):
+        (found,) = refused(live, left, **more)
+        assert found.startswith(words)
+        assert "Run it once with its description (cnvm.platform.guest)" in found
+        assert ("start it anew" in found) == anew
+    (found,) = refused(left, said, **more)
+    assert found.startswith(words)
+    assert "start it anew" in found
+
+
+@pytest.mark.parametrize(("state", "anew"), [("running", True), ("stopped", False)])
+def test_what_makes_a_plain_disk_of_a_volume_is_told(state: str, anew: bool) -> None:
+    volume = "<disk type='volume'><source pool='p' volume='v' file='/p/v'/><target dev='vdb'/></disk>"
+    (found,) = obstacles(guest(disk=volume), state)
+    assert "Run it with its description (cnvm.platform.guest), which makes a plain disk of that" in found
+    assert ("start it anew" in found) == anew
+
+
 def test_what_is_read_only_is_nobodys_to_lose() -> None:
     """A cache of the host does no harm, and it rests on a template as others do."""
     second = "<disk type='file'><driver cache='writeback'/><source file='/a'/><target dev='vdb'/><readonly/></disk>"
