@@ -224,13 +224,25 @@ def _in_files(name: str, needs: Record) -> list[str]:
                 f"disks: {path} is a link to {real}, which would stay behind. Stop {name} and bring the file itself to"
                 " the place of the link, or give the guest the disk by its real path."
             )
-    for disk in needs["disks"]:
-        if disk["format"] != "qcow2" or disk["shared"]:
+    copied = [disk for disk in needs["disks"] if not disk["shared"]]
+    brought = [disk for disk in needs["fixed"] if disk["path"] in needs["brought"]]
+    for disk in (*copied, *brought):
+        if disk["format"] != "qcow2":
             continue
         # What it is that cannot be read others say.
         with contextlib.suppress(OSError, CnvmError):
-            header = disks.inspect(disk["path"], "qcow2").header
-            if header.snapshots and needs["live"]:
+            node = disks.inspect(disk["path"], "qcow2")
+            header, rests_on = node.header, disks.backing_path(node)
+            by_libvirt = needs["live"] and disk not in brought
+            if rests_on != disk["below"] and not by_libvirt:
+                # The target takes no file that names another one than was announced.
+                run = f"Stop {name}, then run it" if needs["live"] else f"Run {name}"
+                found.append(
+                    f"disks: {disk['path']} rests on {rests_on or 'nothing'}, and libvirt was told that it rests on"
+                    f" {disk['below'] or 'nothing'}: it was flattened or rebased. {run} with its description"
+                    " (cnvm.platform.guest) first."
+                )
+            if header.snapshots and by_libvirt:
                 found.append(
                     f"snapshots: {disk['path']} has internal snapshots ({header.snapshots}), which are lost when it is"
                     f" copied while {name} runs. Stop {name}, and move it then: they go along. Or delete them"

@@ -747,6 +747,28 @@ def test_a_disk_with_its_data_in_another_file_is_kept_here(source: Source) -> No
     assert said.startswith(f"disks: {source.home}/vda.qcow2 has its data in another file (")
 
 
+@pytest.mark.parametrize(
+    ("live", "read_only", "how"),
+    [(False, False, "Run web with"), (False, True, "Run web with"), (True, True, "Stop web, then run it with"),
+     (True, False, "")],
+)  # fmt: skip
+def test_a_disk_that_rests_on_something_else_than_libvirt_was_told_is_kept_here(
+    source: Source, monkeypatch: pytest.MonkeyPatch, live: bool, read_only: bool, how: str
+) -> None:
+    """The target would refuse it once all of it was there. What runs libvirt itself copies, by what it was told."""
+    monkeypatch.setattr(guest_preflight, "_others_need", lambda *args: [])
+    disk, base = source.home / "vda.qcow2", paths.template_disk("ab" * 32)
+    source.define("web", disk, read_only=read_only)
+    fake_domains.qcow2(disk, 2**20, base, "qcow2")
+    if live:
+        source.connection.domains["web"].createWithFlags(0)
+    said = source.survey().plan.blockers
+    assert [
+        one.startswith(f"disks: {disk} rests on {base}, and libvirt was told that it rests on nothing") for one in said
+    ] == ([True] if how else [])
+    assert all(f"{how} its description (cnvm.platform.guest) first." in one for one in said)
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_link_is_no_disk_that_can_go(

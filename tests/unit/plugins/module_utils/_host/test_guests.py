@@ -915,6 +915,11 @@ def test_what_a_guest_writes_into_a_raw_disk_keeps_nothing(outside: Path, monkey
     assert templates.dependants(DIGEST) == []
 
 
+def left_behind(name: str, connection: FakeConnection) -> list[str]:
+    """Why its files could not leave this host."""
+    return guest_preflight._in_files(name, needs_of(connection, name))
+
+
 def test_a_flattened_disk_rests_on_nothing(connection: FakeConnection, place: Path) -> None:
     """libvirt and QEMU would go on reading from the template."""
     template(place)
@@ -924,7 +929,9 @@ def test_a_flattened_disk_rests_on_nothing(connection: FakeConnection, place: Pa
     fake_domains.qcow2(place / "workloads/web/disks/vda.qcow2", 2**21)
     with pytest.raises(HostError, match="flattened or rebased"):
         bring({"name": "web", "state": "running"})
+    assert len(left_behind("web", connection)) == 1
     bring(wanted)
+    assert left_behind("web", connection) == []
     found = domain.parse(t.cast("t.Any", connection.domains["web"].stored))
     assert found["disks"]["vda"]["backing"] == []
     assert templates.dependants(DIGEST) == []
