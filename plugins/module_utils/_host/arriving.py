@@ -18,8 +18,9 @@ import time
 import typing as t
 
 from .._core import paths
-from .._core.errors import HostError, PeerError, Refused
+from .._core.errors import PeerError, Refused
 from . import disks, files
+from .system import host_error
 
 # Who claims paths is done in a moment.
 _CLAIM_S = 10.0
@@ -75,18 +76,25 @@ def check_new(move_id: str, path: str) -> None:
 
 def publish(move_id: str, path: str) -> None:
     """Give a file that is whole its own name, and make that last. Refused where something is by now."""
-    try:
-        os.link(beside(move_id, path), path)
-    except FileExistsError:
-        raise Refused(
-            f"{path} was made on this host meanwhile; it is not overwritten.", hint="Move it away, and try again."
-        ) from None
-    except OSError as error:
-        raise HostError(
-            f"{path} cannot be made: {error.strerror}.",
-            hint="Its file system may have no hard links. Have the disk on another one.",
-        ) from error
+    _link(beside(move_id, path), path)
     files.sync_dir(os.path.dirname(path))
+
+
+def check_publish(move_id: str, path: str) -> None:
+    """HostError where a file that lies beside its place could not get its own name: it is known before all of it is
+    sent."""
+    made = beside(move_id, path)
+    files.remove_unfinished(made)
+    # Who ends a move that was cut off here removes this one, too.
+    _link(made, f"{made}.new")
+    files.remove_unfinished(made)
+
+
+def _link(made: str, path: str) -> None:
+    try:
+        disks.link_new(made, path)
+    except OSError as error:
+        raise host_error(error) from error
 
 
 def remove(move_id: str, path: str) -> None:

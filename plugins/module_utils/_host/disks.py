@@ -389,16 +389,33 @@ class Taken(Refused):
         )
 
 
-def _put(made: str, path: str) -> None:
-    """Give a file that is made its name, which nobody may have."""
+class NoLinks(HostError):
+    """A file system that gives a file no second name."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The file system of {os.path.dirname(path)} has no hard links.", hint="Have the disk on another one."
+        )
+
+
+def link_new(made: str, path: str) -> None:
+    """Give a file that is made another name, which nobody may have: Taken. NoLinks where it can have but one."""
     try:
         os.link(made, path)
     except FileExistsError:
         raise Taken(path) from None
     except OSError as error:
-        # Some file systems give a file no second name: there it is looked at a moment before.
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise NoLinks(path) from error
+        raise
+
+
+def _put(made: str, path: str) -> None:
+    """Give a file that is made its name, which nobody may have."""
+    try:
+        link_new(made, path)
+    except NoLinks:
+        # There it is looked at a moment before.
         if os.path.lexists(path):
             raise Taken(path) from None
         os.replace(made, path)

@@ -414,7 +414,7 @@ def _op_template(call: Call) -> dict[str, t.Any]:
 def _op_prepare(call: Call) -> dict[str, t.Any]:
     """Empty disks, as large as those of the source, on the same templates. That of a guest which does not run is not
     there until it has come, but holds its template."""
-    needs = call.journal["needs"]
+    needs, tried = call.journal["needs"], set()
     for disk in _moved(needs):
         attributes = Attributes(uid=0, gid=0, mode=0o600)
         arriving.check_new(call.move_id, disk["path"])
@@ -426,8 +426,12 @@ def _op_prepare(call: Call) -> dict[str, t.Any]:
                 disks.create_overlay(call.host, below, "qcow2", made, disk["virtual"], attributes=attributes)
         else:
             disks.create(call.host, made, Making(disk["format"]), disk["virtual"], attributes=attributes)
+        directory = os.path.dirname(disk["path"])
         if needs["live"]:
             arriving.publish(call.move_id, disk["path"])
+        elif directory not in tried:
+            arriving.check_publish(call.move_id, disk["path"])
+            tried.add(directory)
     return {}
 
 

@@ -121,15 +121,40 @@ def test_the_order_in_which_it_is_made_and_removed(tmp_path: Path, monkeypatch: 
     ]  # fmt: skip
 
 
-def test_a_file_system_without_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(*dummy: str) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+@pytest.mark.parametrize("how", [arriving.publish, arriving.check_publish])
+@pytest.mark.parametrize(
+    ("number", "said", "hint"),
+    [
+        (errno.EPERM, "has no hard links", "Have the disk on another one"),
+        (errno.ENOTSUP, "has no hard links", "Have the disk on another one"),
+        (errno.ENOSPC, "No space left on device", "Make room"),
+        (errno.EIO, "Input/output error", ""),
+    ],
+)
+def test_why_a_file_cannot_get_its_name_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: t.Callable[[str, str], None],
+    number: int,
+    said: str,
+    hint: str,
+) -> None:
+    def link(made: str, path: str) -> None:
+        raise OSError(number, os.strerror(number), made, None, path)
 
     monkeypatch.setattr(os, "link", link)
     make(tmp_path / "vda.raw")
-    with pytest.raises(HostError) as caught:
-        arriving.publish(MOVE, str(tmp_path / "vda.raw"))
-    assert "may have no hard links" in caught.value.hint
+    with pytest.raises(HostError, match=said) as caught:
+        how(MOVE, str(tmp_path / "vda.raw"))
+    assert str(tmp_path) in caught.value.message
+    assert (hint in caught.value.hint) if hint else not caught.value.hint
+
+
+def test_whether_a_file_can_get_its_name_leaves_nothing(tmp_path: Path) -> None:
+    beside = make(tmp_path / "vda.raw")
+    for _time in range(2):
+        arriving.check_publish(MOVE, str(tmp_path / "vda.raw"))
+    assert names(tmp_path) == [beside.name]
 
 
 def test_a_path_is_claimed_by_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
