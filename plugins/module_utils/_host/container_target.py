@@ -110,8 +110,7 @@ def begin(
         files.remove_tree(directory)
     os.makedirs(paths.upper_dir(name), mode=0o755)
     # What comes must not be lost with the directory that it is in.
-    for directory in (paths.workload_dir(name), paths.WORKLOADS):
-        files.sync_dir(directory)
+    files.sync_dir(paths.workload_dir(name))
     if needs["expected"]:
         movedir.make(host, journal["move_id"], int(needs["expected"]))
 

@@ -91,8 +91,6 @@ def begin(host: Host, definition: Record, journal: dict[str, t.Any], needs: Reco
     guest_source.remove_records(name)
     _clear_home(name)
     guest_disks.make_home(name)
-    # What comes must not be lost with the directory that it is in. (The next record is in that of the guest.)
-    files.sync_dir(paths.WORKLOADS)
     files.write_json(paths.definition_file(name), _as_it_comes(definition, needs))
     if needs["log"]:
         os.makedirs(os.path.dirname(paths.guest_log(name)), mode=0o750, exist_ok=True)

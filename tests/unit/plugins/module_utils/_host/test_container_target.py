@@ -420,4 +420,4 @@ def test_where_a_container_is_put_lasts(monkeypatch: pytest.MonkeyPatch) -> None
     synced: list[str] = []
     monkeypatch.setattr(files, "sync_dir", synced.append)
     container_target.begin(HOST, {"name": "web"}, {"move_id": "m1"}, {"expected": 0})
-    assert synced[-2:] == [paths.workload_dir("web"), paths.WORKLOADS]
+    assert synced[-1:] == [paths.workload_dir("web")]

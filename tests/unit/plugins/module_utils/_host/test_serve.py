@@ -229,6 +229,26 @@ def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (files.read_json(paths.journal_file("web")) or {})["state"] == records.TARGET_ACTIVE
 
 
+def test_where_what_comes_is_put_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory, in that of all: the source deletes its own later."""
+    synced: list[str] = []
+    begun: list[bool] = []
+    target = types.SimpleNamespace(
+        check=lambda *args: {"problems": []}, check_definition=lambda definition: None,
+        begin=lambda *args: begun.append(paths.WORKLOADS in synced),
+    )  # fmt: skip
+    monkeypatch.setattr(kinds, "target", lambda kind: target)
+    monkeypatch.setattr(files, "sync_dir", synced.append)
+    monkeypatch.setattr(recover, "resolve_in_background", lambda host, name: None)
+    (answer,) = ask(
+        request(
+            "begin", definition={"name": "web"}, owner=OWNER, needs={}, move_id="m1", mode="cold", running=True,
+            enabled=True, source={"name": "host1", "host_id": "S"},
+        )
+    )  # fmt: skip
+    assert (answer, begun) == ({"result": {}}, [True])
+
+
 def test_what_did_not_end_goes_to_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[str] = []
     monkeypatch.setattr(recover, "resolve_in_background", lambda _host, name: resolved.append(name))
