@@ -466,18 +466,12 @@ class _Forward:
             self.at += got
 
 
-# To have more files than these on the disk one by one takes longer than to have there all that waits for it.
-_MOST_SYNCS = 64
-
-
 class _Unpacker:
     """Writes members below ``/`` of the process (which is the destination: the caller changed the root)."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.tally = Tally()
-        # Files that were written, and directories of which an entry has changed.
-        self.changed: set[str] = set()
         self.directories: set[str] = {""}
         self.times: list[tuple[str, int]] = []
 
@@ -491,7 +485,6 @@ class _Unpacker:
             status = os.lstat("/" + above)
         except FileNotFoundError:
             os.mkdir("/" + above, 0o755)
-            self.changed.add(above.rpartition("/")[0])
             self.no_heritage("/" + above)
         else:
             if not stat.S_ISDIR(status.st_mode):
@@ -530,7 +523,6 @@ class _Unpacker:
         path = member_path(path)
         if path and os.path.lexists("/" + path):
             self.parent(path)
-            self.changed.add(os.path.dirname(path))
             if stat.S_ISDIR(os.lstat("/" + path).st_mode):
                 shutil.rmtree("/" + path)
             else:
@@ -540,21 +532,6 @@ class _Unpacker:
         """Times of directories, last: each file that was written into them had changed them."""
         for path, mtime in reversed(self.times):
             os.utime("/" + path, ns=(mtime, mtime), follow_symlinks=False)
-
-    def sync(self) -> None:
-        """What was written is on the disk when this returns."""
-        if len(self.changed) > _MOST_SYNCS:
-            os.sync()
-            return
-        for path in sorted(self.changed):
-            where = "/" + path
-            # A later member may have taken its place.
-            if os.path.lexists(where) and stat.S_IFMT(os.lstat(where).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
-                fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
 
     def attributes(self, path: str, member: tarfile.TarInfo) -> None:
         for key, value in member.pax_headers.items():
@@ -591,9 +568,6 @@ class _Unpacker:
             raise InputError("The archive's root is no directory.", hint="It is refused.")
         if path:
             self.parent(path)
-            self.changed.add(os.path.dirname(path))
-        if kind in (stat.S_IFREG, stat.S_IFDIR):
-            self.changed.add(path)
         mtime = parse_mtime(member.pax_headers["mtime"] if "mtime" in member.pax_headers else str(int(member.mtime)))
         where = "/" + path
         if kind == stat.S_IFREG:
@@ -679,7 +653,6 @@ class _Unpacker:
         if path == target:
             return
         self.parent(path)
-        self.changed.add(os.path.dirname(path))
         self.clear(path, keep_directory=False)
         os.link("/" + target, "/" + path, follow_symlinks=False)
 
@@ -707,7 +680,7 @@ def _members(stream: _Forward) -> t.Iterator[tarfile.TarInfo]:
         stream.seek(after)
 
 
-def _unpack(stream: t.BinaryIO, policy: Policy, removals: t.Sequence[str], durable: bool) -> Tally:
+def _unpack(stream: t.BinaryIO, policy: Policy, removals: t.Sequence[str]) -> Tally:
     unpacker = _Unpacker(policy)
     for path in removals:
         unpacker.remove(path)
@@ -720,8 +693,6 @@ def _unpack(stream: t.BinaryIO, policy: Policy, removals: t.Sequence[str], durab
                 f"The archive's {member.name!r} cannot be unpacked: {error}.", hint="It is refused."
             ) from None
     unpacker.finish()
-    if durable:
-        unpacker.sync()
     if policy.to_the_end:
         while True:
             forward.headers = 0
@@ -777,16 +748,9 @@ def inside(root: str, work: t.Callable[[], t.Any], what: str) -> t.Any:
 
 
 def extract(
-    stream: t.BinaryIO,
-    dest: str,
-    policy: Policy,
-    *,
-    removals: t.Sequence[str] = (),
-    what: str = "Unpacking",
-    durable: bool = False,
+    stream: t.BinaryIO, dest: str, policy: Policy, *, removals: t.Sequence[str] = (), what: str = "Unpacking"
 ) -> Tally:
     """Unpack a tar stream into the directory ``dest``, first removing ``removals`` (relative paths) from it.
-    ``durable``: it is on the disk when this returns. For a few files that does not wait for what others write.
 
     InputError where the archive breaks the policy or is damaged; what was written by then is in ``dest``.
     Reads ``stream`` up to the archive's end and not beyond (it may go on with something else); give an unbuffered
@@ -794,7 +758,7 @@ def extract(
     """
 
     def work() -> dict[str, t.Any]:
-        return dataclasses.asdict(_unpack(stream, policy, removals, durable))
+        return dataclasses.asdict(_unpack(stream, policy, removals))
 
     # Load what decoding headers needs while the interpreter's files can still be reached.
     tarfile.TarInfo("warm").tobuf(tarfile.PAX_FORMAT)

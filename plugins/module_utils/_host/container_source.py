@@ -405,7 +405,7 @@ class Leaving(kinds.Leaving):
         self._stamps = stamps
         if first or changed or removed:
             self.move.channel.call(
-                "layer", timeout_s=self.move.left(), removals=removed, running=running,
+                "layer", timeout_s=self.move.left(), removals=removed,
                 stream=lambda out: archive.pack(
                     self._layer, out, paths=None if first else changed, layer=True, progress=self.move.progress("layer")
                 ),

@@ -109,8 +109,6 @@ def begin(
     for directory in (paths.upper_dir(name), paths.layer_work_dir(name)):
         files.remove_tree(directory)
     os.makedirs(paths.upper_dir(name), mode=0o755)
-    # What comes must not be lost with the directory that it is in.
-    files.sync_dir(paths.workload_dir(name))
     if needs["expected"]:
         movedir.make(host, journal["move_id"], int(needs["expected"]))
 
@@ -141,15 +139,10 @@ def _store_image(description: t.Mapping[str, t.Any], stream: t.BinaryIO) -> None
         images.store(place, kept, expected=description["digest"])
 
 
-def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str], *, durable: bool = False) -> int:
+def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str]) -> int:
     """Write a layer, or the difference to the one that came before. Bytes of files."""
     return archive.extract(
-        stream,
-        paths.upper_dir(name),
-        layer_policy(),
-        removals=removals,
-        what="Receiving the writable layer",
-        durable=durable,
+        stream, paths.upper_dir(name), layer_policy(), removals=removals, what="Receiving the writable layer"
     ).bytes
 
 
@@ -248,6 +241,7 @@ def activate(host: Host, name: str, journal: t.Mapping[str, t.Any], timeout_s: f
     definition, move_id = ownership.read_definition(name), journal["move_id"]
     handover.check_not_given_back(name, journal)
     if journal["mode"] == "cold":
+        _check_whole(name, journal)
         return _activate_cold(host, name, journal, timeout_s)
     directory = paths.move_dir(move_id)
     if not is_alive(name, journal) or not os.path.exists(f"{directory}/prepared"):
@@ -309,18 +303,43 @@ def drained(journal: t.Mapping[str, t.Any], timeout_s: float) -> dict[str, bool]
 def is_alive(name: str, journal: t.Mapping[str, t.Any]) -> bool:
     """Whether the copy that came with this move (not one of an earlier boot) still has processes."""
     if journal["mode"] == "cold":
-        return True
+        return not _may_be_lost(journal)
     return journal["boot_id"] == movedir.boot_id() and freezer.populated(paths.payload_cgroup(name))
 
 
 def has_run(name: str, journal: t.Mapping[str, t.Any]) -> bool:
-    """Whether it has come alive here."""
-    return bool(journal["state"] == records.TARGET_ACTIVE)
+    """Whether it has come alive here. What it did is lost with its files, where those were not all on the disk."""
+    return bool(journal["state"] == records.TARGET_ACTIVE) and not _may_be_lost(journal)
 
 
 def has_arrived(name: str, journal: t.Mapping[str, t.Any]) -> bool:
     """Whether what is prepared here is whole: it is noted as prepared only then."""
     return True
+
+
+def keep(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
+    """Have the writable layer on the disk, and note that it is. HostError when a part of it may be lost."""
+    _check_whole(name, journal)
+    if not journal.get("kept"):
+        _sync(host, name)
+        files.write_json(paths.journal_file(name), {**journal, "kept": True})
+
+
+def _sync(host: Host, name: str) -> None:
+    host.run(["sync", "-f", paths.workload_dir(name)])
+
+
+def _may_be_lost(journal: t.Mapping[str, t.Any]) -> bool:
+    """Whether this host has started anew before all that came was on its disk."""
+    return not journal.get("kept") and bool(journal["boot_id"] != movedir.boot_id())
+
+
+def _check_whole(name: str, journal: t.Mapping[str, t.Any]) -> None:
+    if _may_be_lost(journal):
+        raise HostError(
+            f"This host started anew before all files of {name} were on its disk.",
+            hint=f"{journal['peer']} still has them, and goes on with it.",
+        )
 
 
 def statistics(journal: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -333,6 +352,9 @@ def finish(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> bool:
     """The source has let go: start with the host if it did there, remove the checkpoint and the journal. It may have
     ended meanwhile, and its unit had to wait for this moment to start it anew; whether that was done."""
     noted = files.read_json(paths.journal_file(name)) or {}
+    if not noted.get("kept"):
+        # A source that comes later and finds no journal here removes what it has.
+        _sync(host, name)
     container_parts.remove_criu_config(name)
     container_units.enable(name, bool(journal.get("enabled")))
     movedir.remove(host, journal["move_id"])
@@ -483,14 +505,9 @@ def _op_image(call: Call) -> dict[str, t.Any]:
 
 
 def _op_layer(call: Call) -> dict[str, t.Any]:
-    """Receive the writable layer, or what has changed in it. It is on the disk then: once the container runs here, the
-    source deletes what it has."""
-    running, removals = bool(call.args["running"]), call.args["removals"]
-    count = call.receive(lambda file: receive_layer(call.name, file, removals, durable=not running))
-    if running:
-        # Nobody waits for it. It may be much, and for the last difference little is left.
-        call.host.run(["sync", "-f", paths.upper_dir(call.name)])
-    return {"bytes": count}
+    """Receive the writable layer, or what has changed in it. The container may stand still meanwhile, so nothing here
+    waits for the disk (see ``keep``)."""
+    return {"bytes": call.receive(lambda file: receive_layer(call.name, file, call.args["removals"]))}
 
 
 def _op_prepare(call: Call) -> dict[str, t.Any]:

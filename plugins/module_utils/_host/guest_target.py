@@ -215,6 +215,10 @@ def has_arrived(name: str, journal: Record) -> bool:
     return kept
 
 
+def keep(host: Host, name: str, journal: Record) -> None:
+    """What has come as a file was on the disk before its sender heard so."""
+
+
 def has_run(name: str, journal: Record) -> bool:
     """Whether it may have. With post-copy libvirt lets it run, and not before it keeps its definition."""
     if journal["state"] == records.TARGET_ACTIVE or journal.get("anew"):

@@ -199,6 +199,9 @@ class Target(t.Protocol):
     def has_arrived(self, name: str, journal: Record) -> bool:
         """Whether what is prepared here is whole: what a source that died may have left so."""
 
+    def keep(self, host: Host, name: str, journal: Record) -> None:
+        """Have what has come on the disk: the source deletes its own only then. It runs here meanwhile."""
+
     def drained(self, journal: Record, timeout_s: float) -> dict[str, bool]:
         """Waits until nothing is fetched any more: ``ended``, and ``drained`` if all has come (post-copy). ``failed``,
         of a guest: it comes to no end without its source."""

@@ -178,8 +178,10 @@ class Move:
         freezer.hurry(False)
 
     def _end_well(self) -> None:
-        time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
         self.phase("finish")
+        # At once: until this is done a target that loses power has nothing that could be relied on.
+        self.channel.call("keep", timeout_s=recover.KEEP_S)
+        time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
         self.result.update(self.steps.statistics())
         # From here on nothing may bring it back: what is here goes piece by piece.
         self._save(records.SOURCE_LEAVING)

@@ -26,6 +26,8 @@ from .system import Host
 RECOVERING = "recovering"
 _RESOLVE_FOR_S = 600
 _OTHERS_S = 60
+# What others write to the same disk is waited for, too.
+KEEP_S = 600.0
 # How a copy that does not come alive says so: by itself, or by a command that failed (of the network, of systemd).
 _NOT_ALIVE = (HostError, CommandError)
 
@@ -165,11 +167,15 @@ def _taken_over(host: Host, journal: dict[str, t.Any], fenced: str) -> bool:
     """Whether the target went on with what it had been sent, since this host was declared dead while it was off."""
     with peers.connected(host, journal["peer"]) as channel:
         there = channel.call("resume", timeout_s=20, name=journal["name"], move_id=journal["move_id"])
-    record = _record_elsewhere(host, journal, there, fenced)
-    if record is None:
-        return False
+        record = _record_elsewhere(host, journal, there, fenced)
+        if record is None:
+            return False
+        taken = bool(record["owner"] != ownership.host_identity()["host_id"])
+        if taken and there.get("journal") is not None:
+            # It was cut off before its end.
+            channel.call("keep", timeout_s=KEEP_S)
     files.write_json(paths.owner_file(journal["name"]), record)
-    return bool(record["owner"] != ownership.host_identity()["host_id"])
+    return taken
 
 
 def _record_elsewhere(
@@ -231,7 +237,10 @@ def _settle(
         return _outcome(name, "source", f"{peer} has nothing of {name}; {here}.")
     problem = "its copy has ended"
     alive = bool(there.get("alive")) and not given_back
-    ran = bool(there.get("ran", theirs["state"] == records.TARGET_ACTIVE))
+    noted = theirs["state"] == records.TARGET_ACTIVE
+    ran = bool(there.get("ran", noted))
+    if noted and not ran:
+        problem = f"{peer} started anew before all its files were on the disk there"
     if theirs["state"] != records.TARGET_ACTIVE and not given_back:
         try:
             channel.call("activate", timeout_s=60, limit_s=30)
@@ -254,6 +263,7 @@ def _settle(
             return _outcome(name, "waiting", f"{name} is at {peer}, and the move is not ended: {error}")
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
+    channel.call("keep", timeout_s=KEEP_S)
     kept = _let_go(host, journal)
     try:
         end = channel.call("finish", timeout_s=120)
@@ -271,7 +281,8 @@ def _settle(
 
 
 def _leave(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
-    """The target has it, for good: remove what is left here. Noted first, as it goes piece by piece."""
+    """The target has it, for good: on its disk, or its side of the move would not have ended, nor this one be noted as
+    leaving. Remove what is left here. Noted first, as it goes piece by piece."""
     name, peer = journal["name"], journal["peer"]
     kept = _let_go(host, journal)
     return _outcome(name, "target", f"{name} had arrived at {peer}; what was left here is removed. {kept}".rstrip())
@@ -306,6 +317,10 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
     name, peer = journal["name"], journal["peer"]
     if fenced == peer:
         return _without_source(host, journal)
+    if journal["state"] == records.TARGET_ACTIVE:
+        # Nobody may ever say so. What is lost already is told when the source asks.
+        with contextlib.suppress(CnvmError):
+            kinds.target_of(journal).keep(host, name, journal)
     decided: t.Optional[str] = None
     ended = False
     why = "it has not decided yet"

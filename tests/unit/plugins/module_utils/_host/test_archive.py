@@ -98,36 +98,6 @@ def tree(root: Path) -> dict[str, t.Any]:
     return found
 
 
-@pytest.mark.parametrize("most", [64, 3])
-def test_what_is_to_last_is_on_the_disk_with_the_directories_that_have_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    """One by one, or all at once where that is much. What has changed since takes the place of what was there."""
-    (tmp_path / "log").touch()
-    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_APPEND)
-    monkeypatch.setattr(archive, "_MOST_SYNCS", most)
-    monkeypatch.setattr(os, "fsync", lambda fd: os.write(log, b"%d\n" % os.fstat(fd).st_ino))
-    monkeypatch.setattr(os, "sync", lambda: os.write(log, b"all\n"))
-    root = tmp_path / "root"
-    (root / "gone/deep").mkdir(parents=True)
-    (root / "gone/deep/x").touch()
-    (root / "kept").mkdir()
-    members = [
-        member("new/file", b"x"), member("odd", b"x"), member("odd", type=tarfile.FIFOTYPE), link("kept/link", "/etc"),
-    ]  # fmt: skip
-    archive.extract(io.BytesIO(tar(members)), str(root), PLAIN, removals=["gone/deep/x"])
-    assert (tmp_path / "log").read_bytes() == b""
-    (root / "gone/deep/x").touch()
-    (root / "kept/link").unlink()
-    shutil.rmtree(root / "new")
-    (root / "odd").unlink()
-    archive.extract(io.BytesIO(tar(members)), str(root), PLAIN, removals=["gone/deep/x"], durable=True)
-    os.close(log)
-    said = (tmp_path / "log").read_text().split()
-    synced = [root, root / "gone/deep", root / "kept", root / "new", root / "new/file"]
-    assert said == (["all"] if most == 3 else [str(path.stat().st_ino) for path in synced])
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A layer with everything in it."""

@@ -287,6 +287,7 @@ def test_a_source_says_nothing_to_the_runtime() -> None:
 def test_a_cold_move_brings_the_restart_policy(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd has to know it before it starts the container, which it does not when that did not run."""
     monkeypatch.setattr(container_units, "_UNITS", str(state / "units"))
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
     definition = {"name": "web", "image": "a" * 64, "restart": "never", "stop_timeout_s": 10}
     files.write_json(paths.definition_file("web"), definition)
     ran: list[t.Sequence[str]] = []
@@ -348,7 +349,8 @@ def test_a_copy_that_was_not_whole_is_started_anew_unless_it_had_ended(
     started: list[t.Sequence[str]] = []
 
     def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
-        started.append(argv)
+        if argv[0] != "sync":
+            started.append(argv)
         return CommandResult(tuple(argv), 0)
 
     journal = {**JOURNAL, "state": journal_state, "running": True}
@@ -394,30 +396,82 @@ def test_limits_hold_once_it_runs_and_not_while_criu_works_in_its_cgroup(
     assert found == ["10000 100000", "5", str(64 << 20)]
 
 
-@pytest.mark.parametrize("running", [True, False])
-def test_a_layer_that_has_come_is_on_the_disk(monkeypatch: pytest.MonkeyPatch, running: bool) -> None:
-    """File by file while the container stands still: to wait for what others write would be longer."""
-    done: list[t.Any] = []
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_nothing_waits_for_the_disk_while_a_layer_comes(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container stands still for the last difference."""
+    (state / "source").mkdir()
+    (state / "source/file").write_text("x")
+    packed = io.BytesIO()
+    archive.pack(f"{state}/source", packed, layer=True)
+    os.makedirs(paths.upper_dir("web"))
+    for name in ("fsync", "sync"):
+        monkeypatch.setattr(os, name, lambda *args: pytest.fail("waits"))
+    call = kinds.Call(
+        HOST, {"name": "web"}, {"removals": []}, True, lambda work: work(io.BytesIO(packed.getvalue())), lambda: False,
+        lambda count: None,
+    )  # fmt: skip
+    assert container_target.OPERATIONS["layer"](call) == {"bytes": 1}
+    assert Path(paths.upper_dir("web"), "file").read_text() == "x"
 
-    def receive_layer(name: str, stream: t.BinaryIO, removals: t.Sequence[str], *, durable: bool) -> int:
-        done.append(durable)
-        return 7
 
-    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
-        done.append(list(argv))
+class Syncing:
+    """Runs ``sync`` alone. ``said``: what the journal said by then each time."""
+
+    def __init__(self) -> None:
+        self.said: list[t.Optional[bool]] = []
+
+    def __call__(self, argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        assert list(argv) == ["sync", "-f", paths.workload_dir("web")]
+        self.said.append((files.read_json(paths.journal_file("web")) or {}).get("kept"))
         return CommandResult(tuple(argv), 0)
 
-    monkeypatch.setattr(container_target, "receive_layer", receive_layer)
-    call = kinds.Call(
-        Host(run=run), {"name": "web"}, {"removals": [], "running": running}, True, lambda work: work(io.BytesIO()),
-        lambda: False, lambda count: None,
-    )  # fmt: skip
-    assert container_target.OPERATIONS["layer"](call) == {"bytes": 7}
-    assert done == ([False, ["sync", "-f", paths.upper_dir("web")]] if running else [True])
+
+@pytest.fixture
+def synced(state: Path, monkeypatch: pytest.MonkeyPatch) -> Syncing:
+    """On the host of boot "b"."""
+    monkeypatch.setattr(container_units, "_WANTS", str(state / "wants"))
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
+    return Syncing()
 
 
-def test_where_a_container_is_put_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    monkeypatch.setattr(files, "sync_dir", synced.append)
-    container_target.begin(HOST, {"name": "web"}, {"move_id": "m1"}, {"expected": 0})
-    assert synced[-1:] == [paths.workload_dir("web")]
+def test_a_layer_is_kept_when_it_is_on_the_disk_and_then_that_is_noted(synced: Syncing) -> None:
+    journal = {**JOURNAL, "state": records.TARGET_ACTIVE}
+    container_target.keep(Host(run=synced), "web", journal)
+    noted = files.read_json(paths.journal_file("web")) or {}
+    assert (synced.said, noted) == ([None], {**journal, "kept": True})
+    container_target.keep(Host(run=synced), "web", noted)
+    assert synced.said == [None]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_journal_does_not_end_before_the_layer_is_on_the_disk(synced: Syncing, kept: bool) -> None:
+    """A source that finds none here deletes what it has, without a word to this host."""
+    journal = {**JOURNAL, "state": records.TARGET_ACTIVE, "running": False}
+    files.write_json(paths.journal_file("web"), {**journal, "kept": kept})
+    container_target.finish(Host(run=synced), "web", journal)
+    assert synced.said == ([] if kept else [False])
+    assert not os.path.exists(paths.journal_file("web"))
+
+
+@pytest.mark.parametrize("mode", ["stop_copy", "cold"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_layer_that_may_be_lost_is_not_taken_for_whole(
+    monkeypatch: pytest.MonkeyPatch, synced: Syncing, mode: str, kept: bool
+) -> None:
+    """This host has lost power before the layer was on its disk. The source has all of it."""
+    monkeypatch.setattr(movedir, "boot_id", lambda: "another")
+    journal = {**JOURNAL, "mode": mode, "state": records.TARGET_ACTIVE, **({"kept": True} if kept else {})}
+    assert container_target.has_run("web", journal) is kept
+    assert container_target.is_alive("web", journal) is (kept and mode == "cold")
+    with contextlib.nullcontext() if kept else pytest.raises(HostError, match="before all files of web were on its"):
+        container_target.keep(Host(run=synced), "web", journal)
+    assert synced.said == []
+
+
+def test_a_stopped_container_whose_layer_may_be_lost_is_not_started(
+    monkeypatch: pytest.MonkeyPatch, synced: Syncing
+) -> None:
+    monkeypatch.setattr(movedir, "boot_id", lambda: "another")
+    with pytest.raises(HostError, match="before all files of web were on its disk"):
+        container_target.activate(Host(run=synced), "web", {**JOURNAL, "mode": "cold", "running": True}, 1)
+    assert owner() is None

@@ -83,7 +83,9 @@ def test_a_target_that_cannot_end_the_move_is_told(
     move.journal = {"running": False}
 
     def call(word: str, **args: t.Any) -> dict[str, t.Any]:
-        raise error
+        if word == "finish":
+            raise error
+        return {}
 
     said: dict[str, t.Any] = {
         "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
@@ -209,6 +211,37 @@ def test_what_has_just_come_alive_is_left_alone_for_a_moment(
     monkeypatch.setattr(Source, "runs", runs)
     assert move.run()["outcome"] == "target"
     assert [one for one in done if one != 0] == [*waited, "leave", "let go"]
+
+
+@pytest.mark.parametrize("fails", ["", "keep"])
+def test_the_source_removes_nothing_before_the_target_has_it_on_its_disk(
+    move: mover.Move, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Nor does it note that it leaves: who finds that asks nobody any more."""
+    done: list[str] = []
+
+    def noted() -> str:
+        return str((files.read_json(paths.journal_file("web")) or {}).get("state"))
+
+    def call(self: Peer, op: str, **args: t.Any) -> dict[str, t.Any]:
+        done.append(f"{op} while {noted()}")
+        if op == fails:
+            raise PeerError("The connection was lost.", peer="host2")
+        return {}
+
+    monkeypatch.setattr(Peer, "call", call)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(
+        Source, "let_go", lambda self, host, journal: done.append(f"let go while {noted()}"), raising=False
+    )
+    result = move.run()
+    end = done[done.index("activate while frozen") + 1 :]
+    if fails:
+        assert (result["outcome"], end) == ("waiting", ["keep while frozen"])
+    else:
+        assert result["outcome"] == "target"
+        assert end[:2] == ["keep while frozen", "let go while leaving"]
+        assert end[-1] == "finish while leaving"
 
 
 def test_a_name_that_ends_like_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

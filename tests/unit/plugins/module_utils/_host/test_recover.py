@@ -320,6 +320,7 @@ class Copy:
         self.activate = lambda host, name, journal, timeout_s: self.did.append("activate")
         self.end_copy = lambda host, name, journal: self.did.append("end")
         self.give_up = lambda host, name, journal: self.did.append("give up")
+        self.keep = lambda host, name, journal: self.did.append("keep")
 
     def finish(self, host: Host, name: str, journal: dict[str, t.Any]) -> bool | None:
         self.did.append("finish")
@@ -453,7 +454,7 @@ def test_what_a_target_waits_for_is_said(
     host: Host, monkeypatch: pytest.MonkeyPatch, state: str, decision: str, here: str, why: str
 ) -> None:
     files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
-    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target", "state": state})
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target", "state": state, "boot_id": "b"})
     peer_says(monkeypatch, {"decision": decision, "ended": False, "host_id": "S"})
     result = recover.recover_one(host, "web")
     assert result["outcome"] == "waiting"
@@ -544,11 +545,11 @@ def active(alive: bool) -> dict[str, t.Any]:
 @pytest.mark.parametrize(
     ("keeps", "alive", "serves", "drained", "asked", "did"),
     [
-        (False, True, [True, True], [None, True], ["drained", "drained", "finish"], "let go"),
+        (False, True, [True, True], [None, True], ["drained", "drained", "keep", "finish"], "let go"),
         # It came to its end between the two questions.
-        (False, True, [False], [True], ["drained", "finish"], "let go"),
-        (False, True, [True, False], [None, None], ["drained", "drained", "anew", "finish"], "let go"),
-        (False, False, [], [], ["anew", "finish"], "let go"),
+        (False, True, [False], [True], ["drained", "keep", "finish"], "let go"),
+        (False, True, [True, False], [None, None], ["drained", "drained", "anew", "keep", "finish"], "let go"),
+        (False, False, [], [], ["anew", "keep", "finish"], "let go"),
         (True, True, [True], [False], ["drained", "give_back"], "roll back"),
         (True, False, [], [], ["give_back"], "roll back"),
     ],
@@ -606,7 +607,7 @@ def test_what_ended_after_it_had_run_there_is_never_brought_back_as_it_was(
 
     committed(monkeypatch, lazy, Peer(), mode)
     result = recover.recover_one(host, "web")
-    assert ([op for op in calls if op != "activate"], lazy.did) == (["resume", "anew", "finish"], ["let go"])
+    assert ([op for op in calls if op != "activate"], lazy.did) == (["resume", "anew", "keep", "finish"], ["let go"])
     assert ("started anew" in result["message"]) is anew
 
 
@@ -626,7 +627,9 @@ def test_what_came_alive_only_now_and_cannot_be_whole_is_started_anew(
 
     committed(monkeypatch, lazy, Peer(), "post_copy")
     assert recover.recover_one(host, "web")["outcome"] == "target"
-    assert (calls, lazy.did) == (["resume", "activate", "drained", "anew", "finish"], ["let go"])
+    assert (calls, lazy.did) == (
+        ["resume", "activate", "drained", "anew", "keep", "finish"], ["let go"],
+    )  # fmt: skip
 
 
 class Ended:
@@ -671,6 +674,83 @@ def test_one_that_cannot_be_started_anew_where_it_is_now_is_told(
     result = recover.recover_one(host, "web")
     assert result["outcome"] == "target"
     assert "cannot be started anew: no memory" in result["message"]
+
+
+class Keeper:
+    """A target that has the files of what runs there on its disk, or ``fails``. ``did``: with the source's."""
+
+    def __init__(self, did: list[str], answer: dict[str, t.Any], *, fails: bool = False) -> None:
+        self.did, self.answer, self.fails = did, answer, fails
+
+    def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+        self.did.append(op)
+        if op == "keep" and self.fails:
+            raise HostError("'sync -f /var/lib/cnvm/workloads/web' failed.")
+        said = {"resume": self.answer, "give_back": {"generation": 5, "ran": True}}
+        return said.get(op, {})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_source_removes_nothing_before_the_target_has_it_on_its_disk(
+    host: Host, monkeypatch: pytest.MonkeyPatch, alive: bool, fails: bool
+) -> None:
+    """Nor does it note that it leaves: who finds that asks nobody any more."""
+    kind = Lazy(False, [])
+    committed(monkeypatch, kind, Keeper(kind.did, active(alive), fails=fails), "stop_copy")
+    anew = [] if alive else ["anew"]
+    if fails:
+        with pytest.raises(HostError, match="'sync -f"):
+            recover.recover_one(host, "web")
+        assert kind.did == ["resume", *anew, "keep"]
+        assert (files.read_json(paths.journal_file("web")) or {})["state"] == records.SOURCE_FROZEN
+        return
+    assert recover.recover_one(host, "web")["outcome"] == "target"
+    assert kind.did == ["resume", *anew, "keep", "let go", "finish"]
+
+
+def test_a_target_that_lost_power_before_it_was_on_its_disk_gives_it_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had run there, and a part of its files may be gone. All of them are here."""
+    kind = Lazy(False, [])
+    committed(monkeypatch, kind, Keeper(kind.did, {**active(alive=False), "ran": False}), "stop_copy")
+    result = recover.recover_one(host, "web")
+    assert (result["outcome"], kind.did) == ("source", ["resume", "give_back", "roll back"])
+    assert "(host2 started anew before all its files were on the disk there)" in result["message"]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_went_on_elsewhere_is_on_the_disk_there_before_it_is_removed_here(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """A target that has ended the move has seen to that."""
+    record = {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"}
+    answer = {"owner": record, "identity": {"host_id": "T"}, "journal": None if ended else {**JOURNAL}}
+    peer = Keeper(booted.did, answer)
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(peer))
+    assert recover.recover_one(host, "web")["outcome"] == "target"
+    assert booted.did == ["resume", *([] if ended else ["keep"]), "let go"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_target_has_it_on_its_disk_though_its_source_is_not_heard_of(
+    host: Host, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A boot of it later would make what is here doubtful."""
+    copy = Copy(True, False)
+
+    def keep(host: Host, name: str, journal: dict[str, t.Any]) -> None:
+        copy.did.append("keep")
+        if fails:
+            raise HostError("'sync -f /var/lib/cnvm/workloads/web' failed.")
+
+    copy.keep = keep
+    monkeypatch.setattr(kinds, "target_of", lambda journal: copy)
+    nobody_answers(monkeypatch)
+    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target", "state": records.TARGET_ACTIVE})
+    assert recover.recover_one(host, "web")["message"].startswith("web is here; host1 must end the move")
+    assert copy.did == ["keep"]
 
 
 def test_a_container_that_fetched_its_memory_goes_on_from_the_freeze(
