@@ -13,9 +13,9 @@ Faults, at any step: either host loses power, the link is cut (what was sent may
 conversation is killed, an operation on the target fails, a copy dies on its own, CRIU dies and lets its container go.
 
 At every instant: at most one copy runs (I1), and none goes on from before what another one did on the target, once that
-has noted that it runs, unless the rest of its memory was still to come (I4). From every state, once both hosts and the
-link are back and ``recover`` has run on both, in either order: it runs in exactly one place and nothing of the move is
-left (I2, I3).
+has noted that it runs, unless the rest of its memory was still to come, or its files were lost (I4). From every state,
+once both hosts and the link are back and ``recover`` has run on both, in either order: it runs in exactly one place and
+nothing of the move is left (I2, I3). The source has removed its files only when those of the target are on its disk.
 
 ``before``: rules as they were when they had a hole; the check must find each of them again.
 """
@@ -53,6 +53,8 @@ class World(t.NamedTuple):
     tp: str = "none"  # none, held, run
     tmem: bool = False  # all pages are there
     tran: bool = False  # its copy has come alive: what it did is nowhere else
+    tkept: bool = False  # its files are on the disk, and that is noted
+    tlost: bool = False  # it has lost power before: some of them may be gone
     t: t.Optional[tuple[t.Any, ...]] = None
     tunit: bool = False
     # Between them.
@@ -98,11 +100,25 @@ class Model:
             self.may_commit,
             lambda w: w._replace(so=record_of(records.handed_over(owner_of(w.so) or {}, "T", "host2"))),
             "activate",
-            *(["drained"] if mode == "post_copy" else []),
-            *self.leave(),
+            *self.end(),
         ]
         if cold and "cold_is_never_prepared" in self.before:
             self.mover[4] = "layer"
+
+    def end(self) -> list[t.Union[str, t.Callable[[World], t.Optional[World]]]]:
+        """What follows once it runs on the target."""
+        drained = ["drained"] if self.mode == "post_copy" else []
+        if "leaves_before_it_is_kept" in self.before:
+            return [*drained, self.leave()[0], "keep", *self.leave()[1:]]
+        return [*drained, *self.keep(), *self.leave()]
+
+    def keep(self) -> list[t.Union[str, t.Callable[[World], t.Optional[World]]]]:
+        """The target has its files on the disk. (That of guests has them there as they come.)"""
+        return [] if self.mode == "live" or "is_not_kept" in self.before else ["keep"]
+
+    def lost(self, w: World) -> bool:
+        """Whether the target knows that some of its files may be gone."""
+        return w.tlost and "believes_its_disk" not in self.before
 
     def leave(self) -> list[t.Union[str, t.Callable[[World], t.Optional[World]]]]:
         """``let_go``, and the end of it on the target."""
@@ -170,11 +186,11 @@ class Model:
                 "roll": [*roll, "give_up"],
                 "recover_roll": roll,
                 "back": ["ask_back", *self.take_back(), *roll],
-                "anew": ["anew", *self.leave()],
+                "anew": ["anew", *self.keep(), *self.leave()],
                 "take": [*self.take_back(), *roll],
                 "ask": ["resume"],
-                "finish": [*(["drained"] if self.mode == "post_copy" else []), *self.leave()],
-                "activate": ["activate", *(["drained"] if self.mode == "post_copy" else []), *self.leave()],
+                "finish": self.end(),
+                "activate": ["activate", *self.end()],
                 "let_go": self.leave(),
             }
         return self._programs
@@ -202,7 +218,13 @@ class Model:
             if w.so[1] == "S":
                 return w._replace(s=("roll", 0, False)) if w.sj else end
             return end if peer else w._replace(s=("back", 0, False))
-        if name in ("activate", "finish") and not peer and w.sj != records.SOURCE_LEAVING and w.sj is not None:
+        if (
+            name in ("activate", "finish")
+            and not peer
+            and self.programs()[name][w.s[1]] != "keep"
+            and w.sj != records.SOURCE_LEAVING
+            and w.sj is not None
+        ):
             return w._replace(s=("back", 0, False))
         return end
 
@@ -221,7 +243,7 @@ class Model:
             return []
         return [w._replace(s=("ask", 0, False), conv=True, t=("idle",), req=None, ans=None)]
 
-    def settle(self, w: World, tj: t.Optional[str], to: t.Optional[Record], alive: bool) -> World:
+    def settle(self, w: World, tj: t.Optional[str], to: t.Optional[Record], alive: bool, ran: bool) -> World:
         """``recover._settle``."""
         given_back = to is not None and to[0] >= GENERATION + 2 and to[1] == "S"
         if given_back and (tj is None or "believes_a_promise" in self.before):
@@ -234,7 +256,7 @@ class Model:
             return w._replace(s=("activate", 0, False))
         if alive:
             return w._replace(s=("finish", 0, False))
-        return w._replace(s=("back" if self.may_lose() else "anew", 0, False))
+        return w._replace(s=("back" if self.may_lose() or not ran else "anew", 0, False))
 
     def may_lose(self) -> bool:
         """Whether what a copy has done that has ended on the target may be lost (``keeps``)."""
@@ -268,7 +290,8 @@ class Model:
         _kind, at, busy = w.t
         reached = w.link and w.sup
         if at == 0:
-            return [w._replace(t=("ask", 1, w.s is not None if reached else None))]
+            kept = w.tkept or (w.tj == records.TARGET_ACTIVE and not self.lost(w))
+            return [w._replace(t=("ask", 1, w.s is not None if reached else None), tkept=kept)]
         decided, ended = None, False
         if reached and busy is not None:
             decided = records.decision("m1", GENERATION, "S", "T", owner_of(w.so), journal_of(w.sj), busy)
@@ -318,7 +341,7 @@ class Model:
         return ("ok",) if w.tp == "held" else ("error",)
 
     def op_activate(self, w: World, at: int) -> t.Any:
-        alive = self.mode == "cold" or w.tp in ("held", "run")
+        alive = self.is_alive(w)
         if at == 0:
             promised = w.to is not None and w.to[0] >= GENERATION + 2
             return w if alive and w.tj is not None and w.tdata and not promised else ("error",)
@@ -327,6 +350,14 @@ class Model:
         if at == 2:
             return w._replace(tp="run", tunit=False) if alive else ("error",)
         return w._replace(tj=records.TARGET_ACTIVE, tran=True) if at == 3 else ("ok",)
+
+    def is_alive(self, w: World) -> bool:
+        return not self.lost(w) and (self.mode == "cold" or w.tp in ("held", "run"))
+
+    def op_keep(self, w: World, at: int) -> t.Any:
+        if at == 0:
+            return ("error",) if self.lost(w) else w._replace(tkept=True)
+        return ("ok",)
 
     def op_drained(self, w: World, at: int) -> t.Any:
         if at == 0 and not w.tmem:
@@ -361,7 +392,8 @@ class Model:
     def op_ask_back(self, w: World, at: int) -> t.Any:
         """``give_back``, when the source asks for it."""
         promised = w.to is not None and w.to[0] >= GENERATION + 2
-        if at == 0 and w.tj == records.TARGET_ACTIVE and not promised and not self.may_lose():
+        ran = w.tj == records.TARGET_ACTIVE and not self.lost(w)
+        if at == 0 and ran and not promised and not self.may_lose():
             return ("error",)
         return self.op_give_back(w, at)
 
@@ -375,8 +407,7 @@ class Model:
         return w._replace(tj=None) if at == 3 else ("ok",)
 
     def op_resume(self, w: World, at: int) -> t.Any:
-        alive = self.mode == "cold" or w.tp in ("held", "run")
-        return ("ok", w.tj, w.to, alive)
+        return ("ok", w.tj, w.to, self.is_alive(w), w.tj == records.TARGET_ACTIVE and not self.lost(w))
 
     # --- units, faults, repairs ---
 
@@ -411,7 +442,10 @@ class Model:
         if w.sup:
             found.append(gone._replace(sup=False, s=None, sunit=False, sp="dead", sstop=False, conv=False, ans=None))
         if w.tup:
-            found.append(gone._replace(tup=False, t=None, tunit=False, tp="none", conv=False, req=None, ans=None))
+            lost = w.tlost or (w.tdata and not w.tkept and self.mode != "live")
+            found.append(
+                gone._replace(tup=False, t=None, tunit=False, tp="none", conv=False, req=None, ans=None, tlost=lost)
+            )
         if w.link:
             found.append(gone._replace(link=False, conv=False, ans=None))
         if w.s is not None:
@@ -494,7 +528,7 @@ def explore(model: Model, most_faults: int) -> tuple[int, list[str]]:
         lost = lost_for_good(model, w)
         if lost:
             return len(before), [lost, *story(before, w)]
-        if w.tran and w.so[0] >= GENERATION + 2 and model.mode != "post_copy":
+        if w.tran and w.so[0] >= GENERATION + 2 and model.mode != "post_copy" and not w.tlost:
             return len(before), ["what it did on the target is lost:", *story(before, w)]
         for first in "ST":
             if not ends_well(model, w, first, settled):
@@ -536,6 +570,8 @@ def lost_for_good(model: Model, w: World) -> str:
     What is whole on a host that must not start it without being told is still whole (I2).
     """
     let_go = w.sj == records.SOURCE_LEAVING or (w.sj is None and w.so[1] == "T")
+    if w.tlost and not w.sdata:
+        return "the source has removed its files, and not all of the target's were on its disk"
     if not let_go and not w.sdata:
         return "the target dies: the source has given up its files before the target had it for good"
     committed = w.so[1] == "T"
@@ -579,6 +615,11 @@ def test_exactly_one_copy_whatever_happens(mode: str) -> None:
         ("cold", "cold_is_never_prepared"),
         ("stop_copy", "gives_back_what_has_run"),
         ("live", "gives_back_what_has_run"),
+        ("stop_copy", "is_not_kept"),
+        ("cold", "is_not_kept"),
+        ("stop_copy", "leaves_before_it_is_kept"),
+        ("stop_copy", "believes_its_disk"),
+        ("cold", "believes_its_disk"),
     ],
 )
 def test_the_check_finds_what_was_wrong_once(mode: str, rule: str) -> None:
