@@ -41,18 +41,18 @@ PATIENCE_S = 90.0
 _T = t.TypeVar("_T")
 
 
-def eventually(what: str, condition: t.Callable[[], _T], seconds: float = PATIENCE_S, pause: float = 0.1) -> _T:
-    """The first true value of ``condition``. The longer it takes, the less often it is asked: others need the
-    processors meanwhile."""
-    end = time.monotonic() + seconds
+def eventually(what: str, condition: t.Callable[[], _T], seconds: float = PATIENCE_S, pause: float = 0.0) -> _T:
+    """The first true value of ``condition``. Without a ``pause`` it is asked less often the longer it takes: others need
+    the processors meanwhile."""
+    begin = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        passed = time.monotonic() - begin
+        if passed > seconds:
             raise AssertionError(f"{what}: not after {seconds:g} s; last seen: {value!r}")
-        time.sleep(pause)
-        pause = min(1.2 * pause, max(pause, 0.5))
+        time.sleep(pause or min(max(0.1, passed / 5), 0.5))
 
 
 def run(

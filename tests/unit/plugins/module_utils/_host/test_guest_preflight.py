@@ -756,7 +756,7 @@ def test_a_disk_that_rests_on_something_else_than_libvirt_was_told_is_kept_here(
     source: Source, monkeypatch: pytest.MonkeyPatch, live: bool, read_only: bool, how: str
 ) -> None:
     """The target would refuse it once all of it was there. What runs libvirt itself copies, by what it was told."""
-    monkeypatch.setattr(guest_preflight, "_others_need", lambda *args: [])
+    monkeypatch.setattr(guest_preflight, "_others_need", lambda *args: ([], []))
     disk, base = source.home / "vda.qcow2", paths.template_disk("ab" * 32)
     source.define("web", disk, read_only=read_only)
     fake_domains.qcow2(disk, 2**20, base, "qcow2")
