@@ -522,6 +522,12 @@ def _op_arrived(call: Call) -> dict[str, t.Any]:
     return {}
 
 
+def _op_keep(call: Call) -> dict[str, t.Any]:
+    """It runs here, and the source is about to remove its own."""
+    keep(call.host, call.name, call.journal)
+    return {}
+
+
 def _op_images(call: Call) -> dict[str, t.Any]:
     """Receive the checkpoint."""
     return {"bytes": call.receive(lambda file: receive_images(call.move_id, str(call.args["part"]), file))}
@@ -547,6 +553,7 @@ OPERATIONS: t.Mapping[str, t.Callable[[Call], dict[str, t.Any]]] = {
     "layer": _op_layer,
     "prepare": _op_prepare,
     "arrived": _op_arrived,
+    "keep": _op_keep,
     "images": _op_images,
     "restore": _op_restore,
 }

@@ -678,6 +678,10 @@ def _exit_of(name: str) -> t.Iterator[t.Callable[[], bool]]:
         yield lambda: bool(poll.poll(0))
 
 
+def secure(channel: peers.Channel) -> None:
+    """What came as a file is on the target's disk. A link that dies now is no reason to keep what is here."""
+
+
 def serves(journal: t.Mapping[str, t.Any]) -> bool:
     """Whether QEMU still sends what the target fetches (post-copy). One that does not answer is not given up."""
     status = ""

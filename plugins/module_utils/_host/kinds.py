@@ -108,6 +108,9 @@ class Source(t.Protocol):
         """End a move with the workload as it was before; whether it had died, and was started anew, None when it does
         not run."""
 
+    def secure(self, channel: peers.Channel) -> None:
+        """Until the target has on its disk what ``let_go`` removes here. It runs there, so this may take its time."""
+
     def let_go(self, host: Host, journal: Record) -> list[str]:
         """End a move with the workload at the target: nothing stays but the owner record. And files that were not its
         own, which are returned."""

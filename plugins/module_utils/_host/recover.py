@@ -26,8 +26,6 @@ from .system import Host
 RECOVERING = "recovering"
 _RESOLVE_FOR_S = 600
 _OTHERS_S = 60
-# What others write to the same disk is waited for, too.
-KEEP_S = 600.0
 # How a copy that does not come alive says so: by itself, or by a command that failed (of the network, of systemd).
 _NOT_ALIVE = (HostError, CommandError)
 
@@ -173,7 +171,7 @@ def _taken_over(host: Host, journal: dict[str, t.Any], fenced: str) -> bool:
         taken = bool(record["owner"] != ownership.host_identity()["host_id"])
         if taken and there.get("journal") is not None:
             # It was cut off before its end.
-            channel.call("keep", timeout_s=KEEP_S)
+            kinds.source_of(journal).secure(channel)
     files.write_json(paths.owner_file(journal["name"]), record)
     return taken
 
@@ -263,7 +261,7 @@ def _settle(
             return _outcome(name, "waiting", f"{name} is at {peer}, and the move is not ended: {error}")
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
-    channel.call("keep", timeout_s=KEEP_S)
+    kinds.source_of(journal).secure(channel)
     kept = _let_go(host, journal)
     try:
         end = channel.call("finish", timeout_s=120)

@@ -226,12 +226,6 @@ class Conversation:
         self._target().announce(self.host, self.name)
         return {}
 
-    def keep(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
-        """Have what has come on the disk: the source is about to delete its own."""
-        self._target().keep(self.host, self.name, self.journal)
-        self.journal = files.read_json(paths.journal_file(self.name)) or {}
-        return {}
-
     def drained(self, args: dict[str, t.Any], stream: t.Optional[wire.ChunkReader]) -> dict[str, t.Any]:
         """Whether all pages have come."""
         return self._target().drained(self.journal, float(args["limit_s"]))
@@ -352,8 +346,8 @@ _Operation = t.Callable[[Conversation, "dict[str, t.Any]", t.Optional[wire.Chunk
 _OPERATIONS: dict[str, _Operation] = {
     name: getattr(Conversation, name)
     for name in (
-        "facts", "probe", "check", "begin", "activate", "keep", "announce", "drained", "finish", "anew", "give_up",
-        "give_back", "resume", "wake", "decision",
+        "facts", "probe", "check", "begin", "activate", "announce", "drained", "finish", "anew", "give_up", "give_back",
+        "resume", "wake", "decision",
     )
 }  # fmt: skip
 

@@ -214,6 +214,15 @@ def test_a_store_into_a_mapped_file_is_not_lost(layer: Layer) -> None:
     assert bytes([0, 1, 2, 3]) in layer.sent[-1]
 
 
+@pytest.mark.parametrize(("kind", "asked"), [("container", ["keep"]), ("guest", [])])
+def test_whether_the_target_is_asked_for_what_is_on_its_disk(kind: str, asked: list[str]) -> None:
+    """What came of a guest is there: no link is needed to let it go."""
+    calls: list[str] = []
+    channel = types.SimpleNamespace(call=lambda word, timeout_s: calls.append(word))
+    kinds.source(kind).secure(t.cast("t.Any", channel))
+    assert calls == asked
+
+
 @pytest.mark.parametrize("wanted", [True, False], ids=["runs", "has ended by itself"])
 def test_a_cold_move_starts_only_what_it_has_stopped(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[t.Sequence[str]] = []

@@ -436,7 +436,8 @@ def synced(state: Path, monkeypatch: pytest.MonkeyPatch) -> Syncing:
 
 def test_a_layer_is_kept_when_it_is_on_the_disk_and_then_that_is_noted(synced: Syncing) -> None:
     journal = {**JOURNAL, "state": records.TARGET_ACTIVE}
-    container_target.keep(Host(run=synced), "web", journal)
+    call = kinds.Call(Host(run=synced), journal, {}, False, lambda work: None, lambda: False, lambda count: None)
+    assert container_target.OPERATIONS["keep"](call) == {}
     noted = files.read_json(paths.journal_file("web")) or {}
     assert (synced.said, noted) == ([None], {**journal, "kept": True})
     container_target.keep(Host(run=synced), "web", noted)

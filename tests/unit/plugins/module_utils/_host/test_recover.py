@@ -156,6 +156,9 @@ class Kind:
         self.did.append("let go")
         return self.kept
 
+    def secure(self, channel: t.Any) -> None:
+        channel.call("keep", timeout_s=60)
+
     def keeps(self, journal: dict[str, t.Any]) -> bool:
         return False
 

@@ -229,19 +229,6 @@ def test_what_follows_knows_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (files.read_json(paths.journal_file("web")) or {})["state"] == records.TARGET_ACTIVE
 
 
-def test_what_follows_knows_that_it_is_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = records.journal("target", records.TARGET_ACTIVE, "m1", OWNER, "host1", "S", "stop_copy", "b")
-
-    def keep(host: Host, name: str, journal: dict[str, t.Any]) -> None:
-        files.write_json(paths.journal_file(name), {**journal, "kept": True})
-
-    monkeypatch.setattr(kinds, "target_of", lambda journal: types.SimpleNamespace(keep=keep))
-    conversation = serve.Conversation(host(), incoming(b""), io.BytesIO())
-    conversation.name, conversation.journal = "web", journal
-    assert conversation.keep({}, None) == {}
-    assert conversation.journal == {**journal, "kept": True}
-
-
 def test_where_what_comes_is_put_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its directory, in that of all: the source deletes its own later."""
     synced: list[str] = []
