@@ -42,8 +42,8 @@ _T = t.TypeVar("_T")
 
 
 def eventually(what: str, condition: t.Callable[[], _T], seconds: float = PATIENCE_S, pause: float = 0.0) -> _T:
-    """The first true value of ``condition``. Without a ``pause`` it is asked less often the longer it takes: others need
-    the processors meanwhile."""
+    """The first true value of ``condition``. Without a ``pause`` it is asked less often the longer it takes: others
+    need the processors meanwhile."""
     begin = time.monotonic()
     while True:
         value = condition()
