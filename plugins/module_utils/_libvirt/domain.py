@@ -85,7 +85,8 @@ def parse(root: Element) -> Model:
         type=root.get("type", ""),
         description=text_of(root, "description"),
         marks=_marks(root.find(f"metadata/{_GUEST}")),
-        max_memory_mib=_mebibytes(root.find("memory")),
+        # libvirt rounds it up when it starts the guest: rounded down, the running guest would for ever have more.
+        max_memory_mib=_mebibytes(root.find("memory"), up=True),
         memory_mib=_mebibytes(root.find("currentMemory")) or _mebibytes(root.find("memory")),
         max_vcpus=number(text_of(root, "vcpu"), 1),
         vcpus=number(attribute(root, "vcpu", "current"), number(text_of(root, "vcpu"), 1)),
@@ -108,14 +109,15 @@ def parse(root: Element) -> Model:
     return found
 
 
-def _mebibytes(element: t.Optional[Element]) -> int:
+def _mebibytes(element: t.Optional[Element], *, up: bool = False) -> int:
     if element is None:
         return 0
-    return _mebibytes_of(text_of(element), element)
+    return _mebibytes_of(text_of(element), element, up=up)
 
 
-def _mebibytes_of(value: str, element: Element) -> int:
-    return number(value) * _UNITS.get(element.get("unit", "KiB"), 2**10) // 2**20
+def _mebibytes_of(value: str, element: Element, *, up: bool = False) -> int:
+    size = number(value) * _UNITS.get(element.get("unit", "KiB"), 2**10)
+    return -(-size // 2**20) if up else size // 2**20
 
 
 def _marks(element: t.Optional[Element]) -> dict[str, t.Any]:
@@ -340,7 +342,8 @@ def interface_names(root: Element) -> dict[str, str]:
 def memory_cells(root: Element) -> list[int]:
     """The NUMA cells into which a guest's memory is divided, in MiB. What libvirt takes for its memory is their sum,
     whatever else is said."""
-    return [_mebibytes_of(each.get("memory", ""), each) for each in all_at(root, "cpu/numa/cell") if each.get("memory")]
+    cells = [each for each in all_at(root, "cpu/numa/cell") if each.get("memory")]
+    return [_mebibytes_of(each.get("memory", ""), each, up=True) for each in cells]
 
 
 _USUAL = (

@@ -458,10 +458,33 @@ def test_path_of_any_disk(source: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("memory", "mebibytes"),
-    [("<memory unit='GiB'>2</memory>", 2048), ("<memory unit='b'>1048576</memory>", 1), ("<memory>1024</memory>", 1)],
+    [
+        ("<memory unit='GiB'>2</memory>", 2048),
+        ("<memory unit='b'>1048576</memory>", 1),
+        ("<memory>1024</memory>", 1),
+        ("<memory unit='MB'>100</memory>", 96),
+    ],
 )
 def test_memory_has_units(memory: str, mebibytes: int) -> None:
     assert parse(xml.parse(f"<domain>{memory}</domain>"))["max_memory_mib"] == mebibytes
+
+
+# 97.66 MiB. libvirt starts the guest with 98.
+UNEVEN = "<domain><memory unit='KiB'>100000</memory><currentMemory unit='KiB'>100000</currentMemory></domain>"
+
+
+def test_memory_that_is_no_whole_number_is_written_as_one() -> None:
+    stored = xml.parse(UNEVEN)
+    found = parse(stored)
+    assert (found["memory_mib"], found["max_memory_mib"]) == (97, 98)
+    for size in (97, 98):
+        patched = patch(stored, {**found, "memory_mib": size, "max_memory_mib": size})
+        assert [xml.text_of(patched, tag) for tag in ("memory", "currentMemory")] == [str(size * 1024)] * 2
+
+
+def test_memory_cells_are_those_that_libvirt_makes_of_them() -> None:
+    cell = "<cpu><numa><cell id='0' cpus='0' memory='100000' unit='KiB'/></numa></cpu>"
+    assert domain.memory_cells(xml.parse(f"<domain>{cell}</domain>")) == [98]
 
 
 def test_backing_chain_is_read_in_order_with_its_end() -> None:
