@@ -255,8 +255,9 @@ def _interfaces(devices: t.Optional[Element]) -> dict[str, Element]:
 
 
 def _network(element: Element) -> dict[str, t.Any]:
-    kind = element.get("type", "")
     source = element.find("source")
+    # What a running guest is plugged into by a network that is a bridge of the host has the type of that bridge.
+    kind = "network" if attribute(source, "", "network") else element.get("type", "")
     named = [attribute(source, "", name) for name in (kind, "network", "bridge", "dev")]
     return {
         "type": kind,

@@ -530,3 +530,20 @@ def test_what_a_running_domain_shows() -> None:
     assert domain.interface_names(root) == {"52:54:00:00:00:01": "vnet3"}
     assert not domain.agent_connected(xml.parse(STORED))
     assert domain.vnc_port(xml.parse(STORED)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "named"),
+    [
+        ("bridge", "network='office' portid='8f1c1d0e' bridge='br7'", ("network", "office")),
+        ("direct", "network='office' portid='8f1c1d0e' dev='eth0' mode='bridge'", ("network", "office")),
+        ("network", "network='office' portid='8f1c1d0e' bridge='virbr0'", ("network", "office")),
+        ("bridge", "bridge='br7'", ("bridge", "br7")),
+        ("direct", "dev='eth0' mode='bridge'", ("direct", "eth0")),
+    ],
+)
+def test_a_running_card_is_on_the_network_that_it_was_given(kind: str, source: str, named: tuple[str, str]) -> None:
+    """libvirt shows the bridge of the host that the network stands for, and the network beside it."""
+    card = f"<interface type='{kind}'><mac address='52:54:00:00:00:01'/><source {source}/></interface>"
+    found = parse(xml.parse(f"<domain><devices>{card}</devices></domain>"))["networks"]["52:54:00:00:00:01"]
+    assert (found["type"], found["source"]) == named
