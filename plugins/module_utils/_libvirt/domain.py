@@ -515,7 +515,7 @@ def _in_topology(cpu: Element) -> int:
 
 
 def _write_cpu(root: Element, model: Model) -> None:
-    cpu = model["cpu"]
+    cpu, old = model["cpu"], root.find("cpu")
     layout = [*all_at(root, "cpu/topology"), *all_at(root, "cpu/numa")]
     if not cpu["model"]:
         _drop(root, "cpu")
@@ -531,7 +531,12 @@ def _write_cpu(root: Element, model: Model) -> None:
         check = "partial" if model["type"] == "kvm" else "none"
         named = ("model", {"fallback": "forbid"}, cpu["model"])
         made = ("cpu", {"mode": "custom", "match": "exact", "check": check}, named, features)
-    _put(root, made).extend(layout)
+    if old is None or _cpu(old)["model"] != cpu["model"]:
+        _put(root, made).extend(layout)
+        return
+    # The same model keeps what no option says: its cache, the width of its addresses, whether it can be moved.
+    kept = [part for part in old if part.tag != "feature"]
+    _put(root, ("cpu", {**node(made).attrib, **old.attrib, "check": check}, kept, features))
 
 
 def _write_type(root: Element, model: Model) -> None:

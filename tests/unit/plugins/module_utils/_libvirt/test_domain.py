@@ -354,6 +354,32 @@ def test_patch_keeps_the_cells_of_a_guest_that_gets_the_default_cpu() -> None:
     assert domain.memory_cells(patched) == [512]
 
 
+OF_CPU = "<topology sockets='1' cores='1' threads='1'/><cache mode='passthrough'/><maxphysaddr mode='passthrough'/>"
+PASSED = f"<cpu mode='host-passthrough' check='none' migratable='off'>{OF_CPU}<feature policy='require' name='x'/></cpu>"
+NAMED = f"<cpu mode='custom' match='minimum' check='partial'><model fallback='allow'>EPYC</model>{OF_CPU}</cpu>"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "model", "kept"),
+    [
+        (PASSED, "host-passthrough", ["topology", "cache", "maxphysaddr", 'migratable="off"']),
+        (PASSED, "EPYC", ["topology"]),
+        (NAMED, "EPYC", ["topology", "cache", "maxphysaddr", 'match="minimum"', '<model fallback="allow">EPYC<']),
+        (NAMED, "host-passthrough", ["topology"]),
+    ],
+)
+def test_patch_keeps_what_a_cpu_of_the_same_model_has_beside(cpu: str, model: str, kept: list[str]) -> None:
+    stored = xml.parse(f"<domain type='qemu'>{cpu}</domain>")
+    wanted = {**parse(stored), "cpu": {"model": model, "features": {"svm": "disable"}}}
+    patched = patch(stored, wanted)
+    assert parse(written(patched)) == wanted
+    text = xml.document(patched)
+    known = ["topology", "cache", "maxphysaddr", "migratable=", 'match="minimum"', 'fallback="allow"']
+    assert [word for word in kept if word not in text] == []
+    assert [word for word in known if word in text and not any(word in one for one in kept)] == []
+    assert xml.attribute(patched, "cpu", "check") == "none", "an emulated CPU is not checked"
+
+
 def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     stored = xml.parse(STORED)
     text = xml.document(patch(stored, {**parse(stored), "machine": "pc"}))
