@@ -294,10 +294,15 @@ def _listen(screen: Element) -> str:
 
 
 def _serial(devices: t.Optional[Element]) -> dict[str, t.Any]:
-    element = None if devices is None else devices.find("serial")
+    element = _first_serial(devices)
     if element is None:
         return {"type": "none", "log": ""}
     return {"type": element.get("type", ""), "log": attribute(element, "log", "file")}
+
+
+def _first_serial(devices: t.Optional[Element]) -> t.Optional[Element]:
+    """The serial port that the option means. Others are devices without an option."""
+    return next((each for each in all_at(devices, "serial") if attribute(each, "target", "port", "0") == "0"), None)
 
 
 def _folders(devices: t.Optional[Element]) -> dict[str, Element]:
@@ -846,14 +851,19 @@ def graphics_node(graphics: t.Mapping[str, t.Any]) -> Node:
 
 def _write_serial(root: Element, model: Model) -> None:
     devices = _under(root, "devices")
-    _drop(devices, "serial")
     for console in devices.findall("console"):
+        # The double of the first serial port: there is only one such, and libvirt makes it anew.
         if attribute(console, "target", "type", "serial") == "serial":
             devices.remove(console)
+    old = _first_serial(devices)
+    # It stays before the others: its double is that of the port that comes first.
+    at = next((at for at, each in enumerate(devices) if each.tag == "serial"), len(devices))
+    if old is not None:
+        devices.remove(old)
     serial = model["serial"]
     if serial["type"] != "none":
         log = ("log", {"file": serial["log"], "append": "on"}) if serial["log"] else None
-        devices.append(node(("serial", {"type": serial["type"]}, log, ("target", {"port": 0}))))
+        devices.insert(at, node(("serial", {"type": serial["type"]}, log, ("target", {"port": 0}))))
 
 
 def _write_folders(root: Element, model: Model) -> None:

@@ -422,6 +422,28 @@ def test_patch_of_the_serial_console_takes_its_double_along() -> None:
     assert "<console" not in text
 
 
+PORTS = """
+<domain type='kvm'><devices>
+  <console type='pty'><target type='serial' port='0'/></console>
+  <serial type='pty'><target port='0'/></serial>
+  <serial type='tcp'><source mode='bind' host='127.0.0.1' service='5555'/><target port='1'/></serial>
+  <console type='pty'><target type='virtio' port='1'/></console>
+</devices></domain>
+"""
+
+
+def test_patch_leaves_other_serial_ports() -> None:
+    stored = xml.parse(PORTS)
+    for wanted, types in (({"type": "pty", "log": "/v/l"}, ["pty", "tcp"]), ({"type": "none", "log": ""}, ["tcp"])):
+        patched = patch(stored, {**parse(stored), "serial": wanted})
+        assert parse(written(patched))["serial"] == wanted
+        assert [each.get("type") for each in patched.findall("devices/serial")] == types
+        assert xml.attribute(patched, "devices/serial[@type='tcp']/source", "service") == "5555"
+        assert [xml.attribute(each, "target", "type") for each in patched.findall("devices/console")] == ["virtio"]
+    back = patch(patched, parse(stored))
+    assert [each.get("type") for each in back.findall("devices/serial")] == ["pty", "tcp"]
+
+
 def test_other_devices_are_named() -> None:
     assert domain.other_devices(xml.parse(STORED)) == ["hostdev", "tpm"]
 
