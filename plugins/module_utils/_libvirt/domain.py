@@ -614,21 +614,53 @@ def _replace(
     wanted: t.Mapping[str, t.Any],
     actual: t.Mapping[str, t.Any],
     make: t.Callable[[str, t.Any], Node],
+    renamed: t.Optional[t.Mapping[str, str]] = None,
 ) -> None:
-    """Make the devices of one kind those of ``wanted``: each by its name; what is as wanted is not touched."""
+    """Make the devices of one kind those of ``wanted``: each by its name, or by its old one (``renamed``: {new: old});
+    what is as wanted is not touched."""
     devices = _under(root, "devices")
-    for gone in [element for name, element in old.items() if name not in wanted]:
+    renamed = renamed or {}
+    moved = set(renamed.values())
+    before = {name: old.get(renamed.get(name, "" if name in moved else name)) for name in wanted}
+    for gone in [element for element in old.values() if element not in before.values()]:
         devices.remove(gone)
     last = max([at for at, each in enumerate(devices) if each.tag == tag], default=-1)
     for name, one in wanted.items():
-        element = old.get(name)
+        element = before[name]
         if element is None:
             last = last + 1 if last >= 0 else len(devices)
             devices.insert(last, node(make(name, one)))
-        elif actual[name] != one:
+        elif name in renamed or actual[name] != one:
             made = node(make(name, one))
             _keep(element, made)
+            if name in renamed:
+                _forget_place(made)
             devices[list(devices).index(element)] = made
+
+
+def _renamed(old: t.Mapping[str, Element], wanted: t.Mapping[str, t.Any]) -> dict[str, str]:
+    """Disks that get another name, and keep their data and their bus: {new name: old name}. The first names on the SATA
+    and the SCSI bus are those of our CD drives: whoever has them in a guest that is taken over moves on."""
+    found: dict[str, str] = {}
+    at = {name: (path_of(each), attribute(each, "target", "bus")) for name, each in old.items()}
+    for name, one in wanted.items():
+        place = (one["path"], one["bus"])
+        if not one["path"] or at.get(name) == place:
+            continue
+        for other in old:
+            stays = other in wanted and (wanted[other]["path"], wanted[other]["bus"]) == place
+            if at[other] == place and not stays and other not in found.values():
+                found[name] = other
+                break
+    return found
+
+
+def _forget_place(disk: Element) -> None:
+    """Take away the address of a disk that gets another name: libvirt makes one of the name, which is the order in
+    which the guest finds its disks. A controller of its own (with a thread, say) it keeps."""
+    for address in disk.findall("address"):
+        if address.get("controller", "0") == "0":
+            disk.remove(address)
 
 
 # What a model tells of a device, by tag: its parts; and the attributes of its driver.
@@ -716,7 +748,8 @@ def _place(element: Element) -> tuple[str, ...]:
 def _write_disks(root: Element, model: Model) -> None:
     devices = root.find("devices")
     old = _disks(devices, "disk")
-    _replace(root, "disk", old, model["disks"], {name: _disk(each) for name, each in old.items()}, disk_node)
+    actual = {name: _disk(each) for name, each in old.items()}
+    _replace(root, "disk", old, model["disks"], actual, disk_node, _renamed(old, model["disks"]))
     _write_scsi(root, model)
 
 

@@ -235,6 +235,55 @@ def test_patch_keeps_what_belongs_to_a_source_that_stays(
     assert [word for word in gone if word in text] == []
 
 
+def limited(name: str, path: str, limit: int, unit: int, controller: int = 0) -> str:
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='native'/>"
+        f"<source file='{path}'/><target dev='{name}' bus='scsi' rotation_rate='1'/>"
+        f"<iotune><total_iops_sec>{limit}</total_iops_sec></iotune><shareable/>"
+        f"<address type='drive' controller='{controller}' bus='0' target='0' unit='{unit}'/></disk>"
+    )
+
+
+def test_patch_lets_a_disk_that_is_renamed_keep_what_it_has() -> None:
+    """sda and sdb are our CD drives: those of a guest that is taken over move on, and push others."""
+    drives = [
+        limited("sda", "/a", 1, 0),
+        limited("sdb", "/b", 2, 1),
+        limited("sdc", "/c", 3, 2),
+        limited("sdd", "/d", 4, 0, 1),
+    ]
+    stored = xml.parse(f"<domain type='kvm'><devices>{''.join(drives)}<rng/></devices></domain>")
+    found = parse(stored)
+    sda, sdb, sdc, sdd = (found["disks"][name] for name in ("sda", "sdb", "sdc", "sdd"))
+    disks = {"sdc": sda, "sdd": {**sdb, "serial": "x"}, "sde": sdc, "sdf": sdd, "sdg": {**sda, "path": "/new"}}
+    wanted = {**found, "disks": disks, "cdroms": {"sda": {"path": "", "bus": "sata"}}}
+    patched = patch(stored, wanted)
+    assert parse(written(patched)) == wanted
+    limits = {
+        xml.attribute(each, "target", "dev"): (xml.text_of(each, "iotune/total_iops_sec"), domain.path_of(each))
+        for each in patched.findall("devices/disk[@device='disk']")
+    }
+    assert limits == {
+        "sdc": ("1", "/a"),
+        "sdd": ("2", "/b"),
+        "sde": ("3", "/c"),
+        "sdf": ("4", "/d"),
+        "sdg": ("", "/new"),
+    }
+    text = xml.document(patched)
+    assert [text.count(word) for word in ("rotation_rate", "<shareable", 'io="native"')] == [4, 4, 4]
+    addresses = [each.get("controller") for each in patched.findall("devices/disk/address")]
+    assert addresses == ["1"], "places on the first controller go by the names"
+
+
+def test_patch_lets_limits_stay_with_a_name_that_gets_new_data() -> None:
+    stored = xml.parse(f"<domain type='kvm'><devices>{limited('sdc', '/a', 1, 2)}</devices></domain>")
+    found = parse(stored)
+    for name, path, bus in (("sdc", "/new", "scsi"), ("sdd", "/new", "scsi"), ("vda", "/a", "virtio")):
+        disks = {name: {**found["disks"]["sdc"], "path": path, "bus": bus}}
+        assert ("iotune" in xml.document(patch(stored, {**found, "disks": disks}))) is (name == "sdc")
+
+
 @pytest.mark.parametrize(("path", "kind", "place"), [("/p/v", "file", "file"), ("/dev/vg/v", "block", "dev")])
 def test_patch_makes_a_plain_disk_of_a_volume_whose_place_is_known(path: str, kind: str, place: str) -> None:
     stored = xml.parse(
@@ -355,7 +404,9 @@ def test_patch_keeps_the_cells_of_a_guest_that_gets_the_default_cpu() -> None:
 
 
 OF_CPU = "<topology sockets='1' cores='1' threads='1'/><cache mode='passthrough'/><maxphysaddr mode='passthrough'/>"
-PASSED = f"<cpu mode='host-passthrough' check='none' migratable='off'>{OF_CPU}<feature policy='require' name='x'/></cpu>"
+PASSED = (
+    f"<cpu mode='host-passthrough' check='none' migratable='off'>{OF_CPU}<feature policy='require' name='x'/></cpu>"
+)
 NAMED = f"<cpu mode='custom' match='minimum' check='partial'><model fallback='allow'>EPYC</model>{OF_CPU}</cpu>"
 
 
