@@ -217,12 +217,9 @@ def running(wanted: Model, live: Model, stored: Model) -> tuple[list[Step], dict
 
 
 def _compute(wanted: Model, live: Model, stored: Model, steps: list[Step], reasons: dict[str, str]) -> None:
-    for key, most, what, unit in (
-        ("memory_mib", "max_memory_mib", "memory", " MiB"),
-        ("vcpus", "max_vcpus", "virtual CPUs", ""),
-    ):
+    for key, most, what in (("memory_mib", "max_memory_mib", "MiB of memory"), ("vcpus", "max_vcpus", "virtual CPUs")):
         if wanted[key] > live[most]:
-            reasons[key] = f"it was started with at most {live[most]}{unit} of {what}, and is to have {wanted[key]}"
+            reasons[key] = f"it was started with at most {live[most]} {what}, and is to have {wanted[key]}"
             continue
         # A guest gives memory back when its balloon driver is up; it was told when it was started, or by a run before.
         # What has still to come is told by kept_memory().
@@ -239,7 +236,7 @@ def _compute(wanted: Model, live: Model, stored: Model, steps: list[Step], reaso
         if wanted[most] > live[most] or wanted[key] < wanted[most] < live[most]:
             only = "only " if wanted[most] < live[most] else ""
             reasons[most] = (
-                f"it was started with at most {live[most]}{unit} of {what}, and {only}{wanted[most]} are to be possible"
+                f"it was started with at most {live[most]} {what}, and {only}{wanted[most]} are to be possible"
             )
 
 

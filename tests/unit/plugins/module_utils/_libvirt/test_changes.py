@@ -157,6 +157,8 @@ def test_a_smaller_maximum_is_told_until_it_was_restarted() -> None:
 def test_vcpus() -> None:
     assert change(model(max_vcpus=4), model(vcpus=3, max_vcpus=4)) == (["vcpus"], {})
     assert list(change(model(), model(vcpus=2))[1]) == ["vcpus"]
+    told = change(model(), model(max_vcpus=2))[1]
+    assert told == {"max_vcpus": "it was started with at most 1 virtual CPUs, and 2 are to be possible"}
     fewer = model(vcpus=1, max_vcpus=4)
     assert list(change(model(vcpus=3, max_vcpus=4), fewer)[1]) == ["vcpus"]
     real = {**model(vcpus=3, max_vcpus=4), "type": "kvm"}
