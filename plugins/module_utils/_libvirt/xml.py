@@ -30,7 +30,16 @@ Scalar = t.Union[str, int, bool]
 GUEST_NAMESPACE = "urn:cnvm.platform:guest:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 DNSMASQ_NAMESPACE = "http://libvirt.org/schemas/network/dnsmasq/1.0"
-_PREFIXES = {GUEST_NAMESPACE: "cnvm", QEMU_NAMESPACE: "qemu", DNSMASQ_NAMESPACE: "dnsmasq"}
+_PREFIXES = {
+    GUEST_NAMESPACE: "cnvm",
+    QEMU_NAMESPACE: "qemu",
+    DNSMASQ_NAMESPACE: "dnsmasq",
+    # What others write into the metadata of a guest: elements do not remember how their namespace was called.
+    "http://libosinfo.org/xmlns/libvirt/domain/1.0": "libosinfo",
+    "http://openstack.org/xmlns/libvirt/nova/1.1": "nova",
+    "http://ovirt.org/vm/1.0": "ovirt-vm",
+    "http://ovirt.org/vm/tune/1.0": "ovirt-tune",
+}
 
 _TAG = re.compile(r"(\{[^{}\s]+\})?[A-Za-z_][A-Za-z0-9_.-]*\Z", re.ASCII)
 # What XML 1.0 cannot hold, escaped or not.

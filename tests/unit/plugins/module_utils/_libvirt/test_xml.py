@@ -65,6 +65,18 @@ def test_document_is_indented_and_in_the_order_given() -> None:
     )
 
 
+def test_what_other_tools_write_keeps_the_name_of_its_namespace() -> None:
+    """Where a text is compared with the one before, it is no difference."""
+    text = (
+        "<metadata>\n"
+        '  <libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">\n'
+        '    <libosinfo:os id="http://debian.org/debian/13"/>\n'
+        "  </libosinfo:libosinfo>\n"
+        "</metadata>\n"
+    )
+    assert xml.document(xml.parse(text)) == text
+
+
 @pytest.mark.parametrize("text", ["\0", "\x1b[31m", "\ud800", "\ufffe"])
 def test_build_refuses_what_xml_cannot_hold(text: str) -> None:
     with pytest.raises(InputError, match="description"):
