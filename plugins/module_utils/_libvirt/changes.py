@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .domain import CDROM, MODES, SEED, Model, alike
+from .domain import CDROM, MODES, SEED, Model, alike, moved_names
 
 # What a running QEMU cannot change, with what is to be said of it.
 _FIXED = {
@@ -253,9 +253,19 @@ def _describe(wanted: Model, live: Model, steps: list[Step]) -> None:
 
 
 def _storage(wanted: Model, live: Model, steps: list[Step], reasons: dict[str, str]) -> None:
-    for name in [*live["disks"], *(name for name in wanted["disks"] if name not in live["disks"])]:
-        before, after = live["disks"].get(name), wanted["disks"].get(name)
+    # Taken away and added again they would be torn from a guest that works on them.
+    paths = ({name: one["path"] for name, one in model["disks"].items()} for model in (live, wanted))
+    renamed = moved_names(*paths)
+    for new, old in renamed.items():
+        reasons[f"disks.{new}"] = f"the disk {old} is called {new} from the next start"
+    had = {name: one for name, one in live["disks"].items() if name not in renamed.values()}
+    gets = {name: one for name, one in wanted["disks"].items() if name not in renamed}
+    for name in [*had, *(name for name in gets if name not in had)]:
+        before, after = had.get(name), gets.get(name)
         key = f"disks.{name}"
+        if before is None and name in live["disks"]:
+            reasons[key] = f"another disk is called {name} until the next start"
+            continue
         if before is None or after is None:
             bus = (after or before or {})["bus"]
             if bus not in _HOTPLUG_BUSES:

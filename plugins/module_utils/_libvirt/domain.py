@@ -638,18 +638,15 @@ def _replace(
             devices[list(devices).index(element)] = made
 
 
-def _renamed(old: t.Mapping[str, Element], wanted: t.Mapping[str, t.Any]) -> dict[str, str]:
-    """Disks that get another name, and keep their data and their bus: {new name: old name}. The first names on the SATA
-    and the SCSI bus are those of our CD drives: whoever has them in a guest that is taken over moves on."""
+def moved_names(had: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]) -> dict[str, str]:
+    """Disks that keep their data and get another name: {new name: old name}. ``had``, ``wanted``: {name: where its data
+    are}; nothing is nowhere."""
     found: dict[str, str] = {}
-    at = {name: (path_of(each), attribute(each, "target", "bus")) for name, each in old.items()}
-    for name, one in wanted.items():
-        place = (one["path"], one["bus"])
-        if not one["path"] or at.get(name) == place:
+    for name, place in wanted.items():
+        if not place or had.get(name) == place:
             continue
-        for other in old:
-            stays = other in wanted and (wanted[other]["path"], wanted[other]["bus"]) == place
-            if at[other] == place and not stays and other not in found.values():
+        for other in had:
+            if had[other] == place and wanted.get(other) != place and other not in found.values():
                 found[name] = other
                 break
     return found
@@ -749,7 +746,13 @@ def _write_disks(root: Element, model: Model) -> None:
     devices = root.find("devices")
     old = _disks(devices, "disk")
     actual = {name: _disk(each) for name, each in old.items()}
-    _replace(root, "disk", old, model["disks"], actual, disk_node, _renamed(old, model["disks"]))
+    # The first names on the SATA and the SCSI bus are those of our CD drives: whoever has them in a guest that is taken
+    # over moves on.
+    had, wanted = (
+        {name: (one["path"], one["bus"]) if one["path"] else () for name, one in disks.items()}
+        for disks in (actual, model["disks"])
+    )
+    _replace(root, "disk", old, model["disks"], actual, disk_node, moved_names(had, wanted))
     _write_scsi(root, model)
 
 

@@ -174,6 +174,48 @@ def test_disks_come_and_go() -> None:
     assert "bus sata cannot be added" in reasons["disks.sdc"]
 
 
+def at(**names: str) -> Model:
+    """A guest with disks of these names, on the bus that a name is of."""
+    found = model(disks=[{"size_mib": 1}])
+    disk = found["disks"]["vda"]
+    disks = {name: {**disk, "path": path, "bus": {"v": "virtio", "s": "scsi"}[name[0]]} for name, path in names.items()}
+    return {**found, "disks": disks}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "steps", "reasons"),
+    [
+        ({"sda": "/a"}, {"sdc": "/a"}, [], {"disks.sdc": "the disk sda is called sdc from the next start"}),
+        ({"vda": "/a"}, {"sdc": "/a"}, [], {"disks.sdc": "the disk vda is called sdc from the next start"}),
+        (
+            {"sda": "/a", "sdb": "/b", "sdc": "/c"},
+            {"sdc": "/a", "sdd": "/b", "sde": "/c"},
+            [],
+            {
+                f"disks.sd{new}": f"the disk sd{old} is called sd{new} from the next start"
+                for old, new in zip("abc", "cde")
+            },
+        ),
+        (
+            {"vda": "/a"},
+            {"vda": "/b", "vdb": "/a"},
+            [],
+            {
+                "disks.vdb": "the disk vda is called vdb from the next start",
+                "disks.vda": "another disk is called vda until the next start",
+            },
+        ),
+        # Two drives of one disk stay what they are.
+        ({"vda": "/a", "vdb": "/a"}, {"vda": "/a", "vdb": "/a"}, [], {}),
+        ({"vda": "/a", "vdb": "/a"}, {"vda": "/a"}, ["detach_disk vdb"], {}),
+    ],
+)
+def test_a_disk_that_gets_another_name_is_not_torn_from_a_running_guest(
+    before: dict[str, str], after: dict[str, str], steps: list[str], reasons: dict[str, str]
+) -> None:
+    assert change(at(**before), at(**after)) == (steps, reasons)
+
+
 @pytest.mark.parametrize(
     "part", [{"cache": "writeback"}, {"bus": "scsi", "name": "sdc"}, {"serial": "x"}, {"read_only": True}]
 )
