@@ -395,6 +395,8 @@ options:
       - What has no option (limits of disks, pinned CPUs, other devices) stays as it is, unless it contradicts what is
         described. So the topology of the CPU goes with another number of them, and with a SPICE screen goes what only
         that serves (its channels, USB redirection, 3D acceleration).
+      - A disk that rests on an image from elsewhere (a linked clone) rests on it still. Such a guest cannot be moved
+        before the disk was flattened; see M(cnvm.platform.disk_image).
       - Arguments that go past libvirt (C(qemu:commandline)) stay, too, and are not looked at; a warning names them. A
         guest with such cannot be moved.
     type: bool

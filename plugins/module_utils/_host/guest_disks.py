@@ -149,6 +149,27 @@ def backing_of(path: str, kind: str, where: str, known: t.Collection[str] = ()) 
     ]
 
 
+def told(path: str, kind: str, models: t.Iterable[Model], *, adopted: bool) -> set[str]:
+    """The files below a disk that a domain (``models``: as stored, and as it runs) has already as this ``kind``: what
+    its XML names.
+
+    Where its XML leaves that open libvirt goes by the file, and so do we for one that is ``adopted``: it reads no more
+    than it did. Not below an image without a word on the format of the next one: libvirt does not start that.
+    """
+    found: set[str] = set()
+    for disk in (each for model in models for each in model["disks"].values()):
+        if (disk["path"], disk["format"]) != (path, kind):
+            continue
+        named = [one["path"] for one in disk["backing"]]
+        found.update(named)
+        if adopted and "open" in disk and os.path.lexists(path):
+            nodes = disks.chain(path, kind)
+            rests_on = [node.path for node in nodes[1:]]
+            if rests_on[: len(named)] == named and all(node.header.backing_format for node in nodes[:-1]):
+                found.update(rests_on)
+    return found
+
+
 def _inspect(path: str, kind: str, where: str) -> Node:
     """What a disk that the guest has says about itself; HostError where it is gone."""
     try:
@@ -207,12 +228,14 @@ def look(
     new: bool,
     ours: bool = False,
     remember: bool = False,
+    known: t.Collection[str] = (),
 ) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:
     """(what is to be done, what lies below the file at ``path``) for one disk; None below: as it was.
 
     ``top``: the file that the guest writes to now (an overlay when there are snapshots). ``digest``: of its template.
     ``new``: the guest did not have it so far. ``ours``: what lies there is of a run that was cut off, and is made
-    again. ``remember``: as of ``templates.check``. InputError or Refused where it cannot be had.
+    again. ``remember``: as of ``templates.check``. ``known``: as of ``backing_of``. InputError or Refused where it
+    cannot be had.
     """
     kind = disk["format"]
     wanted = None if disk["size_mib"] is None else disk["size_mib"] * _MIB
@@ -224,7 +247,7 @@ def look(
         there = os.path.lexists(path) and not (ours and (digest or not disk["path"]))
         if digest and not there:
             templates.check(digest, remember=remember)
-        work, below = _look_new(disk, path, digest, wanted, where, there=there)
+        work, below = _look_new(disk, path, digest, wanted, where, there=there, known=known)
         again = work is not None and work.kind != "grow" and os.path.lexists(path)
         return (dataclasses.replace(work, again=True) if work is not None and again else work), below
     if wanted is None:
@@ -242,7 +265,14 @@ def look(
 
 
 def _look_new(
-    disk: t.Mapping[str, t.Any], path: str, digest: str, wanted: t.Optional[int], where: str, *, there: bool
+    disk: t.Mapping[str, t.Any],
+    path: str,
+    digest: str,
+    wanted: t.Optional[int],
+    where: str,
+    *,
+    there: bool,
+    known: t.Collection[str],
 ) -> tuple[t.Optional[Work], t.Optional[list[dict[str, t.Any]]]]:
     name, kind = disk["name"], disk["format"]
     if there:
@@ -251,7 +281,7 @@ def _look_new(
                 f"{where}: {path} is there already; it is not overwritten.",
                 hint="To use what is in it give it as path, without template. Or remove it first.",
             )
-        below = backing_of(path, kind, where)
+        below = backing_of(path, kind, where, known)
         disks.check_sound(disks.inspect(path, kind))
         work, _dummy = look(disk, path, path, "", where, new=False)
         return work, below

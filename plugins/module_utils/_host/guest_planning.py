@@ -172,6 +172,7 @@ class Planner:
             self.warnings.extend(f"Guest {job.name}: {warning}" for warning in job.seed.warnings)
         definition = definitions.definition_of(item, templates=templates, seeded=job.seed.record if job.seed else None)
         stored = None if job.known is None else job.known.model
+        models = [] if job.known is None else [job.known.model, job.known.live_model or domain.EMPTY]
         known_disks = {} if seen.definition is None else {one["name"]: one for one in before.get("disks", ())}
         tops = snapshot_records.tops(job.name, stored, f"{where}: disks") if seen.managed else {}
         disks: dict[str, dict[str, t.Any]] = {}
@@ -206,8 +207,11 @@ class Planner:
                 # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.
                 new = stored["disks"][name]["path"] != path
             ours = path in making and path not in guest_jobs.given(stored or domain.EMPTY)
+            kind = "qcow2" if top != path else disk["format"]
+            # What it reads already it may go on reading.
+            told = guest_disks.told(top, kind, models, adopted=not seen.managed)
             options = {"new": new, "ours": ours, "remember": not self.check_mode}
-            work, looked = guest_disks.look(disk, path, top, digest, at, **options)
+            work, looked = guest_disks.look(disk, path, top, digest, at, known=told, **options)
             if looked is None:
                 same = stored is not None and name in stored["disks"] and stored["disks"][name]["path"] == top
                 # Of what libvirt was not told its file tells: it goes by that, too, until it is written down.
@@ -219,7 +223,7 @@ class Planner:
             if top != path and looked and not seen.active:
                 guest_disks.check_top(top, looked, at)
             if looked is None:
-                looked = guest_disks.backing_of(top, "qcow2" if top != path else disk["format"], at)
+                looked = guest_disks.backing_of(top, kind, at, told)
             disk["made"] = bool(old["made"]) and not new if old else work is not None and work.kind != "grow"
             if old is None and path in making:
                 # By a run that was cut off before it could write down more.
@@ -232,7 +236,7 @@ class Planner:
                         f"Guest {job.name} has a disk {name} that rests on its template still: linked says how a new "
                         "one is made. To make it a full copy, stop the guest and flatten it (cnvm.platform.disk_image)."
                     )
-            disks[name] = {"path": top, "backing": looked, "format": "qcow2" if top != path else disk["format"]}
+            disks[name] = {"path": top, "backing": looked, "format": kind}
             if work is not None:
                 works.append(work)
         gone = {}

@@ -86,7 +86,10 @@ def refused(
     found = obstacles(name, root, state, snapshots)
     for disk in (*needs["disks"], *needs["fixed"]):
         if disk["below"] and not disk["template"]:
-            found.append(f"disks: {disk['name']} rests on {disk['below']}, which is no template.")
+            found.append(
+                f"disks: {disk['name']} rests on {disk['below']}, which is no template. Flatten it while {name} is off"
+                " (cnvm.platform.disk_image)."
+            )
     strange = admission.strangers(name, root, needs)
     told = {*domain.other_devices(root), *admission.folders(model)}
     told |= set(admission.volumes(root))

@@ -1250,6 +1250,97 @@ def test_a_disk_that_another_one_has_as_a_volume_is_refused(connection: FakeConn
     assert not bring({**given, "name": "old"})["changed"]
 
 
+@pytest.mark.parametrize("state", ["stopped", "running"])
+@pytest.mark.parametrize("said", [True, False])
+def test_adopted_its_disk_rests_on_what_it_did(
+    connection: FakeConnection, place: Path, disk_records: Path, state: str, said: bool
+) -> None:
+    """As Terraform (base_volume_id) and clones of cloud images have it."""
+    for name in ("base", "pool"):
+        (place / name).mkdir()
+    base, disk = place / "base/cloud.qcow2", place / "pool/tf.qcow2"
+    fake_domains.qcow2(base, 2**20)
+    fake_domains.qcow2(disk, 2**20, str(base), "qcow2")
+    connection.pools["p"] = str(place / "pool")
+    connection.volumes["p", "tf.qcow2"] = str(disk)
+    below = f"<backingStore type='file'><format type='qcow2'/><source file='{base}'/><backingStore/></backingStore>"
+    foreign(
+        connection,
+        "<disk type='volume'><driver name='qemu' type='qcow2'/><source pool='p' volume='tf.qcow2'/>"
+        f"{below if said else ''}<target dev='vda' bus='virtio'/></disk>",
+    )
+    if state == "running":
+        connection.domains["old"].createWithFlags(0)
+        connection.calls.clear()
+        if not said:
+            # What runs libvirt has looked at.
+            t.cast("t.Any", connection.domains["old"].live).find("devices/disk").append(xml.parse(below))
+    content = disk.read_bytes()
+    wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "disks": [{"path": str(disk)}]}
+    wanted["state"] = state
+    # No other guest gains by it.
+    with pytest.raises(Refused, match=f"{disk} rests on {base}"):
+        bring({**wanted, "name": "new"}, adopt=True)
+    assert connection.calls == []
+    assert one(wanted, adopt=True)["actions"][0] == "adopt"
+    found = domain.parse(t.cast("t.Any", connection.domains["old"].stored))["disks"]["vda"]
+    assert found["backing"] == [{"path": str(base), "format": "qcow2", "read_only": False}]
+    assert "open" not in found
+    assert disk.read_bytes() == content
+    assert not bring(wanted)["changed"]
+    assert any("Flatten it while" in each for each in blockers(connection, "old"))
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=f"{disk} rests on it"):
+            disk_images.bring_to(
+                Host(run=fake_domains.run), [{"path": str(base), "state": "absent"}], check_mode=check_mode
+            )
+    # Where somebody lets it rest on another file later, that one libvirt has not named.
+    fake_domains.qcow2(place / "secret", 2**20)
+    fake_domains.qcow2(disk, 2**20, str(place / "secret"), "qcow2")
+    connection.domains["old"].live = None
+    connection.domains["old"].number = fake_domains.SHUTOFF
+    with pytest.raises(Refused, match=f"{disk} rests on {place}/secret"):
+        bring({**wanted, "state": "stopped"})
+
+
+@pytest.mark.parametrize(
+    ("xml_says", "format_said", "known"),
+    [
+        # What libvirt would read: all by the header, or what is below the part that the XML names.
+        ("", True, ["base", "deep"]),
+        ("<backingStore><format type='qcow2'/><source file='{place}/base'/></backingStore>", True, ["base", "deep"]),
+        # The XML knows of nothing, or of another file.
+        ("<backingStore/>", True, []),
+        ("<backingStore><format type='qcow2'/><source file='{place}/x'/></backingStore>", True, ["x"]),
+        # libvirt does not start it.
+        ("", False, []),
+    ],
+)
+def test_what_a_domain_reads_already(place: Path, xml_says: str, format_said: bool, known: list[str]) -> None:
+    fake_domains.qcow2(place / "deep", 2**20)
+    fake_domains.qcow2(place / "base", 2**20, str(place / "deep"), "qcow2")
+    fake_domains.qcow2(place / "top", 2**20, str(place / "base"), "qcow2")
+    if not format_said:
+        header = (place / "top").read_bytes()
+        (place / "top").write_bytes(header[:104] + bytes(8) + header[112:])
+    text = xml_says.format(place=place)
+    model = domain.parse(
+        xml.parse(
+            f"<domain><devices><disk><driver type='qcow2'/><source file='{place}/top'/>{text}<target dev='vda'/></disk>"
+            "</devices></domain>"
+        )
+    )
+    top = str(place / "top")
+    found = guest_disks.told(top, "qcow2", [domain.EMPTY, model], adopted=True)
+    assert found == {str(place / name) for name in known}
+    # Of one of ours the header says nothing. What is raw for libvirt the guest has written.
+    named = {one["path"] for one in model["disks"]["vda"]["backing"]}
+    assert guest_disks.told(top, "qcow2", [model], adopted=False) == named
+    assert guest_disks.told(top, "raw", [model], adopted=True) == set()
+    model["disks"]["vda"]["format"] = "raw"
+    assert guest_disks.told(top, "qcow2", [model], adopted=True) == set()
+
+
 def unsaid(root: t.Any) -> None:
     """Let a domain be as virt-install would have written it."""
     for disk in root.findall("devices/disk"):
