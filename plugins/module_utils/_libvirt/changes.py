@@ -288,6 +288,9 @@ def _drives(wanted: Model, live: Model, steps: list[Step], reasons: dict[str, st
         if before is None or after is None or before["bus"] != after["bus"]:
             verb = "added" if before is None else "taken away" if after is None else "moved to another bus"
             reasons[key] = f"the CD drive {name} cannot be {verb} while the guest runs"
+            if name == CDROM and after is None and before is not None and before["path"]:
+                # What is in it can. In another drive lies what its user has put there, or reads when the guest starts.
+                steps.append(Step("media", key, name, {**before, "path": ""}))
         elif before["path"] != after["path"]:
             steps.append(Step("media", key, name, after))
 

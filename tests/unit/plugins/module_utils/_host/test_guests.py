@@ -575,6 +575,16 @@ def test_what_is_no_cd_is_put_into_no_drive(connection: FakeConnection, place: P
     assert not bring(wanted)["changed"]
 
 
+def test_a_cd_that_is_left_out_is_taken_out_of_a_running_guest(connection: FakeConnection, place: Path) -> None:
+    bring({**WEB, "cdrom": str(images.iso().write(place / "a.iso"))})
+    for changed in (True, False):
+        result = bring(WEB)
+        assert (result["changed"], result["guests"][0]["restart_required"]) == (changed, True)
+        assert domain.parse(t.cast("t.Any", connection.domains["web"].live))["cdroms"]["sda"]["path"] == ""
+    bring({**WEB, "memory_mib": 128}, restart_on_change=True)
+    assert domain.parse(t.cast("t.Any", connection.domains["web"].live))["cdroms"] == {}
+
+
 def test_variables_of_its_firmware_go_with_it(connection: FakeConnection, place: Path) -> None:
     """Also those that its XML does not name any more: the next guest of that name would boot with them."""
     variables = [place / f"nvram/{name}" for name in ("web_VARS.fd", "web_VARS.qcow2", "web2_VARS.fd")]

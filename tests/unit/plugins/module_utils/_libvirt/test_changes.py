@@ -231,7 +231,17 @@ def test_what_a_disk_is_needs_a_restart(part: dict[str, t.Any]) -> None:
 def test_a_cd_is_changed_and_a_drive_is_not() -> None:
     assert change(model(cdrom="/a.iso"), model(cdrom="/b.iso")) == (["media sda"], {})
     assert list(change(model(), model(cdrom="/b.iso"))[1]) == ["cdrom"]
-    assert list(change(model(cdrom="/a.iso"), model())[1]) == ["cdrom"]
+
+
+def test_a_cd_goes_though_its_drive_stays_until_a_restart() -> None:
+    steps, reasons = change(model(cdrom="/a.iso"), model())
+    assert (steps, list(reasons)) == (["media sda"], ["cdrom"])
+    step = compare(model(), model(cdrom="/a.iso"), model(cdrom="/a.iso")).steps[-1]
+    assert step.value["path"] == ""
+    # Once it is empty there is no more to do; nor is it to an empty drive, or to one of somebody else.
+    empty = {**model(), "cdroms": {"sda": step.value}}
+    assert change(empty, model())[0] == []
+    assert change({**model(), "cdroms": {"hdd": {**step.value, "path": "/a.iso"}}}, model())[0] == []
 
 
 def test_cards() -> None:
