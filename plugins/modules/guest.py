@@ -212,8 +212,8 @@ options:
             type: str
       cdrom:
         description:
-          - ISO image in the CD drive; an absolute path. It can be changed while the guest runs, or left out, which takes
-            it out of the drive; the drive itself goes when the guest is started anew.
+          - ISO image in the CD drive; an absolute path. It can be changed while the guest runs. Left out it is taken
+            out of the drive, which itself goes when the guest is started anew.
           - A new one must have the file system of a CD or DVD (ISO 9660 or UDF), and all of it as far as ISO 9660 says.
         type: str
       networks:

@@ -47,6 +47,8 @@ class Checks:
         cdrom = job.item["cdrom"]
         if cdrom and cdrom != before.get("cdrom"):
             _check_cd(cdrom, f"{where}: cdrom")
+        if job.plan.start:
+            check_cds_there(job, model)
         for tag, folder in model["shared_folders"].items():
             if stored["shared_folders"].get(tag) != folder and not os.path.isdir(folder["source"]):
                 raise Missing(
@@ -280,6 +282,20 @@ def _check_cd(path: str, option: str) -> None:
             disks.check_cd(path)
         except (InputError, Refused) as error:
             raise InputError(f"{option}: {error.message}", hint=error.hint) from None
+
+
+def check_cds_there(job: Job, model: Model) -> None:
+    """Missing when a guest that is to be started has a CD whose file has gone: libvirt would not start it, unless it
+    was told to go on without. The seed is made before."""
+    sources = [] if job.known is None else job.known.xml.iter("source")
+    optional = {source.get("file") for source in sources if source.get("startupPolicy") == "optional"}
+    for drive, cd in model["cdroms"].items():
+        path = cd["path"]
+        if drive != domain.SEED and path.startswith("/") and path not in optional and not os.path.exists(path):
+            raise Missing(
+                f"guests: {job.name}: cdrom: there is no file {path} on this host, and it is in the guest's drive.",
+                hint="Copy it there again; or run the guest with its description (memory_mib and all) and no cdrom.",
+            )
 
 
 def check_disks(name: str, model: Model, snapshots: t.Collection[str]) -> None:

@@ -115,6 +115,7 @@ class Planner:
             model = job.known.model
             with self._made_by_then(job):
                 self._checks.check_networks(job, model)
+                guest_checks.check_cds_there(job, model)
             guest_checks.check_disks(
                 job.name, model, snapshot_records.tops(job.name, model, f"guests: {job.name}: disks")
             )

@@ -585,6 +585,26 @@ def test_a_cd_that_is_left_out_is_taken_out_of_a_running_guest(connection: FakeC
     assert domain.parse(t.cast("t.Any", connection.domains["web"].live))["cdroms"] == {}
 
 
+def test_a_guest_is_not_started_with_a_cd_that_has_gone(connection: FakeConnection, place: Path) -> None:
+    cd = images.iso().write(place / "a.iso")
+    wanted = {**WEB, "cdrom": str(cd)}
+    bring({**wanted, "state": "stopped"})
+    cd.unlink()
+    connection.calls.clear()
+    assert not bring({**wanted, "state": "stopped"})["changed"]
+    for item in (wanted, {"name": "web", "state": "running"}):
+        with pytest.raises(Missing, match=f"cdrom: there is no file {cd}"):
+            bring(item)
+        assert f"there is no file {cd}" in " ".join(bring(item, check_mode=True)["warnings"])
+    # libvirt was told that it may be missing.
+    drive = t.cast("t.Any", connection.domains["web"].stored).find("devices/disk[@device='cdrom']/source")
+    drive.set("startupPolicy", "optional")
+    assert "no file" not in " ".join(bring(wanted, check_mode=True)["warnings"])
+    del drive.attrib["startupPolicy"]
+    assert connection.calls == []
+    assert one({**WEB, "state": "running"})["state"] == "running"
+
+
 def test_variables_of_its_firmware_go_with_it(connection: FakeConnection, place: Path) -> None:
     """Also those that its XML does not name any more: the next guest of that name would boot with them."""
     variables = [place / f"nvram/{name}" for name in ("web_VARS.fd", "web_VARS.qcow2", "web2_VARS.fd")]
