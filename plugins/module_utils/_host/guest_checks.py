@@ -151,9 +151,7 @@ class Checks:
                     f"The disk {path} of guest {job.name!r} is a template's, which others rest on.",
                     hint="Give the template's name as template, and no path of its own.",
                 )
-        if self._all is None:
-            self._all = read(self.connection)
-        for name, other in self._all.items():
+        for name, other in self._domains().items():
             if name == job.name:
                 continue
             if name in self.going:
@@ -178,6 +176,32 @@ class Checks:
                 if job.known is None and theirs["uuid"] == model["uuid"]:
                     raise Refused(
                         f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
+                    )
+
+    def _domains(self) -> dict[str, Known]:
+        if self._all is None:
+            self._all = read(self.connection)
+        return self._all
+
+    def check_screens(self, jobs: t.Sequence[Job]) -> None:
+        """Refused where a guest that is to be started would show its screen at a port at which another one does, or is
+        to. One that is off is in nobody's way."""
+        starting = {job.name: _screen_of(job) for job in jobs if job.plan.start}
+        if not any(starting.values()):
+            return
+        ending = {job.name for job in jobs if job.plan.stop or job.plan.remove}
+        running = {
+            name: _screen_that_runs(known)
+            for name, known in self._domains().items()
+            if known.live is not None and name not in {*ending, *starting}
+        }
+        for name, screen in starting.items():
+            for other, theirs in {**running, **starting}.items():
+                if screen and theirs and other != name and _meet(screen, theirs):
+                    verb = "runs" if other in running else "is to be started, too"
+                    raise Refused(
+                        f"The port {screen[1]} of the screen of guest {name!r} is that of {other!r}, which {verb}.",
+                        hint="Choose another one, or leave graphics.port out: libvirt takes one that is free.",
                     )
 
     def check_new_cards(self, jobs: t.Sequence[Job]) -> None:
@@ -208,6 +232,32 @@ class Checks:
                     f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
                     hint="Remove that guest in a run of its own; it says where its disks are kept.",
                 )
+
+
+# Where a guest's screen is to be seen: address and port.
+_Screen = tuple[str, int]
+
+
+def _screen_of(job: Job) -> t.Optional[_Screen]:
+    """Of one that is to be started; None where libvirt chooses the port, or there is no screen."""
+    model = job.known.model if job.known is not None else domain.EMPTY
+    if job.plan.wanted is not None:
+        # In check mode it may not be known what it comes to.
+        model = {**domain.EMPTY, **job.plan.wanted.model}
+    screen = model["graphics"]
+    return (screen.get("listen") or "127.0.0.1", screen["port"]) if screen.get("port") else None
+
+
+def _screen_that_runs(known: Known) -> t.Optional[_Screen]:
+    """The same, be the port libvirt's choice."""
+    screens = domain.screens(t.cast(Element, known.live).find("devices"))
+    port = xml.number(screens[0].get("port", ""), -1) if screens else -1
+    listen = t.cast(Model, known.live_model)["graphics"].get("listen") or "127.0.0.1"
+    return (listen, port) if port > 0 else None
+
+
+def _meet(one: _Screen, other: _Screen) -> bool:
+    return one[1] == other[1] and (one[0] == other[0] or bool({"0.0.0.0", "::"} & {one[0], other[0]}))
 
 
 def check_leaving(jobs: t.Sequence[Job]) -> None:

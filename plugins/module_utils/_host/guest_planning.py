@@ -82,6 +82,7 @@ class Planner:
             seen[name] = dataclasses.replace(seen[name], elsewhere=holder, owner=history)
         jobs = [self._job(item, seen[item["name"]], known.get(item["name"])) for item in self.items]
         self._checks.check_new_cards(jobs)
+        self._checks.check_screens(jobs)
         guest_checks.check_below(jobs)
         guest_checks.check_leaving([job for job in jobs if job.plan.remove])
         return jobs

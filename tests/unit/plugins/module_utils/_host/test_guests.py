@@ -2803,6 +2803,31 @@ def test_it_stays_as_long_as_something_names_it(connection: FakeConnection, plac
 
 
 # -- Screens, KVM
+def test_two_screens_at_one_port(connection: FakeConnection) -> None:
+    def at(name: str, port: t.Optional[int] = 5905, listen: str = "127.0.0.1", **more: t.Any) -> dict[str, t.Any]:
+        return {**WEB, "name": name, "graphics": {"type": "vnc", "port": port, "listen": listen}, **more}
+
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match="The port 5905 of the screen of guest 'web' is that of 'db', which is to be"):
+            bring(at("web"), at("db", listen="0.0.0.0"), check_mode=check_mode)
+    assert connection.calls == []
+    bring(at("web"))
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match="guest 'db' is that of 'web', which runs"):
+            bring(at("db"), check_mode=check_mode)
+    # At another address, or port, or as long as it is off, it is in nobody's way.
+    bring(at("db", listen="192.0.2.1"), at("other", 5906), at("off", state="stopped"), at("none", None))
+    with pytest.raises(Refused, match="guest 'off' is that of 'web', which runs"):
+        bring({"name": "off", "state": "running"})
+    # Nor is one that ends first.
+    bring({"name": "web", "state": "stopped"}, {"name": "off", "state": "running"})
+    # That libvirt has chosen it makes no difference.
+    (live,) = t.cast("t.Any", connection.domains["none"].live).iter("graphics")
+    live.set("port", "5907")
+    with pytest.raises(Refused, match="guest 'new' is that of 'none', which runs"):
+        bring(at("new", 5907))
+
+
 def test_vnc_for_everybody_is_said(connection: FakeConnection) -> None:
     result = bring({**WEB, "graphics": {"type": "vnc", "listen": "0.0.0.0"}})
     assert len([warning for warning in result["warnings"] if "0.0.0.0" in warning]) == 2
