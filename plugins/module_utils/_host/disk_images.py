@@ -81,8 +81,8 @@ class _Work:
             return self.would_be[path]
         try:
             if untrusted:
-                return disks.check_untrusted(path, kind, self.max_virtual_bytes).virtual_bytes
-            return disks.chain(path, kind)[0].header.virtual_bytes
+                return disks.in_sectors(disks.check_untrusted(path, kind, self.max_virtual_bytes).virtual_bytes)
+            return disks.in_sectors(disks.chain(path, kind)[0].header.virtual_bytes)
         except InputError as error:
             if self.check_mode and not os.path.lexists(path):
                 return _NOT_KNOWN

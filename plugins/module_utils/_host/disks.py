@@ -512,6 +512,11 @@ def _write(path: str, parts: t.Mapping[int, bytes], length: int) -> None:
         os.close(fd)
 
 
+def in_sectors(size: int) -> int:
+    """What QEMU makes of the size of a raw file: a whole number of sectors, the last one filled up with zeros."""
+    return -(-size // headers.SECTOR) * headers.SECTOR
+
+
 def check_may_rest(path: str, below: t.Sequence[Node]) -> None:
     """Refused when an image cannot rest on a chain without making it endless, or longer than it may be."""
     real = os.path.realpath(path)
@@ -536,7 +541,7 @@ def create_overlay(
     """Make a qcow2 image that rests on ``backing``, at least as large as that. The whole chain is looked at first."""
     below = chain(backing, backing_format)
     check_may_rest(path, below)
-    least = below[0].header.virtual_bytes
+    least = in_sectors(below[0].header.virtual_bytes)
     size = least if size is None else size
     if size < least:
         raise Refused(f"{path}: size: {size} is less than its backing file has ({least}).", hint="Images only grow.")
@@ -593,6 +598,7 @@ def convert(
                 condition = check(reader, reads, source_format, untrusted=True, copy_of=source)
                 if condition is not None and not condition.good:
                     raise Refused(f"{source}: the image is damaged.", hint="Get it again.", check=condition.as_dict())
+        virtual = in_sectors(virtual)
         size = virtual if size is None else size
         if size < virtual:
             raise Refused(f"{path}: size: {size} is less than its source has ({virtual}).", hint="Images only grow.")

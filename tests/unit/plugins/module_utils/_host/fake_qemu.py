@@ -67,7 +67,8 @@ class Qemu:
         if "-n" not in words:
             kind = {"vpc": "vhd"}.get(self._option(words, "-f"), self._option(words, "-f"))
             size = disks.inspect(source, kind).header.virtual_bytes
-            self._make(target, self._option(words, "-O"), size)
+            # The last sector of a raw file is filled up.
+            self._make(target, self._option(words, "-O"), (size + 511) // 512 * 512)
 
     def resize(self, words: list[str]) -> None:
         path, size = words[-2], int(words[-1])

@@ -607,6 +607,17 @@ def test_what_is_no_plain_file(place: Path, qemu: Qemu) -> None:
         bring(qemu, [{"path": f"{place}/new", "source": {"path": f"{place}/none.raw"}}])
 
 
+@pytest.mark.parametrize("way", ["source", "backing"])
+def test_what_is_made_of_a_raw_file_has_whole_sectors(place: Path, qemu: Qemu, way: str) -> None:
+    """QEMU fills up the last one, and check mode says so."""
+    (place / "odd").write_bytes(bytes(1000123))
+    made = {"source": {"path": f"{place}/odd", "format": "raw"}, "backing": f"{place}/odd", "backing_format": "raw"}
+    item = {"path": f"{place}/new", **{key: value for key, value in made.items() if key.startswith(way)}}
+    (one,) = twice(qemu, [item], [["convert" if way == "source" else "create"]])
+    assert one["virtual_bytes"] == 1000448
+    assert "resize" not in qemu.verbs
+
+
 def test_another_format_is_never_overwritten(place: Path, qemu: Qemu) -> None:
     images.vmdk().write(place / "a")
     (place / "text").write_text("not an image at all")
