@@ -54,8 +54,7 @@ def bring_to(host: Host, items: object, *, check_mode: bool = False) -> dict[str
         batch = _Batch(host, connection)
         jobs = batch.decide(wanted)
         if not check_mode:
-            # What goes, goes first: another one may take its path.
-            for job in sorted(jobs, key=lambda job: job.item["state"] not in ("absent", "inactive")):
+            for job in _in_order(jobs):
                 batch.apply(job)
         return {
             "changed": any(job.plan.changed for job in jobs),
@@ -66,6 +65,11 @@ def bring_to(host: Host, items: object, *, check_mode: bool = False) -> dict[str
             },
             "warnings": batch.warnings,
         }
+
+
+def _in_order(jobs: t.Iterable[_Job]) -> list[_Job]:
+    """What goes, goes first: another one may take its path."""
+    return sorted(jobs, key=lambda job: job.item["state"] not in ("absent", "inactive"))
 
 
 def _numbers(item: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -130,8 +134,9 @@ class _Batch:
     def decide(self, wanted: t.Sequence[dict[str, t.Any]]) -> list[_Job]:
         """The plans for all, or an error before anything is touched."""
         jobs = [self._decide(item) for item in wanted]
+        self._check_paths(jobs)
         for job in jobs:
-            self._check(job, {each["name"] for each in wanted})
+            self._check(job)
         return jobs
 
     def _decide(self, item: dict[str, t.Any]) -> _Job:
@@ -147,20 +152,36 @@ class _Batch:
             first = plan(item, seen)
         return _Job(item, seen, first, pool, stored, active)
 
-    def _check(self, job: _Job, named: t.Collection[str]) -> None:
+    def _check_paths(self, jobs: t.Sequence[_Job]) -> None:
+        """Refused where a pool is to have the path that another one has by the time when it gets it."""
+        moved = {job.plan.name for job in jobs if job.plan.new or "path" in job.plan.changes}
+        if not moved:
+            return
+        has = {name: (_read(pool)[0].config or {}).get("path") for name, pool in self.known.items()}
+        for job in _in_order(jobs):
+            name, after = job.plan.name, job.plan.description
+            has.pop(name, None)
+            if after is None:
+                continue
+            for other, path in has.items():
+                if name in moved and path == after["path"]:
+                    later = other in moved
+                    raise Refused(
+                        f"Pool {name!r}: the path {path} is that of the pool {other!r}"
+                        f"{', which is moved after it' if later else ''}.",
+                        hint="Name that one first; where they exchange paths, give one another path in a call before."
+                        if later
+                        else "Use that one, or remove it first; its files stay.",
+                    )
+            has[name] = after["path"]
+
+    def _check(self, job: _Job) -> None:
         """What libvirt would find out halfway, or not at all."""
         name, after = job.plan.name, job.plan.description
         if after is None:
             return
         if job.plan.lost and job.plan.changes:
             self.warnings.append(f"Pool {name!r} loses what this module does not describe: {'; '.join(job.plan.lost)}.")
-        if job.plan.new or "path" in job.plan.changes:
-            for other, pool in self.known.items():
-                if other not in named and (_read(pool)[0].config or {}).get("path") == after["path"]:
-                    raise Refused(
-                        f"Pool {name!r}: the path {after['path']} is that of the pool {other!r}.",
-                        hint="Use that one, or remove it first; its files stay.",
-                    )
         if not job.plan.start:
             return
         if after["type"] != "logical" and os.path.exists(after["path"]) and not os.path.isdir(after["path"]):

@@ -134,6 +134,19 @@ def test_what_cannot_be_is_refused_before(world: World, item: dict[str, t.Any], 
     assert [each.name() for each in world.driver.listAllStoragePools(0)] == ["images"]
 
 
+def test_a_path_is_free_once_its_pool_is_gone_or_elsewhere(world: World) -> None:
+    a, b, c = ({"name": name, "path": world.dir(name)} for name in "abc")
+    world.call(a, b)
+    # What is moved is moved in turn.
+    for other in (a, c):
+        for check_mode in (True, False):
+            with pytest.raises(Refused, match=r"'a': the path .*/b is that of the pool 'b', which is moved after it"):
+                world.call({**a, "path": b["path"]}, {**b, "path": other["path"]}, check_mode=check_mode)
+    assert not world.call(a, b)["changed"]
+    assert world.call({**b, "path": c["path"]}, {**a, "path": b["path"]})["changed"]
+    assert world.call({**a, "path": c["path"]}, {"name": "b", "state": "absent"})["changed"]
+
+
 def test_volume_group_is_made_only_of_named_devices(world: World) -> None:
     item = {"name": "fast", "type": "logical", "volume_group": "vg0"}
     world.groups = "  vg0\n"
