@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import typing as t
 
@@ -23,6 +24,8 @@ _POLL_S = 0.1
 # What a guest's kernel may take to let go of a device, or to give memory back: long for an emulated one on a busy host.
 _UNPLUG_S = 20.0
 _BALLOON_S = 20.0
+# The steps that take a device away: the XML's name for it, and that of a model.
+_LEAVING = {"detach_disk": ("disk", "disks"), "detach_network": ("interface", "networks")}
 # Refusals of libvirt that mean: not while it runs.
 _NOT_LIVE = (
     errors.CONFIG_UNSUPPORTED,
@@ -49,19 +52,49 @@ def grow(host: Host, job: Job, work: Work) -> None:
         )
 
 
-def change(job: Job, known: Known, step: Step) -> None:
-    """One change of a running guest. What cannot be done becomes a reason to restart it."""
+def change(job: Job, known: Known, steps: t.Sequence[Step]) -> None:
+    """The changes of a running guest. What cannot be done becomes a reason to restart it.
+
+    What is to go is asked for first, and waited for together: a guest that lets go of nothing takes its time once.
+    """
+    leaving = [step for step in steps if step.kind in _LEAVING]
+    leaving = [step for step in leaving if _attempt(job, step, functools.partial(_let_go, known, step))]
+    end = time.monotonic() + _UNPLUG_S
+    done = [step for step in leaving if _attempt(job, step, functools.partial(_gone, known, step, end))]
+    others = [step for step in steps if step.kind not in _LEAVING]
+    done += [step for step in others if _attempt(job, step, functools.partial(_do_step, known, step))]
+    job.taken_over = job.taken_over or bool(done)
+
+
+def _attempt(job: Job, step: Step, do: t.Callable[[], str]) -> bool:
+    """Whether a step was done; ``do`` returns what there is to say where it was not."""
     try:
         with libvirt.doing(f"change {step.key} of the running guest {job.name!r}"):
-            refused = _do_step(known, step)
+            refused = do()
     except libvirt.LibvirtError as error:
         if error.code not in _NOT_LIVE:
             raise
         refused = error.message
     if refused:
         job.reasons[step.key] = refused
-    else:
-        job.taken_over = True
+    return not refused
+
+
+def _let_go(known: Known, step: Step) -> str:
+    tag, _dummy = _LEAVING[step.kind]
+    known.domain.detachDeviceFlags(
+        _device(t.cast(Element, known.live), tag, None, step.name), libvirt.library().VIR_DOMAIN_AFFECT_LIVE
+    )
+    return ""
+
+
+def _gone(known: Known, step: Step, end: float) -> str:
+    _dummy, what = _LEAVING[step.kind]
+    return _until(
+        lambda: step.name not in domain.parse(xml_of(known.domain))[what],
+        end - time.monotonic(),
+        f"the guest does not let go of {step.name}; it is gone after a restart",
+    )
 
 
 def _do_step(known: Known, step: Step) -> str:
@@ -97,15 +130,6 @@ def _do_step(known: Known, step: Step) -> str:
         each.attachDeviceFlags(xml.document(domain.disk_node(step.name, step.value)), live)
     elif step.kind == "attach_network":
         each.attachDeviceFlags(xml.document(domain.network_node(step.name, step.value)), live)
-    elif step.kind in ("detach_disk", "detach_network"):
-        kind = "disk" if step.kind == "detach_disk" else "interface"
-        each.detachDeviceFlags(_device(root, kind, None, step.name), live)
-        what = {"disk": "disks", "interface": "networks"}[kind]
-        return _until(
-            lambda: step.name not in domain.parse(xml_of(each))[what],
-            _UNPLUG_S,
-            f"the guest does not let go of {step.name}; it is gone after a restart",
-        )
     else:
         raise ValueError(step.kind)
     return ""

@@ -273,8 +273,7 @@ class Batch:
             raise
         self._end(job, fresh=fresh)
         if running:
-            for step in wanted.changes.steps:
-                guest_live.change(job, known, step)
+            guest_live.change(job, known, wanted.changes.steps)
             kept = changes.kept_memory(wanted.model, t.cast(Model, known.live_model))
             if kept and job.reasons.pop("memory_mib", ""):
                 self.registry.warnings.append(f"Guest {job.name} {kept}")
@@ -303,7 +302,9 @@ class Batch:
         """libvirt has it as it is wanted: write that down, and last that nothing is being made any more."""
         wanted = t.cast(Wanted, job.plan.wanted)
         self._drop_seed(job)
-        files.write_json(paths.definition_file(job.name), wanted.definition)
+        # What the running guest refuses is tried by each run.
+        if wanted.definition != job.seen.definition:
+            files.write_json(paths.definition_file(job.name), wanted.definition)
         if fresh:
             self.registry.own(job.name, wanted.definition["uuid"])
         for path in guest_disks.making(job.name):

@@ -63,6 +63,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import (
 from ansible_collections.cnvm.platform.tests.support import images
 
 from . import fake_domains
+from .fake_clock import Clock
 from .fake_domains import FakeConnection, FakeError
 from .killing import Killed, at_each_effect
 
@@ -717,6 +718,31 @@ def test_a_guest_that_does_not_let_go_is_to_be_restarted(connection: FakeConnect
     reasons = {each["option"].partition(".")[0]: each["reason"] for each in found["restart_reasons"]}
     assert "let go" in reasons["networks"]
     assert "balloon" in reasons["memory_mib"]
+
+
+def test_one_that_lets_go_of_nothing_takes_its_time_once(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(guest_live, "time", clock)
+    monkeypatch.setattr(guest_live, "_UNPLUG_S", 20)
+    monkeypatch.setattr(guest_live, "_POLL_S", 1)
+    bring({**WEB, "networks": [{}, {}, {}], "disks": [{"size_mib": 1}] * 2})
+    connection.domains["web"].releases = False
+    found = bring(WEB)
+    assert len(found["guests"][0]["restart_reasons"]) == 3
+    assert sum(clock.slept) == 21
+    # That it is tried again is no reason to write down again what is known.
+    record = Path(paths.definition_file("web"))
+    before = record.stat()
+    assert not bring(WEB)["changed"]
+    assert record.stat() == before
+    # What it lets go of it is asked for before it gets anything else.
+    connection.domains["web"].releases = True
+    connection.calls.clear()
+    bring({**WEB, "networks": [{}, {"mac": "52:54:00:00:00:99"}], "memory_mib": 128})
+    done = [call.split()[0] for call in connection.calls]
+    assert done[done.index("detach") :] == ["detach"] * 3 + ["memory", "marks", "attach"]
 
 
 def test_memory_that_it_keeps_is_told_by_each_run(connection: FakeConnection) -> None:
