@@ -46,7 +46,7 @@ SETS = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / 
 TREE = "ansible_collections/cnvm/platform"
 STEP_LIMIT_S = 75 * 60
 # What one step leaves of two cores while it waits for its hosts, others take.
-AT_A_TIME = 4
+AT_A_TIME = 3
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 
 # What must be on the machine: program, Debian package, what for.

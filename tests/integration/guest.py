@@ -256,9 +256,10 @@ class Guest:
         script = f"qemu-img convert -O raw {self.disk} {raw}; cat {raw} {self.plain} | sha256sum; rm {raw}"
         return host.sh(script, seconds=PATIENCE_S)
 
-    def trap(self, source: Host, at: str, victim: str = MOVER) -> Trap:
+    def trap(self, source: Host, at: str, victim: str = MOVER, number: int = signal.SIGSTOP) -> Trap:
         """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or
-        ``committed``, when the owner record names the target. ``victim``: another program there, instead."""
+        ``committed``, when the owner record names the target. ``victim``: another program there, instead; ``number``:
+        another signal."""
         if at in _STATES:
             file, text = f"{self.home}/move.json", f'"{at}"'
         elif at == "committed":
@@ -267,7 +268,7 @@ class Guest:
             # What earlier moves have said, but not what the guest has.
             source.sh("rm -f /var/log/cnvm/moves/*/status.json")
             file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
-        return Trap(source, file=file, text=text, signal=signal.SIGSTOP, victim=victim)
+        return Trap(source, file=file, text=text, signal=number, victim=victim)
 
     def stopped(self, at: str, **more: t.Any) -> Move:
         """A move whose mover stands still since it was so far (see ``trap``)."""
