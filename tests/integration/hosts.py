@@ -484,4 +484,5 @@ class Move:
             status = self.status(5)
             return [status["result"]] if status["phase"] == "done" else []
 
-        return eventually("the move ends", ended)[0]
+        # A daemon that hangs is waited for: 30 s for it to arrive, and 60 s for libvirt to end its job.
+        return eventually("the move ends", ended, 2 * PATIENCE_S)[0]

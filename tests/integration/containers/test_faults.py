@@ -221,12 +221,13 @@ def test_page_server_killed_while_draining(app: App) -> None:
 
 @pytest.mark.parametrize("phase", ["preflight", "prepare", "freeze", "layer_rest", "finish"])
 def test_ssh_killed_as_a_phase_begins(app: App, phase: str) -> None:
-    """The hosts' own connection. Before the commit that is the end of the move; after it the hosts find each other."""
+    """The hosts' own connection. Before the commit that is the end of the move; after it the hosts find each other, be
+    it once the move has ended: what is here stays until the target has it on its disk."""
     source = app.source()
     move = cut_as_begins(app, source, phase, "stop_copy")
     result = move.result()
     if phase == "finish":
-        assert result["outcome"] == "target", result
+        assert result["outcome"] in ("waiting", "target"), result
         app.check(move.target, moves=1)
     else:
         stays_at(app, source, result)
