@@ -396,6 +396,9 @@ options:
       - What has no option (limits of disks, pinned CPUs, other devices) stays as it is, unless it contradicts what is
         described. So the topology of the CPU goes with another number of them, and with a SPICE screen goes what only
         that serves (its channels, USB redirection, 3D acceleration).
+      - A disk called V(sda) or V(sdb) needs another name. A guest that runs has it from its next start on.
+      - What is not described is taken from a guest that runs, too, where that can be - disks, cards, and the CD in
+        V(sda), be it what its cloud-init reads.
       - A disk that rests on an image from elsewhere (a linked clone) rests on it still. Such a guest cannot be moved
         before the disk was flattened; see M(cnvm.platform.disk_image).
       - Arguments that go past libvirt (C(qemu:commandline)) stay, too, and are not looked at; a warning names them. A
@@ -407,6 +410,8 @@ options:
       - Whether a running guest is shut down and started again for a change that it cannot take over while it runs.
       - Where that was cut off the next run starts it, also with O(guests[].state=present), unless it was stopped with
         O(guests[].state=stopped), or started by somebody else, since.
+      - One that does not stop in time goes on, and the task fails. Should it still stop later, only
+        O(guests[].state=running) starts it.
     type: bool
     default: false
 attributes:

@@ -368,6 +368,9 @@ def end_copy(host: Host, name: str, journal: t.Mapping[str, t.Any]) -> None:
     ran = journal["state"] == records.TARGET_ACTIVE
     if not ran or (journal["boot_id"] == movedir.boot_id() and container_units.is_wanted(host, journal)):
         files.write_json(paths.journal_file(name), {**journal, "anew": True})
+    # Of one that came without memory nobody has written it yet.
+    if journal["mode"] == "cold" and container_units.write_policy(ownership.read_definition(name)):
+        container_units.reload(host)
     _kill(host, name, journal["move_id"])
 
 

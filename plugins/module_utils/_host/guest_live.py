@@ -41,15 +41,15 @@ _NOT_LIVE = (
 def grow(host: Host, job: Job, work: Work) -> None:
     """Let a disk of a running guest grow."""
     library = libvirt.library()
-    live = t.cast(Known, job.known).live_model or domain.EMPTY
-    if live["disks"].get(work.name, {}).get("path") != work.path:
+    live = (t.cast(Known, job.known).live_model or domain.EMPTY)["disks"]
+    # One that gets another name has its old one until then.
+    name = next((name for name, disk in live.items() if disk["path"] == work.path), "")
+    if not name:
         # It has that file only when it is started again.
         guest_disks.do(host, work)
         return
     with libvirt.doing(f"let the disk {work.name} of the guest {job.name!r} grow"):
-        t.cast(Known, job.known).domain.blockResize(
-            work.name, work.virtual_bytes, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES
-        )
+        t.cast(Known, job.known).domain.blockResize(name, work.virtual_bytes, library.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
 
 def change(job: Job, known: Known, steps: t.Sequence[Step]) -> None:

@@ -61,10 +61,13 @@ NOTHING = Away()
 
 def away_from(own: t.Iterable[str]) -> Away:
     """What may hang and has none of the paths ``own``."""
+    kinds = kinds_at(files.read_mounts())
     used = {place for path in own for place in (path, os.path.realpath(path))}
+    # The way to what this host alone has leads through it.
+    used.update(point for point, kind in kinds.items() if kind not in _MAY_HANG)
     return Away(
         point
-        for point, kind in kinds_at(files.read_mounts()).items()
+        for point, kind in kinds.items()
         if kind in _MAY_HANG and not any(path.startswith(f"{point.rstrip('/')}/") for path in used)
     )
 

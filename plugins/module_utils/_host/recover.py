@@ -171,7 +171,13 @@ def _taken_over(host: Host, journal: dict[str, t.Any], fenced: str) -> bool:
         taken = bool(record["owner"] != ownership.host_identity()["host_id"])
         if taken and there.get("journal") is not None:
             # It was cut off before its end.
-            kinds.source_of(journal).secure(channel)
+            try:
+                kinds.source_of(journal).secure(channel)
+            except _NOT_ALIVE:
+                # It started anew before all files were on its disk: they are whole here alone.
+                back = channel.call("give_back", timeout_s=90)
+                journal.update(handover.reclaim(journal, int(back["generation"]), ran=bool(back["ran"])))
+                return False
     files.write_json(paths.owner_file(journal["name"]), record)
     return taken
 
@@ -349,7 +355,9 @@ def _recover_target(host: Host, journal: dict[str, t.Any], fenced: str) -> dict[
         anew = " It had ended, and was started anew with its files." if kinds.was_anew(journal, started) else ""
         return _outcome(name, "target", f"{name} is here; {peer} had let it go.{anew}")
     if following == "done":
-        return _outcome(name, "waiting", f"{name} is here; {peer} must end the move. Recover on {peer} ({why}).")
+        whole = kinds.target_of(journal).has_run(name, journal)
+        here = "is here" if whole else "lacks files here (this host started anew before all were on its disk)"
+        return _outcome(name, "waiting", f"{name} {here}; {peer} must end the move. Recover on {peer} ({why}).")
     here = "stands still here" if journal["state"] == records.TARGET_PREPARED else "has not all arrived here"
     return _outcome(name, "waiting", f"{name} {here}; {peer} must decide ({why}).")
 
@@ -415,6 +423,8 @@ def _without_source(host: Host, journal: dict[str, t.Any]) -> dict[str, t.Any]:
         return _outcome(name, "target", f"{peer} was declared dead, and {_is_gone_here(name)}")
     runs = started or (whole and bool(journal.get("running")))
     lost = "" if whole else f" The memory that only {peer} had is lost."
+    if lost and journal["mode"] == plan.COLD:
+        lost = f" What was not on the disk here by then may be lost: only {peer} had all of it."
     here = kinds.going_on(name, (started and not whole) if runs else None)
     return _outcome(name, "target", f"{peer} was declared dead; {here}.{lost}")
 

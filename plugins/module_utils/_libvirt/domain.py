@@ -257,7 +257,9 @@ def _interfaces(devices: t.Optional[Element]) -> dict[str, Element]:
 def _network(element: Element) -> dict[str, t.Any]:
     source = element.find("source")
     # What a running guest is plugged into by a network that is a bridge of the host has the type of that bridge.
-    kind = "network" if attribute(source, "", "network") else element.get("type", "")
+    # Not of another type: who brings a guest could call a device of the host a network.
+    kind = element.get("type", "")
+    kind = "network" if kind in ("bridge", "direct") and attribute(source, "", "network") else kind
     named = [attribute(source, "", name) for name in (kind, "network", "bridge", "dev")]
     return {
         "type": kind,
@@ -694,6 +696,9 @@ def _keep(old: Element, made: Element) -> None:
             if kept and (name != "io" or before.get("cache") == driver.get("cache")):
                 driver.set(name, value)
         driver.extend(before if same_kind else ())
+        if same_kind and "discard" not in before.attrib:
+            # That has no option: a disk that is taken over does with free space what it did.
+            driver.attrib.pop("discard", None)
         if not driver.attrib and not len(driver):
             made.remove(driver)
     if same_kind:

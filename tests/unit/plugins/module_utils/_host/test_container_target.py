@@ -360,6 +360,20 @@ def test_a_copy_that_was_not_whole_is_started_anew_unless_it_had_ended(
     assert bool(started) is anew
 
 
+@pytest.mark.parametrize(("mode", "told"), [("cold", True), ("stop_copy", False)])
+def test_one_that_came_without_memory_has_its_policy_before_it_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, state: Path, mode: str, told: bool
+) -> None:
+    monkeypatch.setattr(container_units, "_UNITS", str(state / "units"))
+    monkeypatch.setattr(container_target, "_kill", lambda *args: None)
+    files.write_json(paths.definition_file("web"), {"name": "web", "restart": "never"})
+    done: list[t.Sequence[str]] = []
+    host = Host(run=lambda argv, **more: done.append(argv) or CommandResult(tuple(argv), 0))
+    container_target.end_copy(host, "web", {**JOURNAL, "state": records.TARGET_PREPARED, "mode": mode})
+    assert (["systemctl", "daemon-reload"] in done) is told
+    assert (state / "units").exists() is told
+
+
 def test_limits_hold_once_it_runs_and_not_while_criu_works_in_its_cgroup(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -793,6 +794,16 @@ def test_disks_grow_and_never_shrink(connection: FakeConnection, place: Path) ->
     bring({**WEB, "disks": [{"size_mib": 3}], "state": "stopped"})
     with pytest.raises(Refused, match="more than 1"):
         bring({**WEB, "state": "stopped"})
+
+
+def test_a_disk_that_gets_another_name_grows_under_the_one_that_it_has(connection: FakeConnection, place: Path) -> None:
+    bring(WEB)
+    known = domains.read(t.cast("t.Any", connection), ["web"])["web"]
+    job = types.SimpleNamespace(name="web", known=known)
+    path = str(place / "workloads/web/disks/vda.qcow2")
+    work = guest_disks.Work("grow", "sdc", path, "qcow2", 2**22)
+    guest_live.grow(Host(run=fake_domains.run), t.cast("t.Any", job), work)
+    assert connection.domains["web"].sizes == {"vda": 2**22}
 
 
 def test_a_file_that_a_running_guest_gets_later_grows_by_itself(connection: FakeConnection, place: Path) -> None:

@@ -47,6 +47,14 @@ def test_what_one_has_there_is_not_left_out(monkeypatch: pytest.MonkeyPatch, tmp
     assert left_out("/a") == []
 
 
+def test_what_leads_to_a_disk_of_this_host_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies there may rest on what goes."""
+    nested = f"{MOUNTINFO}60 59 8:3 / /mnt/own/data rw - ext4 /dev/sdc1 rw\n"
+    monkeypatch.setattr(files, "read_mounts", lambda: nested)
+    away = mounts.away_from([])
+    assert [away.begins_at(point) for point in ("/mnt/own", "/mnt/own/data", "/srv/nfs")] == [False, False, True]
+
+
 def test_where_a_path_leads_is_told_as_ever_but_for_what_is_away(tmp_path: Path) -> None:
     real = tmp_path / "real"
     (real / "deep").mkdir(parents=True)

@@ -324,6 +324,7 @@ class Copy:
         self.end_copy = lambda host, name, journal: self.did.append("end")
         self.give_up = lambda host, name, journal: self.did.append("give up")
         self.keep = lambda host, name, journal: self.did.append("keep")
+        self.has_run = lambda name, journal: True
 
     def finish(self, host: Host, name: str, journal: dict[str, t.Any]) -> bool | None:
         self.did.append("finish")
@@ -446,18 +447,26 @@ def test_what_was_given_back_never_runs_here_though_its_source_is_dead(
 
 
 @pytest.mark.parametrize(
-    ("state", "decision", "here", "why"),
+    ("state", "kept", "decision", "here", "why"),
     [
-        (records.TARGET_ACTIVE, records.DECIDED_COMMIT, "is here", "it has not ended its side"),
-        (records.TARGET_PREPARED, records.UNDECIDED, "stands still here", "it has not decided yet"),
-        (records.TARGET_RECEIVING, records.UNDECIDED, "has not all arrived here", "it has not decided yet"),
+        (records.TARGET_ACTIVE, True, records.DECIDED_COMMIT, "is here", "it has not ended its side"),
+        (
+            records.TARGET_ACTIVE,
+            False,
+            records.DECIDED_COMMIT,
+            "lacks files here (this host started anew before all were on its disk)",
+            "it has not ended its side",
+        ),
+        (records.TARGET_PREPARED, False, records.UNDECIDED, "stands still here", "it has not decided yet"),
+        (records.TARGET_RECEIVING, False, records.UNDECIDED, "has not all arrived here", "it has not decided yet"),
     ],
 )
 def test_what_a_target_waits_for_is_said(
-    host: Host, monkeypatch: pytest.MonkeyPatch, state: str, decision: str, here: str, why: str
+    host: Host, monkeypatch: pytest.MonkeyPatch, state: str, kept: bool, decision: str, here: str, why: str
 ) -> None:
     files.write_json(paths.HOST_FILE, {"host_id": "T", "name": "host2"})
-    files.write_json(paths.journal_file("web"), {**JOURNAL, "role": "target", "state": state, "boot_id": "b"})
+    journal = {**JOURNAL, "role": "target", "state": state, "boot_id": "b", "kept": kept}
+    files.write_json(paths.journal_file("web"), journal)
     peer_says(monkeypatch, {"decision": decision, "ended": False, "host_id": "S"})
     result = recover.recover_one(host, "web")
     assert result["outcome"] == "waiting"
@@ -734,6 +743,29 @@ def test_what_went_on_elsewhere_is_on_the_disk_there_before_it_is_removed_here(
     monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(peer))
     assert recover.recover_one(host, "web")["outcome"] == "target"
     assert booted.did == ["resume", *([] if ended else ["keep"]), "let go"]
+
+
+def test_what_a_target_never_had_on_its_disk_goes_on_here(
+    host: Host, booted: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took over, lost power before all files were there, and the source that was called dead is back."""
+
+    class Torn(Keeper):
+        def call(self, op: str, **args: t.Any) -> dict[str, t.Any]:
+            if op == "keep":
+                self.did.append(op)
+                raise HostError("web lacks files here.")
+            return {**super().call(op, **args), "generation": 5, "ran": False}
+
+    record = {"owner": "T", "owner_name": "host2", "generation": 4, "uuid": "u"}
+    files.write_json(
+        paths.journal_file("web"), {**(files.read_json(paths.journal_file("web")) or {}), "kind": "container"}
+    )
+    peer = Torn(booted.did, {"owner": record, "identity": {"host_id": "T"}, "journal": {**JOURNAL}})
+    monkeypatch.setattr(peers, "connected", lambda host, name: contextlib.nullcontext(peer))
+    assert recover.recover_one(host, "web")["outcome"] == "source"
+    assert booted.did == ["resume", "keep", "give_back", "roll back"]
+    assert (files.read_json(paths.owner_file("web")) or {})["generation"] == 5
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -169,6 +169,11 @@ def test_what_is_brought_is_what_was_announced() -> None:
         guest(f"<disk type='volume'><source pool='p' volume='x' file='{DISK}'/><target dev='vdb'/></disk>"),
         guest(f"<disk type='network'><source protocol='rbd' name='x' file='{DISK}'/><target dev='vdb'/></disk>"),
         guest("<interface type='hostdev'><mac address='52:54:00:00:00:02'/></interface>"),
+        guest(
+            "<interface type='hostdev'><mac address='52:54:00:00:00:02'/><source network='default'>"
+            "<address type='pci' domain='0' bus='1' slot='0' function='0'/></source></interface>"
+        ),
+        guest("<interface type='ethernet'><source network='default'/><mac address='52:54:00:00:00:02'/></interface>"),
         guest("<interface type='ethernet'><mac address='52:54:00:00:00:02'/><script path='x'/></interface>"),
         guest(system="<nvram>/etc/passwd</nvram>"),
         guest(system="<loader>/usr/../etc/passwd</loader>"),

@@ -212,7 +212,7 @@ OF_CRYPT = ["0a81f5b2", 'startupPolicy="mandatory"', "11111111", "total_iops_sec
         ("disks", "vda", {"backing": []}, [OF_CRYPT[0]], [OF_CRYPT[2], "/d/base.qcow2"]),
         ("disks", "sdc", {"cache": "directsync"}, ["reservations", "lun", "sgio", "rawio"], []),
         ("disks", "sdc", {"path": "/d/x.raw"}, [], ["reservations", "lun", "sgio", "rawio"]),
-        ("disks", "vdb", {"serial": "x"}, ["selinux", 'type="block"'], []),
+        ("disks", "vdb", {"serial": "x"}, ["selinux", 'type="block"'], ["discard"]),
         ("cdroms", "sda", {"bus": "scsi"}, ["optional"], ["tray"]),
         ("networks", "52:54:00:aa:bb:cc", {"model": "virtio"}, ["dmz", "vlan", "42", "9000"], []),
         ("networks", "52:54:00:aa:bb:cc", {"mtu": 1400}, ["dmz", "vlan", "42", "1400"], ["9000"]),
