@@ -220,7 +220,7 @@ def believed(value: object) -> list[str]:
         return [*value, *[text for one in value.values() for text in believed(one)]]
     if isinstance(value, list):
         return [text for one in value for text in believed(one)]
-    marked = not trusted(value) if trusted else getattr(value, "__UNSAFE__", False)
+    marked = not trusted(value) if trusted is not None else getattr(value, "__UNSAFE__", False)
     return [value] if isinstance(value, str) and not marked else []
 
 
