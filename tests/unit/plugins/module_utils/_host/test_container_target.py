@@ -368,8 +368,12 @@ def test_one_that_came_without_memory_has_its_policy_before_it_is_started_anew(
     monkeypatch.setattr(container_target, "_kill", lambda *args: None)
     files.write_json(paths.definition_file("web"), {"name": "web", "restart": "never"})
     done: list[t.Sequence[str]] = []
-    host = Host(run=lambda argv, **more: done.append(argv) or CommandResult(tuple(argv), 0))
-    container_target.end_copy(host, "web", {**JOURNAL, "state": records.TARGET_PREPARED, "mode": mode})
+
+    def run(argv: t.Sequence[str], **more: t.Any) -> CommandResult:
+        done.append(argv)
+        return CommandResult(tuple(argv), 0)
+
+    container_target.end_copy(Host(run=run), "web", {**JOURNAL, "state": records.TARGET_PREPARED, "mode": mode})
     assert (["systemctl", "daemon-reload"] in done) is told
     assert (state / "units").exists() is told
 
