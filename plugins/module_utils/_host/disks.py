@@ -313,8 +313,9 @@ def overlays_around(
     # Read last: who takes a disk away from a guest writes that down first.
     seen = {os.path.realpath(path) for path in found}
     for path in disk_records.layered(away):
-        below, real = rests_on(path, away), os.path.realpath(path)
-        if below and real not in seen:
+        real = os.path.realpath(path)
+        below = "" if real in seen else rests_on(path, away)
+        if below:
             found[path] = below
             seen.add(real)
     return found

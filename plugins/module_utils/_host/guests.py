@@ -126,7 +126,7 @@ class Batch:
         """Those that have not stopped, and why. What is to be started again is on record before."""
         for job in jobs:
             if job.plan.restart and job.seen.active:
-                guest_restarts.note(job.name, guest_plan.PAUSED if job.plan.pause else guest_plan.RUNNING)
+                _note_restart(job)
         return guest_power.stop(jobs, self.registry.warnings.append)
 
     def _start(self, jobs: t.Sequence[Job]) -> dict[str, CnvmError]:
@@ -142,7 +142,7 @@ class Batch:
                 self.down[job.name] = why
                 # That QEMU was started in vain is in its log by now. Without room the note stays as it was.
                 with contextlib.suppress(OSError):
-                    guest_restarts.note(job.name, guest_plan.PAUSED if job.plan.pause else guest_plan.RUNNING)
+                    _note_restart(job)
             # Else it runs: what has failed came before its stop.
         return failed
 
@@ -389,6 +389,10 @@ class Batch:
                     hint="Run it again.",
                 )
             libvirt.undefine(each)
+
+
+def _note_restart(job: Job) -> None:
+    guest_restarts.note(job.name, guest_plan.PAUSED if job.plan.pause else guest_plan.RUNNING)
 
 
 def _named(jobs: t.Sequence[Job], name: str) -> Job:

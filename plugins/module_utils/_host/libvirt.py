@@ -251,11 +251,6 @@ def domain(connection: Connection, name: str) -> t.Optional[Domain]:
     return _found(connection.lookupByName, name, errors.NO_DOMAIN, f"the guest {name!r}")
 
 
-def domain_by_uuid(connection: Connection, uuid: str) -> t.Optional[Domain]:
-    """The domain with that UUID, running or not."""
-    return _found(connection.lookupByUUIDString, uuid, errors.NO_DOMAIN, f"the guest with the UUID {uuid}")
-
-
 def network(connection: Connection, name: str) -> t.Optional[Network]:
     """The network of that name, active or not."""
     return _found(connection.networkLookupByName, name, errors.NO_NETWORK, f"the network {name!r}")

@@ -300,11 +300,6 @@ def forwards_down(host: Host, name: str) -> None:
     host.run(["nft", "-f", "-"], stdin=nft.drop_table("ip", forward_table(name)))
 
 
-def forwards_are_up(host: Host, name: str) -> bool:
-    """Whether the container has port forwards on this host."""
-    return host.run(["nft", "list", "table", "ip", forward_table(name)], check=False).rc == 0
-
-
 def check_forwards(spec: Endpoint, leaving: t.Collection[str] = ()) -> None:
     """Refused when a host port that ``spec`` wants belongs to another container of this host, but for those that are
     ``leaving``, or to a program."""
