@@ -544,8 +544,6 @@ def command_help() -> int:
 
 
 def main(argv: t.Sequence[str]) -> int:
-    if sys.version_info < (3, 11):
-        raise Failed(f"This needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}.")
     os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
     # A started shell job ignores SIGINT, and would pass that on; SIGTERM is how services end what they run.
     for number in (signal.SIGINT, signal.SIGTERM):
