@@ -28,7 +28,7 @@ from .._core.values import human_bytes, integer
 from .._image import template
 from .._image.commands import Making
 from .._image.template import Wanted
-from .._libvirt import guest_plan
+from .._libvirt import domain, guest_plan
 from .._migrate import wire
 from . import (
     archive,
@@ -157,10 +157,10 @@ def _guest_disk(name: str, uri: str) -> dict[str, t.Any]:
             f"Guest {name!r} was saved with its memory: what is on its disk is not all that it has written.",
             hint=guest_plan.unsave(name),
         )
-    found = known.model["disks"]
-    if not found:
+    target = domain.boot_disk(known.xml)
+    if not target:
         raise InputError(f"guest: {name!r} has no disk.", hint="Name another guest.")
-    return found[next(iter(found))]
+    return t.cast("dict[str, t.Any]", known.model["disks"][target])
 
 
 def _from_guest(host: Host, wanted: Wanted, place: str, uri: str) -> dict[str, t.Any]:

@@ -170,6 +170,14 @@ def _disks(devices: t.Optional[Element], device: str) -> dict[str, Element]:
     return dict(sorted(found.items(), key=lambda pair: (len(pair[0]), pair[0])))
 
 
+def boot_disk(root: Element) -> str:
+    """The target of the disk that a domain boots from: the first by its place in the order, or in the XML; '' without
+    disks."""
+    found = [each for each in all_at(root, "devices/disk") if each.get("device", "disk") in ("disk", "lun")]
+    found.sort(key=lambda each: number(attribute(each, "boot", "order"), 2**31))
+    return attribute(found[0], "target", "dev") if found else ""
+
+
 def path_of(disk: Element) -> str:
     """Where a disk's data are: a path, or for a source that has none its kind and name; '' for an empty drive."""
     source = disk.find("source")

@@ -39,6 +39,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     templates,
 )
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
 from ansible_collections.cnvm.platform.tests.support import images
 from ansible_collections.cnvm.platform.tests.support.images import MIB
 
@@ -589,7 +590,11 @@ class _Model:
     ) -> None:
         self.state, self.live, self.saved = state, object() if live else None, saved
         backing = [{"path": path, "format": "qcow2", "read_only": False} for path in below]
-        self.model = {"disks": {"vda": {"path": disk, "format": "qcow2", "backing": backing}} if disk else {}}
+        booted = {"path": disk, "format": "qcow2", "backing": backing}
+        # By its name the other one comes first.
+        self.model = {"disks": {"sdc": {**booted, "path": "/nowhere"}, "vda": booted} if disk else {}}
+        disks = "<disk><target dev='vda'/></disk><disk><target dev='sdc'/></disk>" if disk else ""
+        self.xml = xml.parse(f"<domain><devices>{disks}</devices></domain>")
 
 
 @pytest.fixture

@@ -538,6 +538,21 @@ def test_a_foreign_domain_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("disks", "target"),
+    [
+        ("", ""),
+        ("<disk device='cdrom'><target dev='sda'/></disk>", ""),
+        # As a guest of ours has them: the one that is given first, whatever its name.
+        ("<disk device='disk'><target dev='vda'/></disk><disk device='disk'><target dev='sdc'/></disk>", "vda"),
+        ("<disk><target dev='vda'/><boot order='10'/></disk><disk><target dev='sdc'/><boot order='9'/></disk>", "sdc"),
+        ("<disk><target dev='vda'/></disk><disk><target dev='vdb'/><boot order='2'/></disk>", "vdb"),
+    ],
+)
+def test_the_disk_that_it_boots_from(disks: str, target: str) -> None:
+    assert domain.boot_disk(xml.parse(f"<domain><devices>{disks}</devices></domain>")) == target
+
+
+@pytest.mark.parametrize(
     ("source", "path"),
     [
         ("<disk type='block'><source dev='/dev/vg/lv'/><target dev='vda'/></disk>", "/dev/vg/lv"),
