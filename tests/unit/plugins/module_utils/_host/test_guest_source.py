@@ -307,6 +307,26 @@ def test_where_nobody_can_be_asked_for_an_address_it_moves(
     leaving.check_still()
 
 
+@pytest.mark.parametrize(
+    ("state", "waits", "good"),
+    [
+        (guest_plan.PAUSED, True, True),
+        (guest_plan.RUNNING, True, False),
+        (guest_plan.STOPPED, True, False),
+        (guest_plan.PAUSED, False, False),
+    ],
+)
+def test_only_one_that_stands_still_is_given_away(
+    domain: t.Callable[..., Domain], monkeypatch: pytest.MonkeyPatch, state: str, waits: bool, good: bool
+) -> None:
+    """Somebody may have resumed it, its QEMU have died, or libvirt's client (``waits``) have let it go on."""
+    leaving = watched(domain(1e9), 1.0, [])
+    leaving._thread = t.cast("t.Any", types.SimpleNamespace(is_alive=lambda: waits))
+    monkeypatch.setattr(guest_source, "state_here", lambda name: state)
+    with contextlib.nullcontext() if good else pytest.raises(HostError, match="web does not stand still"):
+        leaving.check_still()
+
+
 def test_a_daemon_that_was_started_anew_before_memory_is_copied_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, domain: t.Callable[..., Domain]
 ) -> None:
@@ -631,6 +651,20 @@ def test_nor_does_one_that_somebody_has_open(
         leaving.check_still()
     leaving.abandon()
     with pytest.raises(HostError, match="is in use"):
+        stopped().hold()
+
+
+def test_nor_one_that_somebody_has_started(
+    stopped: t.Callable[..., guest_source.Leaving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its disks are read, or by the time that they are there."""
+    leaving = stopped()
+    leaving.hold()
+    monkeypatch.setattr(guest_source, "state_here", lambda name: guest_plan.RUNNING)
+    with pytest.raises(HostError, match="web was started meanwhile"):
+        leaving.check_still()
+    leaving.abandon()
+    with pytest.raises(HostError, match="web was started meanwhile"):
         stopped().hold()
 
 
