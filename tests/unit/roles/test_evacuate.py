@@ -79,6 +79,17 @@ def test_the_way_back_has_no_choice(hosts: Stage, word: str, value: str) -> None
     assert hosts.asked("container_info") == []
 
 
+def test_what_hosts_say_is_no_template(hosts: Stage) -> None:
+    ran = hosts.path / "ran"
+    text = f"{{{{ lookup('ansible.builtin.pipe', 'mkdir {ran}') }}}}"
+    hosts.answers["host1"]["guest_info"]["guests"] += [{**GUEST, "name": text, "managed": False}]
+    hosts.answers["host1"]["guest_migrate"] = {"failed": True, "msg": text, "plan": {"blockers": [text]}}
+    said = hosts.playbook("evacuate", host="host1", check=False)
+    assert f"g: {text}" in said
+    assert f"{text}: not made by this collection" in said
+    assert not ran.exists()
+
+
 def test_a_host_that_was_empty_has_a_record(hosts: Stage) -> None:
     for module, key in (("container_info", "containers"), ("guest_info", "guests")):
         hosts.answers["host1"][module][key] = []

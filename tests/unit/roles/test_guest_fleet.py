@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import typing as t
 
@@ -122,6 +123,20 @@ def test_a_host_that_fails_after_it_has_told_is_not_taken_for_gone(hosts: Stage)
 def test_all_hosts_that_may_have_guests_are_asked(hosts: Stage, all_hosts: object) -> None:
     play(hosts, "--limit", "host1", guest_fleet_hosts=all_hosts)
     assert [host for host, dummy in hosts.asked("guest_info")] == ["host1", "host2"]
+
+
+def test_what_hosts_say_is_no_template(hosts: Stage) -> None:
+    """Whoever may define a domain on a host gives it any name. ansible-core before 2.17.7 would run this one here."""
+    ran = hosts.path / "ran"
+    text = f"{{{{ lookup('ansible.builtin.pipe', 'mkdir {ran}') }}}}"
+    hosts.answers["host1"]["guest_info"]["guests"] = [
+        {"name": text, "managed": False, "state": "running"},
+        {"name": "web", "managed": True, "state": "stopped", "tags": dict.fromkeys(("group", "type", "template"), text)},
+    ]
+    said = hosts.playbook("vm_list", output="guests.json")
+    assert said.count(text) == 4
+    assert text in (row["name"] for row in json.loads((hosts.path / "guests.json").read_text(encoding="utf-8")))
+    assert not ran.exists()
 
 
 def test_in_check_mode_it_is_looked_whether_somebody_answers(hosts: Stage) -> None:
