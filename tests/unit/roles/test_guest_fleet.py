@@ -129,9 +129,10 @@ def test_what_hosts_say_is_no_template(hosts: Stage) -> None:
     """Whoever may define a domain on a host gives it any name. ansible-core before 2.17.7 would run this one here."""
     ran = hosts.path / "ran"
     text = f"{{{{ lookup('ansible.builtin.pipe', 'mkdir {ran}') }}}}"
+    tags = dict.fromkeys(("group", "type", "template"), text)
     hosts.answers["host1"]["guest_info"]["guests"] = [
         {"name": text, "managed": False, "state": "running"},
-        {"name": "web", "managed": True, "state": "stopped", "tags": dict.fromkeys(("group", "type", "template"), text)},
+        {"name": "web", "managed": True, "state": "stopped", "tags": tags},
     ]
     said = hosts.playbook("vm_list", output="guests.json")
     assert said.count(text) == 4
