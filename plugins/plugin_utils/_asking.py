@@ -20,6 +20,13 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core import paths
 NO_HELPER = (127, 126)
 
 
+def without_orders(answer: dict[str, t.Any]) -> dict[str, t.Any]:
+    """What a host says, as (a part of) a task's result: it has no say in what Ansible does on the controller (add_host,
+    _ansible_…)."""
+    remove_internal_keys(answer)
+    return answer
+
+
 class Asking(ActionBase):
     """What the actions that ask ``cnvm-host`` have in common."""
 
@@ -39,7 +46,4 @@ class Asking(ActionBase):
             if said.get("rc") in NO_HELPER:
                 words = ["This host has no cnvm-host. Run the role cnvm.platform.host_bootstrap on it."]
             raise AnsibleActionFail(words[-1] if words else f"cnvm-host ended with code {said.get('rc')}.")
-        answer: dict[str, t.Any] = json.loads(lines[-1])
-        # A host has no say in what Ansible does on the controller (add_host, _ansible_…).
-        remove_internal_keys(answer)
-        return answer
+        return without_orders(json.loads(lines[-1]))

@@ -18,7 +18,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.values import human_bytes
-from ansible_collections.cnvm.platform.plugins.plugin_utils._asking import Asking
+from ansible_collections.cnvm.platform.plugins.plugin_utils._asking import Asking, without_orders
 from ansible_collections.cnvm.platform.plugins.plugin_utils._helper import helper_digest
 
 display = Display()
@@ -80,7 +80,7 @@ class Mover(Asking):
         while True:
             status = self._ask("move", "status", move_id, str(_POLL_S))
             if status.get("phase") == "done":
-                return t.cast("dict[str, t.Any]", status["result"])
+                return without_orders(status["result"])
             if status.get("died"):
                 return {
                     "outcome": "waiting", "failed_phase": status.get("phase"), "move_id": move_id,

@@ -51,6 +51,16 @@ def test_what_was_left_at_the_source_is_a_warning(shown: list[str]) -> None:
     assert run(host)["warnings"] == ["It stays. Recover."]
 
 
+@pytest.mark.parametrize("outcome", ["target", "source"])
+def test_a_host_does_not_tell_the_controller_what_to_do(shown: list[str], outcome: str) -> None:
+    """Neither beside the result nor in it, which becomes the task's: by add_host any host would be another one."""
+    told = {"add_host": {"host_name": "host2"}, "add_group": "x", "_ansible_delegated_vars": {}}
+    moved = {"outcome": outcome, "container": "web", "target": "host2", **told}
+    result = run(Host(start=[{"move_id": "m1"}], status=[{"phase": "done", "result": moved, **told}]))
+    assert result["outcome"] == outcome
+    assert not set(told) & set(result)
+
+
 def test_what_the_plan_warns_of_is_a_warning(shown: list[str]) -> None:
     plan: dict[str, t.Any] = {**PLAN, "warnings": ["The CPU of host2 lacks avx."]}
     assert run(Host(plan=[{"plan": plan}]), check_mode=True)["warnings"] == plan["warnings"]
