@@ -42,8 +42,9 @@ SLOW: dict[str, t.Any] = {"bandwidth_mib_s": 8, "auto_converge": False, "max_dow
 LAZY: dict[str, t.Any] = {**SLOW, "allow_post_copy": True}
 # Where it has its disk, in its directory.
 OWN_DISK = "disks/vda.qcow2"
-# Of the source's journal.
+# Of the source's journal, and of the target's.
 _STATES = ("begun", "frozen", "leaving")
+_HELD = ("prepared", "active")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnvm-platform/integration/tiny"
 
 
@@ -256,41 +257,35 @@ class Guest:
         script = f"qemu-img convert -O raw {self.disk} {raw}; cat {raw} {self.plain} | sha256sum; rm {raw}"
         return host.sh(script, seconds=PATIENCE_S)
 
-    def trap(self, source: Host, at: str, victim: str = MOVER, number: int = signal.SIGSTOP) -> Trap:
+    def trap(self, source: Host, at: str, victim: str = "", number: int = signal.SIGSTOP) -> Trap:
         """What stops the mover as soon as it is so far: in a phase; or in a state that is on the disk (``_STATES``), or
-        ``committed``, when the owner record names the target. ``victim``: another program there, instead; ``number``:
-        another signal."""
-        if at in _STATES:
+        ``committed``, when the owner record names the target. Of ``_HELD`` it is what answers on the target that stops:
+        it has just noted that it holds the copy, or that this runs, and the source has not heard of it yet.
+        ``victim``: another program there, instead; ``number``: another signal."""
+        host, program = source, MOVER
+        if at in _HELD:
+            host, program = self.fleet.other(source), SERVE
+        if at in (*_STATES, *_HELD):
             file, text = f"{self.home}/move.json", f'"{at}"'
         elif at == "committed":
             file, text = f"{self.home}/owner.json", f'"{self.fleet.other(source).name}"'
         else:
-            # What earlier moves have said, but not what the guest has.
+            # What was said before, but not what the guest has.
             source.sh("rm -f /var/log/cnvm/moves/*/status.json")
             file, text = "/var/log/cnvm/moves/*/status.json", f'"phase": "{at}"'
-        return Trap(source, file=file, text=text, signal=number, victim=victim)
+        return Trap(host, file=file, text=text, signal=number, victim=victim or program)
 
     def stopped(self, at: str, **more: t.Any) -> Move:
-        """A move whose mover stands still since it was so far (see ``trap``)."""
+        """A move that stands still since it was so far (see ``trap``)."""
         source = self.source()
         trap = self.trap(source, at)
         move = self.start(source, **more)
         trap.sprung()
         return move
 
-    def held(self, at: str = "prepared") -> Move:
-        """A move whose target has just noted that it holds the copy, or (``active``) that this runs. The source has not
-        heard of it yet."""
-        source = self.source()
-        noted = {"file": f"{self.home}/move.json", "text": f'"{at}"'}
-        trap = Trap(self.fleet.other(source), **noted, signal=signal.SIGSTOP, victim=SERVE)
-        move = self.start(source)
-        trap.sprung()
-        return move
-
     def arrived(self) -> Move:
         """A move that is not committed, with the copy whole on the target. Mover and target stand still."""
-        move = self.held()
+        move = self.stopped("prepared")
         # libvirt's way goes on. Who leads the move waits for the answer to its last question.
         move.target.sh(
             """

@@ -10,6 +10,7 @@ promised, nothing is left behind on either host, and the guest can be moved agai
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import typing as t
@@ -90,18 +91,28 @@ def fill_up(host: Host) -> None:
 
 
 def under_way(guest: Guest, at: str) -> Move:
-    """A move that copies memory, and does not come to its end; or one whose mover stands still, or (``active``) what
-    answers that on the target."""
-    if at == "memory":
-        return guest.slowly()
-    return guest.held(at) if at == "active" else guest.stopped(at)
+    """A move that copies memory, and does not come to its end; or one that stands still."""
+    return guest.slowly() if at == "memory" else guest.stopped(at)
 
 
 def go_on(move: Move, at: str = "") -> None:
-    """What stands still since then (and has not ended meanwhile); see ``under_way``."""
+    """What stands still since then (and has not ended meanwhile); see ``Guest.trap``."""
     kill(move.source, MOVER, CONT, check=False)
-    if at == "active":
+    if at in ("prepared", "active"):
         kill(move.target, SERVE, CONT, check=False)
+
+
+def at_each(guest: Guest, *steps: str) -> t.Iterator[Move]:
+    """A move that stands still at each of these steps, one after the other, and goes on each time."""
+    source = guest.source()
+    trap = guest.trap(source, steps[0])
+    move = guest.start(source)
+    for at, then in zip(steps, (*steps[1:], "")):
+        trap.sprung()
+        yield move
+        if then:
+            trap = guest.trap(source, then)
+        go_on(move, at)
 
 
 # --- before anything of the guest is copied ---
@@ -171,15 +182,13 @@ def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
     bare.moves_again(source, result)
 
 
-@pytest.mark.parametrize(
-    ("phase", "side"),
-    [("begun", "source"), *((phase, side) for phase in ("template", "prepare") for side in ("source", "target"))],
-)
-def test_libvirt_killed_early(bare: Guest, phase: str, side: str) -> None:
-    """The daemon, on either side: until memory is copied nobody needs it, and it is started again then."""
-    move = bare.stopped(phase)
-    kill_libvirt(move, side)
-    go_on(move)
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed_where_nobody_needs_it(bare: Guest, side: str) -> None:
+    """The daemon, again and again: before memory is copied, and after the decision, with the guest paused on both
+    sides, or on the source. It is started again when somebody asks, and lets none go on by itself."""
+    early = ("template", "prepare") if side == "target" else ("begun", "template", "prepare")
+    for move in at_each(bare, *early, "committed", "active", "leaving"):
+        kill_libvirt(move, side)
     bare.arrives(move)
 
 
@@ -285,7 +294,7 @@ def test_mover_hangs(guest: Guest, at: str) -> None:
 
 def test_target_hangs(guest: Guest) -> None:
     """What answers there: it goes on at the source. Tried again, what hangs is ended, and what came of it goes."""
-    move = guest.held()
+    move = guest.stopped("prepared")
     result = move.result()
     assert result["outcome"] == "source", result
     guest.counts_on(move.source)
@@ -298,30 +307,19 @@ def test_target_hangs(guest: Guest) -> None:
 
 def test_target_hangs_at_the_handover(guest: Guest) -> None:
     """After the decision nobody goes on at the source: when it can be asked again, it is the target's."""
-    move = guest.held("active")
+    move = guest.stopped("active")
     result = move.result()
     assert result["outcome"] == "waiting", result
     guest.recover()
     guest.check(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("state", ["committed", "active", "leaving"])
-def test_libvirt_killed_at_the_handover(guest: Guest, side: str, state: str) -> None:
-    """With the guest paused on both sides, or on the source: libvirt lets none go on by itself."""
-    move = under_way(guest, state)
-    kill_libvirt(move, side)
-    go_on(move, state)
-    guest.arrives(move)
-
-
 @pytest.mark.parametrize("state", ["prepared", "committed"])
 def test_copy_killed_at_the_handover(guest: Guest, state: str) -> None:
     """It never ran, so the guest goes on where it stands still, with its memory."""
-    move = guest.held() if state == "prepared" else guest.stopped(state)
+    move = guest.stopped(state)
     kill(move.target, guest.emulator)
-    kill(move.target, SERVE, CONT)
-    go_on(move)
+    go_on(move, state)
     guest.stays_at(move.source, move.result())
 
 
@@ -484,7 +482,7 @@ def test_link_cut_at_the_handover(guest: Guest) -> None:
 
 def test_link_cut_before_its_source_hears_of_it(guest: Guest) -> None:
     """It runs at the target, and on the source nobody knows. When the hosts can speak again it is the target's."""
-    move = guest.held("active")
+    move = guest.stopped("active")
     with guest.fleet.apart(move.source, move.target):
         go_on(move, "active")
         result = move.result()
@@ -497,7 +495,7 @@ def test_link_cut_before_its_source_hears_of_it(guest: Guest) -> None:
 @pytest.mark.parametrize("ended", ["died", "turned off"])
 def test_it_ends_before_its_source_hears_of_it(guest: Guest, ended: str) -> None:
     """What stands still on the source is older than what it has done on the target: it never goes on there."""
-    move = guest.held("active")
+    move = guest.stopped("active")
     with guest.fleet.apart(move.source, move.target):
         go_on(move, "active")
         result = move.result()
@@ -882,20 +880,27 @@ def test_controller_killed(bare: Guest, at: str) -> None:
     assert "changed=1" not in playbook(*command).stdout
 
 
-@pytest.mark.parametrize("at", ["prepare", "memory", "frozen", "committed", "active", "leaving"])
-def test_started_twice(guest: Guest, at: str) -> None:
-    """The second is refused at once, and so is one in the opposite direction; the first does not notice."""
-    move = under_way(guest, at)
+def refused_meanwhile(guest: Guest, move: Move) -> None:
+    """Another move of it is refused at once, and so is one in the opposite direction."""
     for host in (move.source, move.target):
-        request = f'{{"guest": "{guest.name}", "target": "{guest.fleet.other(host).name}"}}'
+        request = json.dumps({"guest": guest.name, "target": guest.fleet.other(host).name})
         assert "failed" in host.helper("move", "start", request, check=False)
-    if at == "memory":
-        assert move.status()["phase"] == "memory"
-        kill(move.source, MOVER)
-        guest.check(move.source, [move.source])
-    else:
-        go_on(move, at)
-        guest.arrives(move)
+
+
+def test_started_twice(bare: Guest) -> None:
+    """The first does not notice, wherever it is."""
+    for move in at_each(bare, "begun", "template", "prepare", "frozen", "committed", "active", "leaving"):
+        refused_meanwhile(bare, move)
+    bare.arrives(move)
+
+
+def test_started_twice_while_memory_is_copied(guest: Guest) -> None:
+    """The first goes on with it, and is cleaned up after like any other."""
+    move = guest.slowly()
+    refused_meanwhile(guest, move)
+    assert move.status()["phase"] == "memory"
+    kill(move.source, MOVER)
+    guest.check(move.source, [move.source])
 
 
 def test_recover_killed_on_the_target(guest: Guest) -> None:

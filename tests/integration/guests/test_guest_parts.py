@@ -61,7 +61,7 @@ def parts(deployed_parts: Guest) -> t.Iterator[Guest]:
 
 def beside(host: Host) -> list[str]:
     """What a host has of it outside its directory."""
-    return host.sh(f"ls -d {POOL}/* {NVRAM} 2>/dev/null || true").split()
+    return host.sh(f"ls -d {POOL}/* {POOL}/.cnvm-* {NVRAM} 2>/dev/null || true").split()
 
 
 def test_all_goes_with_it(parts: Guest) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 NAME = sys.argv[1]
+IMAGES = "/var/lib/libvirt/images"
 HOME = f"/var/lib/cnvm/workloads/{NAME}"
 
 
@@ -91,7 +92,8 @@ print(
             "journal": read(f"{HOME}/move.json"),
             "owner": json.loads(read(f"{HOME}/owner.json") or "{}"),
             "files": files(),
-            "images": glob.glob(f"/var/lib/libvirt/images/{NAME}-*"),
+            # With what is not finished, and the second names of what is coming.
+            "images": [path for name in (f"{NAME}-*", ".cnvm-*") for path in glob.glob(f"{IMAGES}/{name}")],
             "move_dirs": listed("/run/cnvm/moves"),
             "templates": listed("/var/lib/cnvm/templates/building"),
             "processes": working(),
