@@ -134,7 +134,7 @@ def test_mover_killed_early(bare: Guest, phase: str) -> None:
     bare.check(bare.move(), [move.source, move.target])
 
 
-@pytest.mark.parametrize("phase", ["begun", "template", "prepare"])
+@pytest.mark.parametrize("phase", ["preflight", "begun", "template", "prepare"])
 def test_link_cut_early(bare: Guest, phase: str) -> None:
     """The move is given up before the link is back."""
     move = bare.stopped(phase)
@@ -186,8 +186,7 @@ def test_target_killed_as_it_fetches_the_template(bare: Guest) -> None:
 def test_libvirt_killed_where_nobody_needs_it(bare: Guest, side: str) -> None:
     """The daemon, again and again: before memory is copied, and after the decision, with the guest paused on both
     sides, or on the source. It is started again when somebody asks, and lets none go on by itself."""
-    early = ("template", "prepare") if side == "target" else ("begun", "template", "prepare")
-    for move in at_each(bare, *early, "committed", "active", "leaving"):
+    for move in at_each(bare, "preflight", "begun", "template", "prepare", "committed", "active", "leaving"):
         kill_libvirt(move, side)
     bare.arrives(move)
 
@@ -700,7 +699,7 @@ def lose_power(guest: Guest, move: Move) -> None:
     guest.fleet.power_cut(move.target)
 
 
-@pytest.mark.parametrize("at", ["begun", "template", "prepare", "memory", "frozen", "committed", "active"])
+@pytest.mark.parametrize("at", ["preflight", "begun", "template", "prepare", "memory", "frozen", "committed", "active"])
 def test_target_loses_power(bare: Guest, at: str) -> None:
     """Before the decision the source goes on by itself; after it nobody does until the target can be asked."""
     guest, move = bare, under_way(bare, at)
@@ -733,7 +732,7 @@ def test_target_loses_power_when_it_has_run(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(
-    "at", ["begun", "template", "prepare", "memory", "frozen", "arrived", "committed", "active", "leaving"]
+    "at", ["preflight", "begun", "template", "prepare", "memory", "frozen", "arrived", "committed", "active", "leaving"]
 )
 def test_source_loses_power(bare: Guest, at: str) -> None:
     """Before the decision it is started at the source when that is back; after it, it goes on at the target."""
@@ -869,13 +868,15 @@ def kill_controller(guest: Guest, source: Host, trap: Trap) -> tuple[str, ...]:
     return command
 
 
-@pytest.mark.parametrize("at", ["template", "prepare", "memory", "frozen", "committed", "leaving"])
+@pytest.mark.parametrize(
+    "at", ["preflight", "begun", "template", "prepare", "memory", "frozen", "committed", "active", "leaving"]
+)
 def test_controller_killed(bare: Guest, at: str) -> None:
     """Nothing is decided by it: the move goes on. The same task again says that it is there."""
     source = bare.source()
-    command = kill_controller(bare, source, bare.trap(source, at))
-    kill(source, MOVER, CONT)
     target = bare.fleet.other(source)
+    command = kill_controller(bare, source, bare.trap(source, at))
+    kill(target if at == "active" else source, SERVE if at == "active" else MOVER, CONT)
     bare.check(target, [source, target])
     assert "changed=1" not in playbook(*command).stdout
 
