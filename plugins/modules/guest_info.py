@@ -179,7 +179,7 @@ guests:
     disks:
       description: >-
         Its disks, each with C(name), C(path), C(format), C(bus), C(cache), C(read_only), C(backing) (what is below it,
-        nearest first), C(template_digest) and C(allocated_bytes).
+        nearest first), C(template_digest) and C(allocated_bytes) (null where its storage does not answer).
       type: list
       elements: dict
       sample:

@@ -18,7 +18,7 @@ from .._libvirt import changes, domain, guest_plan
 from .._libvirt.addresses import Leases
 from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Seen
-from . import files, guest_restarts, guest_watch, libvirt, ownership, snapshot_records
+from . import files, guest_restarts, guest_watch, libvirt, mounts, ownership, snapshot_records
 from .domains import Known, read
 from .system import Host
 
@@ -107,13 +107,20 @@ def report(
         if one.live is not None and one.state == guest_plan.RUNNING
     ]
     found = guest_watch.observe(connection, subjects, old_leases) if addresses else {}
+    away = mounts.silent()
     return [
-        _report_one(name, seen[name], known.get(name), found.get(name, []), problems.get(name, "")) for name in names
+        _report_one(name, seen[name], known.get(name), found.get(name, []), problems.get(name, ""), away)
+        for name in names
     ]
 
 
 def _report_one(
-    name: str, seen: Seen, known: t.Optional[Known], addresses: t.Sequence[t.Mapping[str, str]], problem: str
+    name: str,
+    seen: Seen,
+    known: t.Optional[Known],
+    addresses: t.Sequence[t.Mapping[str, str]],
+    problem: str,
+    away: mounts.Away,
 ) -> dict[str, t.Any]:
     owner = seen.owner or {}
     snapshots: list[str] = []
@@ -158,7 +165,7 @@ def _report_one(
         "arch": shown["arch"],
         "machine": shown["machine"],
         "firmware": shown["firmware"],
-        "disks": [_report_disk(target, disk, model) for target, disk in shown["disks"].items()],
+        "disks": [_report_disk(target, disk, model, away) for target, disk in shown["disks"].items()],
         "cdroms": [{"name": target, "path": drive["path"] or None} for target, drive in shown["cdroms"].items()],
         "networks": [{"mac": mac, **card, "device": devices.get(mac)} for mac, card in shown["networks"].items()],
         "address": addresses[0]["address"] if addresses else None,
@@ -191,10 +198,11 @@ def _template(definition: t.Mapping[str, t.Any]) -> t.Optional[str]:
     return next(filter(None, named), None)
 
 
-def _report_disk(target: str, disk: t.Mapping[str, t.Any], model: Model) -> dict[str, t.Any]:
+def _report_disk(target: str, disk: t.Mapping[str, t.Any], model: Model, away: mounts.Away) -> dict[str, t.Any]:
     allocated = None
     with contextlib.suppress(OSError):
-        allocated = os.stat(disk["path"]).st_blocks * 512
+        # One guest whose file server is gone does not hide all others.
+        allocated = os.stat(disk["path"]).st_blocks * 512 if away.real(disk["path"]) else None
     return {
         "name": target,
         **{key: disk[key] for key in ("path", "format", "bus", "cache", "read_only")},

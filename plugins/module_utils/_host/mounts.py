@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import typing as t
 
 from . import files
@@ -16,13 +18,15 @@ SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 # Once their server is gone these may keep a process for good, which nobody can kill then.
 _MAY_HANG = (*SHARED, "cifs", "smb3", "fuse.sshfs")
 _MOST_LINKS = 40
+# A server that has more to do than this is none whose answers anybody waits for.
+_ANSWER_S = 5.0
 
 
 class Away:
     """Places that nobody is to touch: all below ``points``."""
 
-    def __init__(self, points: t.Iterable[str] = ()) -> None:
-        self._points = frozenset(points)
+    def __init__(self, points: t.Container[str] = frozenset()) -> None:
+        self._points = points
 
     def begins_at(self, path: str) -> bool:
         """Whether such a place is mounted at ``path``, to which no link leads."""
@@ -66,10 +70,47 @@ def away_from(own: t.Iterable[str]) -> Away:
     # The way to what this host alone has leads through it.
     used.update(point for point, kind in kinds.items() if kind not in _MAY_HANG)
     return Away(
-        point
-        for point, kind in kinds.items()
-        if kind in _MAY_HANG and not any(path.startswith(f"{point.rstrip('/')}/") for path in used)
+        frozenset(
+            point
+            for point, kind in kinds.items()
+            if kind in _MAY_HANG and not any(path.startswith(f"{point.rstrip('/')}/") for path in used)
+        )
     )
+
+
+class _Silent:
+    """Those of ``points`` whose storage does not answer. Each is asked when the way leads there, and once."""
+
+    def __init__(self, points: t.Collection[str]) -> None:
+        self._points = points
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, point: object) -> bool:
+        if point not in self._points:
+            return False
+        if point not in self._known:
+            self._known[str(point)] = not _answers(str(point))
+        return self._known[str(point)]
+
+
+def silent() -> Away:
+    """What hangs now, for who has to look wherever a way leads."""
+    points = [point for point, kind in kinds_at(files.read_mounts()).items() if kind in _MAY_HANG]
+    return Away(_Silent(points)) if points else NOTHING
+
+
+def _answers(point: str) -> bool:
+    """Whether the storage that is mounted there says how large it is, which no host remembers, or that it cannot."""
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            os.statvfs(point)
+
+    # One that hangs ends with this process.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_ANSWER_S)
+    return not asking.is_alive()
 
 
 def kinds_at(mountinfo: str) -> dict[str, str]:

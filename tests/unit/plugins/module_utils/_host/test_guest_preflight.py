@@ -31,6 +31,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     kinds,
     kvm,
     libvirt,
+    mounts,
     movedir,
     preflight,
     templates,
@@ -668,6 +669,22 @@ def test_a_file_server_that_is_gone_keeps_no_guest_that_has_nothing_there(
     mounted = f"55 22 0:42 / {dead} rw - nfs 192.0.2.1:/srv rw"
     monkeypatch.setattr(files, "read_mounts", lambda: mounted)
     assert f"{dead}/above.qcow2" in source.survey().plan.blockers[0]
+
+
+def test_what_is_on_a_file_server_that_is_gone_does_not_move(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and nobody waits for it."""
+    dead = tmp_path / "dead"
+    dead.mkdir()
+    fake_domains.qcow2(dead / "b.qcow2", 2**20)
+    source.define("web", source.home / "vda.qcow2", dead / "b.qcow2")
+    monkeypatch.setattr(mounts, "_answers", lambda point: point != str(dead))
+    with monkeypatch.context() as patch:
+        Dead(dead, patch)
+        with pytest.raises(HostError, match=f"web has {dead}/b.qcow2, and the storage there does not answer"):
+            source.survey()
+    assert source.survey().plan.blockers == ()
 
 
 def test_too_many_files_are_told_and_keep_no_guest(

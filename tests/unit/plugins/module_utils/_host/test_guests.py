@@ -45,6 +45,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     guests,
     kvm,
     libvirt,
+    mounts,
     movedir,
     ownership,
     placement,
@@ -219,6 +220,26 @@ def test_one_that_is_not_there_has_no_address(connection: FakeConnection) -> Non
     assert (missing["state"], missing["address"], missing["addresses"]) == ("missing", None, [])
     gone = one({"name": "web", "state": "absent"})
     assert (gone["state"], gone["address"], gone["address_source"]) == ("absent", None, None)
+
+
+def test_one_whose_file_server_is_gone_hides_no_other_one(
+    connection: FakeConnection, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much its disk takes up there cannot be said, and nobody waits for that."""
+    bring(WEB, {**WEB, "name": "far"})
+    dead = f"{place}/workloads/far"
+    monkeypatch.setattr(files, "read_mounts", lambda: f"55 22 0:42 / {dead} rw - nfs4 192.0.2.1:/srv rw,hard\n")
+    monkeypatch.setattr(mounts, "_answers", lambda point: False)
+    stat = os.stat
+
+    def touched(path: t.Any, **options: t.Any) -> os.stat_result:
+        assert not str(path).startswith(f"{dead}/disks/")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", touched)
+    far, web = guest_report.report(t.cast("t.Any", connection))
+    assert (far["state"], far["disks"][0]["allocated_bytes"]) == ("running", None)
+    assert web["disks"][0]["allocated_bytes"] is not None
 
 
 def test_one_with_damaged_records_hides_no_other_one(connection: FakeConnection, place: Path) -> None:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_where_a_path_leads_is_told_as_ever_but_for_what_is_away(tmp_path: Path)
     (tmp_path / "far").symlink_to(real)
     (tmp_path / "gone").symlink_to(tmp_path / "away/x")
     (tmp_path / "round").symlink_to("round")
-    away = mounts.Away([f"{tmp_path}/away"])
+    away = mounts.Away({f"{tmp_path}/away"})
     for path in ("link/../x", "far/deep/./y", "none/../far", "far//deep/", "link", "awaymore/z", "..", "far/.."):
         assert away.real(f"{tmp_path}/{path}") == os.path.realpath(f"{tmp_path}/{path}")
     assert [away.real(f"{tmp_path}/{path}") for path in ("away", "away/x", "link/../../away", "gone", "round/a")] == [
@@ -70,3 +72,31 @@ def test_where_a_path_leads_is_told_as_ever_but_for_what_is_away(tmp_path: Path)
     ] * 5
     assert mounts.NOTHING.real(f"{tmp_path}/gone") == f"{tmp_path}/away/x"
     assert away.real("/") == "/"
+
+
+def test_storage_that_does_not_answer_is_told_once_the_way_leads_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is asked once. That it cannot say is an answer, too."""
+    monkeypatch.setattr(files, "read_mounts", lambda: MOUNTINFO)
+    monkeypatch.setattr(mounts, "_ANSWER_S", 0.05)
+    asked, end = [], threading.Event()
+
+    def statvfs(point: str) -> t.Any:
+        asked.append(point)
+        if point == "/srv/nfs":
+            end.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    (tmp_path / "link").symlink_to("/srv/nfs/a")
+    away = mounts.silent()
+    assert away.real(str(tmp_path)) == str(tmp_path)
+    assert asked == []
+    assert [away.real(path) for path in ("/srv/nfs/b", f"{tmp_path}/link", "/mnt/own/c", "/mnt/own/d")] == [
+        "", "", "/mnt/own/c", "/mnt/own/d",
+    ]  # fmt: skip
+    assert asked == ["/srv/nfs", "/mnt/own"]
+    end.set()
+    monkeypatch.setattr(files, "read_mounts", lambda: "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
+    assert mounts.silent() is mounts.NOTHING
