@@ -105,11 +105,13 @@ def remove(move_id: str, path: str) -> None:
     made = beside(move_id, path)
     files.remove_unfinished(made)
     files.remove_file(disks.temporary(made))
-    files.remove_file(made)
+    # For good, too: once the move is over nobody looks for it.
+    files.remove_file(made, durable=True)
 
 
 def keep(move_id: str, path: str) -> None:
-    """The move is over: it has its own name alone."""
+    """The move is over: it has its own name alone, also after a power cut. With another one its space would stay in use
+    when it is removed."""
     # Storage that fails must keep no move from its end.
     with contextlib.suppress(OSError):
-        files.remove_file(beside(move_id, path))
+        files.remove_file(beside(move_id, path), durable=True)

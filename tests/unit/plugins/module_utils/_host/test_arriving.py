@@ -70,7 +70,7 @@ def test_what_is_there_is_neither_replaced_nor_removed(tmp_path: Path, other: bo
     assert names(tmp_path) == ["vda.raw"]
 
 
-@pytest.mark.parametrize("steps", range(7))
+@pytest.mark.parametrize("steps", range(8))
 def test_a_kill_at_any_moment_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Of what is made, and of what is removed; the next run removes it."""
     path, left = tmp_path / "vda.raw", [steps]
@@ -115,10 +115,14 @@ def test_the_order_in_which_it_is_made_and_removed(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(os, name, noted(name))
     monkeypatch.setattr(files, "sync_dir", lambda directory: done.append(("sync", directory)))
     come_and_go(path)
-    lasting = [("link", str(path)), ("sync", str(tmp_path)), ("unlink", str(path)), ("sync", str(tmp_path))]
+    sync, alone = ("sync", str(tmp_path)), ("unlink", str(beside))
     assert [one for one in done if one[1] in (str(path), str(tmp_path), str(beside))] == [
-        *lasting, ("unlink", str(beside)),
+        ("link", str(path)), sync, ("unlink", str(path)), sync, alone, sync,
     ]  # fmt: skip
+    make(path)
+    done.clear()
+    arriving.keep(MOVE, str(path))
+    assert done == [alone, sync]
 
 
 @pytest.mark.parametrize("how", [arriving.publish, arriving.check_publish])
