@@ -38,8 +38,8 @@ def needed(
     if not images:
         return {}
     with domains.everything() as (known, pools):
-        guests, used = _of(images, known, pools, False, away), domains.image_directories(known, pools)
-    overlays = disks.overlays_around(images, used=used, away=away, unseen=unseen)
+        guests = _of(images, known, pools, False, away)
+    overlays = disks.overlays_around(images, known=(known, pools), away=away, unseen=unseen)
     found: dict[str, dict[str, list[str]]] = {}
     for name, files_of in places.items():
         home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"

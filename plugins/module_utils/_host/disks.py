@@ -295,23 +295,25 @@ def overlays_around(
     wanted: t.Iterable[str],
     more: t.Iterable[str] = (),
     *,
-    used: t.Optional[t.Iterable[str]] = None,
+    known: t.Optional[domains.Everything] = None,
     away: mounts.Away = mounts.NOTHING,
     unseen: t.Optional[list[str]] = None,
 ) -> dict[str, str]:
     """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, where
-    libvirt's guests have their images (``used``, where that is known already), in ``more``, and where images were made
-    or left behind."""
-    if used is None:
+    libvirt's guests (``known``, where they are already) have their images, in ``more``, and where images were made or
+    left behind. Not what a guest has made its raw disk look like."""
+    if known is None:
         with domains.everything() as everything:
-            used = domains.image_directories(*everything)
-    beside = {*(os.path.dirname(path) for path in wanted), *used}
+            known = everything
+    beside = {*(os.path.dirname(path) for path in wanted), *domains.image_directories(*known)}
     # Of workloads their disks alone. Beside them lies what containers write: any number of files that say anything.
     guests = sorted(paths.guest_disks_dir(entry.name) for entry in _listed(paths.WORKLOADS))
     places = [*guests, paths.TEMPLATES, paths.KEPT_DISKS, *more]
+    seen = {away.real(path) for path in domains.written_as_raw(known[0]) if path.startswith("/")}
     found = overlays(places, beside=sorted(beside), away=away, unseen=unseen)
+    found = {path: below for path, below in found.items() if os.path.realpath(path) not in seen}
     # Read last: who takes a disk away from a guest writes that down first.
-    seen = {os.path.realpath(path) for path in found}
+    seen.update(os.path.realpath(path) for path in found)
     for path in disk_records.layered(away):
         real = os.path.realpath(path)
         below = "" if real in seen else rests_on(path, away)

@@ -139,8 +139,12 @@ def forget_variables(connection: libvirt.Connection, name: str) -> None:
                 files.remove_file(path)
 
 
+# All domains by name, and the directories of the pools by theirs.
+Everything = tuple[t.Mapping[str, Known], t.Mapping[str, str]]
+
+
 @contextlib.contextmanager
-def everything() -> t.Iterator[tuple[dict[str, Known], dict[str, str]]]:
+def everything() -> t.Iterator[Everything]:
     """All domains, and the directories of the pools by their names. None where there is no libvirt."""
     if not libvirt.available():
         yield {}, {}
@@ -155,3 +159,12 @@ def image_directories(known: t.Mapping[str, Known], pools: t.Mapping[str, str]) 
     models = [each for one in known.values() for each in (one.model, one.live_model or domain.EMPTY)]
     used = [os.path.dirname(disk["path"]) for model in models for disk in model["disks"].values()]
     return sorted({*pools.values(), *used})
+
+
+def written_as_raw(known: t.Mapping[str, Known]) -> set[str]:
+    """The disks that guests write to as raw, and nobody reads as anything else: what these begin with a guest decides,
+    and they rest on nothing."""
+    models = [each for one in known.values() for each in (one.model, one.live_model or domain.EMPTY)]
+    disks = [disk for model in models for disk in model["disks"].values()]
+    layered = {one["path"] for disk in disks for one in (disk, *disk["backing"]) if one["format"] != "raw"}
+    return {disk["path"] for disk in disks if disk["format"] == "raw" and not disk["read_only"]} - layered

@@ -506,10 +506,12 @@ class Source(t.NamedTuple):
     home: Path
     survey: t.Callable[[], kinds.Survey]
 
-    def define(self, name: str, *places: object, uuid: str = "0705aea1", read_only: bool = False) -> None:
+    def define(
+        self, name: str, *places: object, uuid: str = "0705aea1", read_only: bool = False, kind: str = "qcow2"
+    ) -> None:
         """A guest with disks at these places."""
         found = "".join(
-            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/><backingStore/>"
+            f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='{path}'/><backingStore/>"
             f"<target dev='vd{'abc'[number]}' bus='virtio'/>{'<readonly/>' if read_only else ''}</disk>"
             for number, path in enumerate(places)
         )
@@ -575,6 +577,22 @@ def test_what_others_need_does_not_leave_with_it(source: Source, tmp_path: Path)
         f"disks: others on host1 need files that go with web: {disk} (guest reader, {other}); "
         f"{source.home}/vdb.raw ({tmp_path}/pool/above.qcow2). Remove these guests or"
     )
+
+
+def test_what_a_guest_writes_into_its_raw_disk_keeps_no_other_one(source: Source, tmp_path: Path) -> None:
+    """Whatever it looks like there. Not so where somebody else reads it as such, or where no guest has written it."""
+    disk, raw = source.home / "vda.qcow2", tmp_path / "pool/tenant.raw"
+    disk_records.note(str(raw))
+    for backing in (str(disk), "x:vda.qcow2"):
+        fake_domains.qcow2(raw, 2**20, backing, "qcow2")
+        source.define("tenant", raw, uuid="99999999", kind="raw")
+        assert source.survey().plan.blockers == ()
+        source.define("tenant", raw, uuid="99999999", kind="raw", read_only=True)
+        assert f"{disk} ({raw})" in source.survey().plan.blockers[0]
+        source.define("tenant", raw, uuid="99999999", kind="raw")
+        source.define("reader", raw, uuid="88888888", read_only=True)
+        assert f"{disk} ({raw})" in source.survey().plan.blockers[0]
+        source.connection.domains.pop("reader")
 
 
 class Dead:

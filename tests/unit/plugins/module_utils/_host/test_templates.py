@@ -446,7 +446,8 @@ def test_one_that_a_disk_in_a_pool_or_of_a_foreign_domain_rests_on_stays(
     connection.pools["disks"] = str(place / "pool")
     connection.defineXML(
         "<domain type='qemu'><name>old</name><memory unit='MiB'>9</memory><os><type arch='x86_64'>hvm</type></os>"
-        f"<devices><disk type='file'><source file='{foreign}'/><target dev='vda'/></disk></devices></domain>"
+        f"<devices><disk type='file'><driver type='qcow2'/><source file='{foreign}'/><target dev='vda'/></disk>"
+        "</devices></domain>"
     )
     library = fake_domains.library()
     monkeypatch.setattr(libvirt, "library", lambda: library)
