@@ -94,8 +94,8 @@ class _Silent:
 
 
 def silent() -> Away:
-    """What hangs now, for who has to look wherever a way leads."""
-    points = [point for point, kind in kinds_at(files.read_mounts()).items() if kind in _MAY_HANG]
+    """What hangs now, for who has to look wherever a way leads. Be it what is mounted when somebody goes there."""
+    points = [point for point, kind in kinds_at(files.read_mounts()).items() if kind in (*_MAY_HANG, "autofs")]
     return Away(_Silent(points)) if points else NOTHING
 
 

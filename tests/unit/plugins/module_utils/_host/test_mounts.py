@@ -98,5 +98,8 @@ def test_storage_that_does_not_answer_is_told_once_the_way_leads_there(
     ]  # fmt: skip
     assert asked == ["/srv/nfs", "/mnt/own"]
     end.set()
+    monkeypatch.setattr(files, "read_mounts", lambda: "40 22 0:35 / /srv/later rw - autofs systemd-1 rw\n")
+    mounts.silent().real("/srv/later/a")
+    assert asked[2:] == ["/srv/later"]
     monkeypatch.setattr(files, "read_mounts", lambda: "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
     assert mounts.silent() is mounts.NOTHING
