@@ -49,8 +49,6 @@ _LAYER_ROUNDS = 3
 _SETTLED_BYTES = 1 << 20
 # The target asks for one page after the other; one of the two sides hangs when none comes for so long.
 _STALLED_S = 120
-# The target waits for what others write to the same disk, too.
-_KEEP_S = 600.0
 _ARRIVED = re.compile(r"\bbytes_acked:(\d+)")
 
 is_enabled = container_units.is_enabled
@@ -446,9 +444,9 @@ def roll_back(host: Host, journal: t.Mapping[str, t.Any]) -> t.Optional[bool]:
     return anew if anew or there else None
 
 
-def secure(channel: peers.Channel) -> None:
+def secure(channel: peers.Channel, journal: t.Mapping[str, t.Any]) -> None:
     """Until the target has the writable layer on its disk."""
-    channel.call("keep", timeout_s=_KEEP_S)
+    channel.call("keep", timeout_s=kinds.KEEP_S)
 
 
 def let_go(host: Host, journal: t.Mapping[str, t.Any]) -> list[str]:

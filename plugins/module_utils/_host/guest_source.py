@@ -112,6 +112,8 @@ class Leaving(kinds.Leaving):
         mark = survey.needs["mark"] = f".cnvm-{move.move_id}"
         marks = sorted({guest_preflight.mark_of(path, mark) for path in shared})
         move.journal.update(shared=bool(shared), marks=marks)
+        # For ``secure``. Those of one that is off come as a file.
+        move.journal["variables"] = self.live and bool(survey.needs["firmware"] or survey.needs["uefi"])
 
     def begin(self) -> None:
         """Show the target which storage it is that has the shared disks (see ``guest_preflight.mark_of``)."""
@@ -678,8 +680,11 @@ def _exit_of(name: str) -> t.Iterator[t.Callable[[], bool]]:
         yield lambda: bool(poll.poll(0))
 
 
-def secure(channel: peers.Channel) -> None:
-    """What came as a file is on the target's disk. A link that dies now is no reason to keep what is here."""
+def secure(channel: peers.Channel, journal: t.Mapping[str, t.Any]) -> None:
+    """Until the target has on its disk what QEMU has written there of the firmware. All else is: a link that dies now
+    is no reason to keep what is here."""
+    if journal.get("variables"):
+        channel.call("keep", timeout_s=kinds.KEEP_S)
 
 
 def serves(journal: t.Mapping[str, t.Any]) -> bool:

@@ -41,7 +41,7 @@ from . import (
 )
 from .disks import Attributes
 from .kinds import Call
-from .system import Host
+from .system import Host, host_error
 
 Record = t.Mapping[str, t.Any]
 # libvirt's daemon may be starting; a QEMU that does not start will not the next time either.
@@ -216,7 +216,15 @@ def has_arrived(name: str, journal: Record) -> bool:
 
 
 def keep(host: Host, name: str, journal: Record) -> None:
-    """What has come as a file was on the disk before its sender heard so."""
+    """Have the variables of its firmware on the disk: QEMU writes them as the guest goes on, and leaves it at that.
+    What came as a file was there before its sender heard so, and what came of disks before it went on."""
+    for path in filter(os.path.exists, paths.guest_nvram(name)):
+        try:
+            disks.sync(path)
+            files.sync_dir(os.path.dirname(path))
+        except OSError as error:
+            error.filename = path
+            raise host_error(error) from error
 
 
 def has_run(name: str, journal: Record) -> bool:
@@ -476,6 +484,12 @@ def _op_hold(call: Call) -> dict[str, t.Any]:
     return {}
 
 
+def _op_keep(call: Call) -> dict[str, t.Any]:
+    """It runs here, and the source is about to remove its own."""
+    keep(call.host, call.name, call.journal)
+    return {}
+
+
 def _op_own(call: Call) -> dict[str, t.Any]:
     """The source has committed, and has libvirt let it run next (post-copy): write that it is ours, and how it came."""
     handover.check_not_given_back(call.name, call.journal)
@@ -491,4 +505,5 @@ OPERATIONS: t.Mapping[str, t.Callable[[Call], dict[str, t.Any]]] = {
     "file": _op_file,
     "hold": _op_hold,
     "own": _op_own,
+    "keep": _op_keep,
 }

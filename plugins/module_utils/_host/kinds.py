@@ -23,6 +23,8 @@ if t.TYPE_CHECKING:
     from .mover import Move
 
 Record = t.Mapping[str, t.Any]
+# How long it may take until what has come is on the target's disk: that waits for what others write there, too.
+KEEP_S = 600.0
 
 
 class Survey(t.NamedTuple):
@@ -108,7 +110,7 @@ class Source(t.Protocol):
         """End a move with the workload as it was before; whether it had died, and was started anew, None when it does
         not run."""
 
-    def secure(self, channel: peers.Channel) -> None:
+    def secure(self, channel: peers.Channel, journal: Record) -> None:
         """Until the target has on its disk what ``let_go`` removes here. It runs there, so this may take its time."""
 
     def let_go(self, host: Host, journal: Record) -> list[str]:

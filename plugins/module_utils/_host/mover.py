@@ -180,7 +180,7 @@ class Move:
     def _end_well(self) -> None:
         self.phase("finish")
         # At once: until this is done a target that loses power has nothing that could be relied on.
-        self._source.secure(self.channel)
+        self._source.secure(self.channel, self.journal)
         time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
         self.result.update(self.steps.statistics())
         # From here on nothing may bring it back: what is here goes piece by piece.

@@ -172,7 +172,7 @@ def _taken_over(host: Host, journal: dict[str, t.Any], fenced: str) -> bool:
         if taken and there.get("journal") is not None:
             # It was cut off before its end.
             try:
-                kinds.source_of(journal).secure(channel)
+                kinds.source_of(journal).secure(channel, journal)
             except _NOT_ALIVE:
                 # It started anew before all files were on its disk: they are whole here alone.
                 back = channel.call("give_back", timeout_s=90)
@@ -267,7 +267,7 @@ def _settle(
             return _outcome(name, "waiting", f"{name} is at {peer}, and the move is not ended: {error}")
         here = _take_back(host, journal, int(back["generation"]), ran=bool(back["ran"]))
         return _outcome(name, "source", f"{name} is not whole on {peer} ({problem}); {here}.")
-    kinds.source_of(journal).secure(channel)
+    kinds.source_of(journal).secure(channel, journal)
     kept = _let_go(host, journal)
     try:
         end = channel.call("finish", timeout_s=120)

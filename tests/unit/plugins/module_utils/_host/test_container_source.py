@@ -214,12 +214,22 @@ def test_a_store_into_a_mapped_file_is_not_lost(layer: Layer) -> None:
     assert bytes([0, 1, 2, 3]) in layer.sent[-1]
 
 
-@pytest.mark.parametrize(("kind", "asked"), [("container", ["keep"]), ("guest", [])])
-def test_whether_the_target_is_asked_for_what_is_on_its_disk(kind: str, asked: list[str]) -> None:
-    """What came of a guest is there: no link is needed to let it go."""
+@pytest.mark.parametrize(
+    ("kind", "journal", "asked"),
+    [
+        ("container", {}, ["keep"]),
+        ("guest", {}, []),
+        ("guest", {"variables": False}, []),
+        ("guest", {"variables": True}, ["keep"]),
+    ],
+)
+def test_whether_the_target_is_asked_for_what_is_on_its_disk(
+    kind: str, journal: dict[str, t.Any], asked: list[str]
+) -> None:
+    """What came of a guest without UEFI is there: no link is needed to let it go."""
     calls: list[str] = []
     channel = types.SimpleNamespace(call=lambda word, timeout_s: calls.append(word))
-    kinds.source(kind).secure(t.cast("t.Any", channel))
+    kinds.source(kind).secure(t.cast("t.Any", channel), journal)
     assert calls == asked
 
 

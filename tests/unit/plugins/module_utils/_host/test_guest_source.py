@@ -569,10 +569,10 @@ def test_all_that_is_sent_is_limited_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def marked(tmp_path: Path) -> t.Callable[[str], guest_source.Leaving]:
+def marked(tmp_path: Path) -> t.Callable[..., guest_source.Leaving]:
     """A move of a guest with disks on shared storage, in the test's directory and in this one below it."""
 
-    def make(other: str) -> guest_source.Leaving:
+    def make(other: str, **more: t.Any) -> guest_source.Leaving:
         disks = [{"name": name, "path": str(tmp_path / name), "shared": True} for name in ("vda", "vdb", f"{other}/c")]
         disks.append({"name": "vdd", "path": str(tmp_path / "local/vdd"), "shared": False})
         move = types.SimpleNamespace(
@@ -580,7 +580,9 @@ def marked(tmp_path: Path) -> t.Callable[[str], guest_source.Leaving]:
             phase=lambda name: None, left=lambda most: most,
             channel=types.SimpleNamespace(call=lambda op, **args: {}),
         )  # fmt: skip
-        needs = {"disks": disks, "post_copy": False, "mark": "", "brought": []}
+        needs = {
+            "disks": disks, "post_copy": False, "mark": "", "brought": [], "firmware": {}, "uefi": False, **more,
+        }  # fmt: skip
         survey = types.SimpleNamespace(needs=needs, learnt={"templates": []})
         return guest_source.Leaving(t.cast("t.Any", move), t.cast("t.Any", survey))
 
@@ -609,6 +611,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., 
         )  # fmt: skip
         needs = {
             "disks": [{"name": "vda", "path": str(disk), "shared": False}], "post_copy": False, "brought": [],
+            "firmware": {"/usr/share/OVMF/OVMF_CODE.fd": 4096}, "uefi": False,
         }  # fmt: skip
         return guest_source.Leaving(t.cast("t.Any", move), t.cast("t.Any", types.SimpleNamespace(needs=needs)))
 
@@ -688,8 +691,18 @@ def test_no_module_works_on_a_disk_until_the_move_is_decided(
         pass
 
 
+def test_the_variables_of_a_firmware_that_qemu_brings_are_noted(
+    marked: t.Callable[..., guest_source.Leaving], stopped: t.Callable[[], guest_source.Leaving]
+) -> None:
+    """Those of a guest that is off come as a file."""
+    for more in ({"firmware": {"/usr/share/OVMF/OVMF_CODE.fd": 4096}}, {"uefi": True}):
+        assert marked("other", **more).move.journal["variables"] is True
+    for leaving in (marked("other"), stopped()):
+        assert leaving.move.journal["variables"] is False
+
+
 def test_shared_storage_is_marked_until_the_target_has_seen_it(
-    tmp_path: Path, marked: t.Callable[[str], guest_source.Leaving]
+    tmp_path: Path, marked: t.Callable[..., guest_source.Leaving]
 ) -> None:
     (tmp_path / "other").mkdir()
     leaving = marked("other")
@@ -704,7 +717,7 @@ def test_shared_storage_is_marked_until_the_target_has_seen_it(
 
 
 def test_no_mark_stays(
-    tmp_path: Path, marked: t.Callable[[str], guest_source.Leaving], roll_back: t.Callable[..., t.Optional[bool]]
+    tmp_path: Path, marked: t.Callable[..., guest_source.Leaving], roll_back: t.Callable[..., t.Optional[bool]]
 ) -> None:
     """Of a move that fails before, nor of one that cannot begin."""
     (tmp_path / "other").mkdir()

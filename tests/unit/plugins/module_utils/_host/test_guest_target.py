@@ -527,6 +527,28 @@ def test_a_disk_is_there_when_it_is_whole_and_has_one_name_at_the_end(pool: Path
     assert [(one.name, one.stat().st_nlink) for one in pool.iterdir()] == [("data.raw", 1)]
 
 
+def test_the_variables_of_a_firmware_are_on_the_disk_before_the_source_removes_its_own(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU has written them, and nobody has them anywhere else then."""
+    move, synced = Moving("web", pool / "vda.raw"), list[str]()
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    assert move.do("keep") == {}
+    assert synced == []
+    variables = Path(paths.guest_nvram("web")[0])
+    variables.parent.mkdir()
+    variables.write_bytes(b"x")
+    move.do("keep")
+    assert synced == [str(variables), str(variables.parent)]
+
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(HostError, match=f"{variables} cannot be used: Input/output error"):
+        move.do("keep")
+
+
 def test_a_file_in_its_own_directory_that_is_not_of_the_move_stays(pool: Path) -> None:
     home = Path(paths.guest_disks_dir("a"))
     move = Moving("a", home / "vda.raw")

@@ -59,7 +59,7 @@ def test_a_copy_that_had_ended_when_the_move_did_is_said(
     said: dict[str, t.Any] = {
         "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
         "channel": types.SimpleNamespace(peer="host2", call=lambda word, **args: {**numbers, **answer}),
-        "_source": types.SimpleNamespace(let_go=lambda host, journal: [], secure=lambda channel: None),
+        "_source": types.SimpleNamespace(let_go=lambda host, journal: [], secure=lambda channel, journal: None),
     }
     for key, value in said.items():
         setattr(move, key, value)
@@ -88,7 +88,7 @@ def test_a_target_that_cannot_end_the_move_is_told(
     said: dict[str, t.Any] = {
         "steps": types.SimpleNamespace(statistics=dict, leave=lambda: None),
         "channel": types.SimpleNamespace(peer="host2", call=call),
-        "_source": types.SimpleNamespace(let_go=lambda host, journal: [], secure=lambda channel: None),
+        "_source": types.SimpleNamespace(let_go=lambda host, journal: [], secure=lambda channel, journal: None),
     }
     for key, value in said.items():
         setattr(move, key, value)
@@ -334,7 +334,7 @@ class Source:
     def is_enabled(self, name: str) -> bool:
         return True
 
-    def secure(self, channel: Peer) -> None:
+    def secure(self, channel: Peer, journal: t.Any) -> None:
         channel.call("keep", timeout_s=60)
 
     def keeps(self, journal: t.Any) -> bool:

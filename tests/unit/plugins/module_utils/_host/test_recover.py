@@ -156,7 +156,7 @@ class Kind:
         self.did.append("let go")
         return self.kept
 
-    def secure(self, channel: t.Any) -> None:
+    def secure(self, channel: t.Any, journal: t.Any) -> None:
         channel.call("keep", timeout_s=60)
 
     def keeps(self, journal: dict[str, t.Any]) -> bool:
