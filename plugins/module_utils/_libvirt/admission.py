@@ -156,6 +156,14 @@ def _unlike(root: Element, needs: Needs) -> list[str]:
     return found
 
 
+def _devices(root: Element) -> list[str]:
+    """The disks of a domain, and what lies below them, that are devices or sockets of the host, in words. They need not
+    have a path. (Those of a pool or of the network others tell.)"""
+    parts = [part for disk in root.findall("devices/disk") for part in disk.iter() if part.find("source") is not None]
+    kinds = {part.get("type", "file") for part in parts} - {"file", "block", "volume", "network"}
+    return [f"a disk of the type {kind!r}" for kind in sorted(kinds)]
+
+
 def left_open(root: Element, needs: Needs) -> list[str]:
     """The disks of a domain that leave it to their files what they rest on, in words: libvirt would believe those, and
     give the guest whatever they name. Of what comes with this move the host has made the file, or looked at it (see
@@ -177,6 +185,7 @@ def strangers(name: str, root: Element, needs: Needs) -> list[str]:
     # A disk of no file: of a pool, of the network.
     found += sorted(drive for drive in drives if drive and not drive.startswith("/"))
     found += volumes(root)
+    found += _devices(root)
     found += _unlike(root, needs)
     found += left_open(root, needs)
     if len(root.findall("devices")) > 1:

@@ -16,6 +16,8 @@ TEMPLATES = "/var/lib/cnvm/templates/sha256"
 BASE = f"{TEMPLATES}/{'a' * 64}/disk.qcow2"
 NVRAM = "/var/lib/libvirt/qemu/nvram/web_VARS.fd"
 LOG = "/var/log/cnvm/guests/web.log"
+# Of a device of the host.
+ADDRESS = "<address type='pci' domain='0' bus='1' slot='0' function='0'/>"
 
 
 def disk(
@@ -168,10 +170,16 @@ def test_what_is_brought_is_what_was_announced() -> None:
         guest("<disk type='volume'><source pool='default' volume='x'/><target dev='vdb'/></disk>"),
         guest(f"<disk type='volume'><source pool='p' volume='x' file='{DISK}'/><target dev='vdb'/></disk>"),
         guest(f"<disk type='network'><source protocol='rbd' name='x' file='{DISK}'/><target dev='vdb'/></disk>"),
+        guest(f"<disk type='nvme'><source type='pci' managed='yes'>{ADDRESS}</source><target dev='vdb'/></disk>"),
+        guest(f"<disk type='nvme'><source type='pci' file='{DISK}'>{ADDRESS}</source><target dev='vdb'/></disk>"),
+        guest(
+            f"<disk type='file'><driver type='qcow2'/><source file='{DISK}'/><backingStore type='nvme'>"
+            f"<format type='raw'/><source type='pci'>{ADDRESS}</source></backingStore><target dev='vdb'/></disk>"
+        ),
         guest("<interface type='hostdev'><mac address='52:54:00:00:00:02'/></interface>"),
         guest(
             "<interface type='hostdev'><mac address='52:54:00:00:00:02'/><source network='default'>"
-            "<address type='pci' domain='0' bus='1' slot='0' function='0'/></source></interface>"
+            f"{ADDRESS}</source></interface>"
         ),
         guest("<interface type='ethernet'><source network='default'/><mac address='52:54:00:00:00:02'/></interface>"),
         guest("<interface type='ethernet'><mac address='52:54:00:00:00:02'/><script path='x'/></interface>"),
