@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import typing as t
 
@@ -22,6 +23,15 @@ from .guest_jobs import Job
 from .ownership import Newcomer, Registry
 
 
+class _Has(t.NamedTuple):
+    """What a domain has, as it is stored and as it runs: ``places`` are the real paths of its disks, and of what lies
+    below them (a snapshot, say), which is as much a part of it."""
+
+    uuids: set[str]
+    macs: set[str]
+    places: set[str]
+
+
 class Checks:
     """Of one call. ``going``: the items of the guests that it removes, by name."""
 
@@ -31,7 +41,8 @@ class Checks:
         self.connection = connection
         self.registry = registry
         self.going = going
-        self._all: t.Optional[dict[str, Known]] = None
+        # Of guests that are removed: see ``_goes``.
+        self._going: dict[str, tuple[str, set[str]]] = {}
         # What libvirt was asked about a machine and its CPU, and has no objection to.
         self._machines: set[tuple[str, ...]] = set()
 
@@ -151,37 +162,47 @@ class Checks:
                     f"The disk {path} of guest {job.name!r} is a template's, which others rest on.",
                     hint="Give the template's name as template, and no path of its own.",
                 )
-        for name, other in self._domains().items():
+        real = {path: os.path.realpath(path) for path in new_paths}
+        for name, theirs in self._others.items():
             if name == job.name:
                 continue
+            taken = new_macs & theirs.macs
+            paths_taken = {path for path, place in real.items() if place in theirs.places}
             if name in self.going:
-                self._check_stays(job, new_paths, other.model, self.going[name])
-            for theirs in (other.model, other.live_model or domain.EMPTY):
-                taken = new_macs & set(theirs["networks"])
-                # What lies below a disk (a snapshot, say) is as much a part of it.
-                theirs_paths = {os.path.realpath(path) for path in guest_jobs.given(theirs)}
-                paths_taken = {path for path in new_paths if os.path.realpath(path) in theirs_paths}
-                if name in self.going:
-                    job.follows.update([name] if taken or paths_taken else [])
-                    continue
-                if taken:
-                    raise Refused(
-                        f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
-                    )
-                if paths_taken:
-                    raise Refused(
-                        f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
-                        hint="Two guests that write to one disk destroy it.",
-                    )
-                if job.known is None and theirs["uuid"] == model["uuid"]:
-                    raise Refused(
-                        f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
-                    )
+                self._check_stays(job, real, name)
+                job.follows.update([name] if taken or paths_taken else [])
+                continue
+            if taken:
+                raise Refused(
+                    f"The MAC {min(taken)} of guest {job.name!r} is that of {name!r}.", hint="Choose another one."
+                )
+            if paths_taken:
+                raise Refused(
+                    f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
+                    hint="Two guests that write to one disk destroy it.",
+                )
+            if job.known is None and model["uuid"] in theirs.uuids:
+                raise Refused(
+                    f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
+                )
 
+    @functools.cached_property
     def _domains(self) -> dict[str, Known]:
-        if self._all is None:
-            self._all = read(self.connection)
-        return self._all
+        return read(self.connection)
+
+    @functools.cached_property
+    def _others(self) -> dict[str, _Has]:
+        """What each domain has. Worked out once: many guests are compared with many."""
+        found = {}
+        for name, known in self._domains.items():
+            models = [known.model, *([] if known.live is None else [t.cast(Model, known.live_model)])]
+            images = set().union(*map(guest_jobs.given, models))
+            found[name] = _Has(
+                {model["uuid"] for model in models},
+                {mac for model in models for mac in model["networks"]},
+                set(map(os.path.realpath, images)),
+            )
+        return found
 
     def check_screens(self, jobs: t.Sequence[Job]) -> None:
         """Refused where a guest that is to be started would show its screen at a port at which another one does, or is
@@ -192,7 +213,7 @@ class Checks:
         ending = {job.name for job in jobs if job.plan.stop or job.plan.remove}
         running = {
             name: _screen_that_runs(known)
-            for name, known in self._domains().items()
+            for name, known in self._domains.items()
             if known.live is not None and name not in {*ending, *starting}
         }
         for name, screen in starting.items():
@@ -215,23 +236,27 @@ class Checks:
                     found[job.name] = Newcomer(macs=tuple(new))
         self.registry.check_identities(found)
 
-    def _check_stays(self, job: Job, new_paths: set[str], theirs: Model, going: t.Mapping[str, t.Any]) -> None:
-        """Refused where a disk is that of a guest which is removed in the same call, and does not stay where it is."""
-        name = going["name"]
-        home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
-        definition = files.read_json(paths.definition_file(name)) or {}
-        deleted = {
-            os.path.realpath(guest_disks.place_now(self.connection, name, disk, theirs, f"guests: {name}: disks"))
-            for disk in definition.get("disks", ())
-            if going["delete_disks"] and disk["made"]
-        }
-        for path in sorted(new_paths):
-            real = os.path.realpath(path)
-            if real in deleted or real.startswith(home):
+    def _check_stays(self, job: Job, real: t.Mapping[str, str], name: str) -> None:
+        """Refused where a disk (``real``: {path: its real path}) is that of a guest which is removed in the same call,
+        and does not stay where it is."""
+        home, deleted = self._goes(name)
+        for path, place in sorted(real.items()):
+            if place in deleted or place.startswith(home):
                 raise Refused(
                     f"The disk {path} of guest {job.name!r} is that of {name!r}, and goes with it.",
                     hint="Remove that guest in a run of its own; it says where its disks are kept.",
                 )
+
+    def _goes(self, name: str) -> tuple[str, set[str]]:
+        """What goes with a guest that is removed: the directory of its own disks, and those that are deleted."""
+        if name not in self._going:
+            definition = files.read_json(paths.definition_file(name)) or {}
+            model, where = self._domains[name].model, f"guests: {name}: disks"
+            made = [disk for disk in definition.get("disks", ()) if self.going[name]["delete_disks"] and disk["made"]]
+            deleted = [guest_disks.place_now(self.connection, name, disk, model, where) for disk in made]
+            home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
+            self._going[name] = home, set(map(os.path.realpath, deleted))
+        return self._going[name]
 
 
 # Where a guest's screen is to be seen: address and port.

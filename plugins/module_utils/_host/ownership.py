@@ -165,23 +165,22 @@ def check_identities(wanted: Newcomers, answers: t.Mapping[str, t.Any]) -> None:
                     )
 
 
-def check_free_here(name: str, address: str, kind: str, leaving: t.Collection[str] = ()) -> None:
-    """Refused where a workload of the other kind has the name on this host, or another one the address; not those of
-    the same kind that are ``leaving``."""
+def check_free_here(wanted: t.Mapping[str, str], kind: str, leaving: t.Collection[str] = ()) -> None:
+    """Refused where a workload of the other kind has a name on this host, or another one the address that goes with it
+    (``wanted``: {name: address, or ''}); not those of the same kind that are ``leaving``."""
     host_id = (files.read_json(paths.HOST_FILE) or {}).get("host_id")
+    getting = {address: name for name, address in wanted.items() if address}
     for other in names():
         if other in leaving and kind_of(other) == kind:
             continue
         if (files.read_json(paths.owner_file(other)) or {}).get("owner") != host_id:
             continue
         theirs = kind_of(other)
-        if other == name and theirs != kind:
-            raise Refused(f"This host has a {theirs} called {name!r}.", hint="Choose another name.")
-        if (
-            other != name
-            and address
-            and (files.read_json(paths.definition_file(other)) or {}).get("address") == address
-        ):
+        if other in wanted and theirs != kind:
+            raise Refused(f"This host has a {theirs} called {other!r}.", hint="Choose another name.")
+        address = (files.read_json(paths.definition_file(other)) or {}).get("address") if getting else None
+        name = getting.get(address, other)
+        if name != other:
             raise Refused(
                 f"The address {address} of {name!r} is that of {theirs} {other!r}.", hint="Choose another one."
             )
@@ -256,9 +255,8 @@ class Registry:
             ]
             self._generations[name] = max(self._generations.get(name, 0), *(int(each or 0) for each in theirs), 0)
         free = {name: one for name, one in wanted.items() if not found[name]}
-        for name, one in free.items():
-            check_free_here(name, one.address, self.kind, self.leaving)
         if free:
+            check_free_here({name: one.address for name, one in free.items()}, self.kind, self.leaving)
             check_free(free, answers, ignore_unreachable=self.ignore_unreachable)
         return found
 
@@ -268,7 +266,7 @@ class Registry:
 
     def check_address(self, name: str, address: str) -> None:
         """Refused where somebody has the address that a workload of this host is to get now."""
-        check_free_here(name, address, self.kind, self.leaving)
+        check_free_here({name: address}, self.kind, self.leaving)
         self.check_elsewhere(name, address)
 
     def check_identities(self, wanted: Newcomers) -> None:

@@ -1186,6 +1186,25 @@ def test_a_disk_that_is_to_be_a_full_copy_and_is_none_is_told(place: Path) -> No
     assert bring(linked)["warnings"] == []
 
 
+def test_many_new_guests_are_compared_with_those_that_are_there_at_the_price_of_one(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring({**WEB, "name": "there"})
+    parse, read = domain.parse, []
+
+    def counted(root: xml.Element) -> domain.Model:
+        read.append(xml.text_of(root, "name"))
+        return parse(root)
+
+    monkeypatch.setattr(domain, "parse", counted)
+    times = []
+    for names in (["a"], ["b", "c", "d", "e"]):
+        read.clear()
+        bring(*({**WEB, "name": name} for name in names))
+        times.append(read.count("there"))
+    assert times[0] == times[1] > 0
+
+
 def test_no_guest_writes_to_what_others_rest_on(place: Path) -> None:
     template(place)
     disk = str(place / f"templates/sha256/{DIGEST}/disk.qcow2")

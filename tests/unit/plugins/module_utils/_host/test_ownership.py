@@ -116,12 +116,12 @@ def test_names_and_addresses_of_this_host(state: Path) -> None:
     record(state, "other")
     record(state, "gone", "host2")
     with pytest.raises(Refused, match="container 'other'"):
-        ownership.check_free_here("web", "10.0.0.20", ownership.CONTAINER)
+        ownership.check_free_here({"web": "10.0.0.20"}, ownership.CONTAINER)
     with pytest.raises(Refused, match="a container called 'other'"):
-        ownership.check_free_here("other", "", ownership.GUEST)
-    ownership.check_free_here("gone", "", ownership.GUEST)
-    ownership.check_free_here("other", "10.0.0.20", ownership.CONTAINER)
-    ownership.check_free_here("web", "10.0.0.21", ownership.CONTAINER)
+        ownership.check_free_here({"other": ""}, ownership.GUEST)
+    ownership.check_free_here({"gone": ""}, ownership.GUEST)
+    ownership.check_free_here({"other": "10.0.0.20"}, ownership.CONTAINER)
+    ownership.check_free_here({"web": "10.0.0.21"}, ownership.CONTAINER)
 
 
 def test_forgetting_is_killed_at_each_step(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_workloads_by_kind(state: Path) -> None:
     (state / "workloads/web/owner.json").write_text("")
     assert ownership.names(ownership.CONTAINER) == ["web"]
     with pytest.raises(HostError, match=r"web/owner\.json cannot be read"):
-        ownership.check_free_here("new", "", ownership.CONTAINER)
+        ownership.check_free_here({"new": ""}, ownership.CONTAINER)
 
 
 def test_a_container_with_damaged_records_hides_no_other_one(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
