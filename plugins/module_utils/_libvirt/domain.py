@@ -574,8 +574,9 @@ def _family(machine: str) -> str:
 
 
 def _forget_slots(devices: Element) -> None:
-    """Take away what says where devices are plugged in: another kind of machine has other slots."""
-    _drop(devices, "controller[@type='pci']", "watchdog[@model='itco']")
+    """Take away what says where devices are plugged in: another kind of machine has other slots. And what is a part of
+    the old one: libvirt refuses its controller of IDE disks, of which a model has none, on any but ``pc``."""
+    _drop(devices, "controller[@type='pci']", "controller[@type='ide']", "watchdog[@model='itco']")
     for device in devices:
         _drop(device, "address[@type='pci']")
 

@@ -442,6 +442,21 @@ def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     assert xml.document(newer).count("<address") == 3, "a version of the same kind has the same slots"
 
 
+def test_patch_from_pc_to_q35_takes_the_ide_controller_away() -> None:
+    """libvirt: 'IDE controllers are unsupported for this QEMU binary or machine type'."""
+    stored = xml.parse(
+        "<domain type='kvm'><os><type arch='x86_64' machine='pc-i440fx-7.2'>hvm</type></os><devices>"
+        "<disk type='file' device='cdrom'><target dev='hda' bus='ide'/><readonly/></disk>"
+        "<controller type='ide' index='0'/><controller type='virtio-serial' index='0'/></devices></domain>"
+    )
+    wanted = {**parse(stored), "cdroms": {}}
+    patched = patch(stored, {**wanted, "machine": "q35"})
+    kinds = [each.get("type") for each in xml.all_at(patched, "devices/controller")]
+    assert "ide" not in kinds
+    assert "virtio-serial" in kinds
+    assert 'type="ide"' in xml.document(patch(stored, wanted)), "on the same kind of machine it stays"
+
+
 SCREENS = """
 <domain type='kvm'><devices>
   <graphics type='egl-headless'/>
