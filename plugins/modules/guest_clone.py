@@ -83,7 +83,8 @@ options:
   guest:
     description:
       - What all of them are, with the options that M(cnvm.platform.guest) has for a guest, but for C(name), C(uuid) and
-        C(state). C(disks) are those beside that of the template. C(memory_mib) is required.
+        C(state). C(disks) are those beside that of the template. C(memory_mib) is required. C(wait_for) says nothing
+        with another O(state) than V(running).
       - In all texts C({name}) and C({index}) stand for the clone's name and number, but not behind a C($) or C({), so
         that variables of shells and templates of cloud-init stay what they are.
       - An address on the overlay, and a port of C(graphics), is that of number 1. The others have those behind it.

@@ -154,6 +154,9 @@ def normalise(values: object) -> Wanted:
     state = choice(given.get("state") or "running", "state", STATES)
     clones = clones_of(given)
     guest = known_keys({} if given.get("guest") in (None, "") else given["guest"], "guest", GUEST_KEYS)
+    if state != "running":
+        # One description is for all states, and in the others there is nothing to wait for.
+        guest = {key: value for key, value in guest.items() if key != "wait_for"}
     template = word_of(given["template"], "template") if given.get("template") not in (None, "") else ""
     linked = True if given.get("linked") in (None, "") else boolean(given["linked"], "linked")
     disk = known_keys({} if given.get("disk") in (None, "") else given["disk"], "disk", DISK_KEYS)

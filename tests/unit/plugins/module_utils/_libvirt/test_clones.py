@@ -182,6 +182,13 @@ def test_without_a_description_only_the_state_is_changed() -> None:
     }
 
 
+@pytest.mark.parametrize("state", ["running", "present", "stopped", "paused", "absent"])
+def test_a_description_that_waits_for_its_clones_is_one_for_all_states(state: str) -> None:
+    for guest in ({"memory_mib": 512, "wait_for": {"ssh": True}}, {"wait_for": "ssh"}):
+        item = guest_definition.normalise(normalise({**TEN, "state": state, "guest": guest}).items[0])
+        assert bool(item["wait_for"]) == (state == "running")
+
+
 @pytest.mark.parametrize("guest", [None, {}, {"force_stop": True}, {"memory_mib": None}])
 def test_a_disk_that_would_be_ignored_is_refused(guest: t.Any) -> None:
     wanted = {"pattern": "w%d", "count": 2, "template": "debian", "guest": guest}
