@@ -56,7 +56,9 @@ options:
     type: bool
     default: false
   memory:
-    description: Whether the memory of a running guest is saved, too. It goes on meanwhile.
+    description:
+      - Whether the memory of a running guest is saved, too. It goes on meanwhile.
+      - Not together with O(quiesce). Who goes back to it goes on where the guest was, with all that it was writing.
     type: bool
     default: false
   timeout_s:

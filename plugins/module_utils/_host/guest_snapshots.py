@@ -417,6 +417,12 @@ def _check(
         raise InputError(
             f"{'quiesce' if quiesce else 'memory'}: guest {name!r} does not run.", hint="Leave it out, or start it."
         )
+    if quiesce and memory:
+        # libvirt refuses it when all is prepared, in words that name its flags.
+        raise InputError(
+            f"quiesce: the snapshot {snapshot!r} of guest {name!r} is to have its memory, too.",
+            hint="Leave one of them out: with its memory a guest goes on where it was, and nothing needs to rest.",
+        )
     if quiesce and not domain.agent_connected(t.cast(xml.Element, known.live)):
         raise HostError(
             f"quiesce: nobody answers at the agent's channel of guest {name!r}.",

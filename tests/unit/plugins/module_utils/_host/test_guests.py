@@ -3817,6 +3817,10 @@ def test_snapshots_that_cannot_be_had(connection: FakeConnection, place: Path) -
     bring(WEB)
     with pytest.raises(HostError, match="agent"):
         snap("one", quiesce=True)
+    for check_mode in (True, False):
+        # libvirt quiesces what has disks only.
+        with pytest.raises(InputError, match="quiesce: the snapshot 'one' of guest 'web' is to have its memory"):
+            snap("one", quiesce=True, memory=True, check_mode=check_mode)
     for bad in ("../x", 7, "", "a b"):
         with pytest.raises(InputError, match="name"):
             snap(bad)  # type: ignore[arg-type]
