@@ -356,6 +356,7 @@ options:
             were there before are never removed, nor is what was written to them since a snapshot.
           - All else in the guest's own directory is kept below C(/var/lib/cnvm/kept-disks). Without this option, its
             disks are, too.
+          - One that runs, and all of whose disks go, is turned off at once. Else it shuts down first.
         type: bool
         default: false
       wait_for:

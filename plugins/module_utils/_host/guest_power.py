@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .._core import paths
 from .._core.errors import CnvmError, HostError
-from .._libvirt import errors, guest_plan
+from .._libvirt import domain, errors, guest_plan
 from . import guest_watch, libvirt
 from .domains import Known
 from .guest_jobs import Job
@@ -53,7 +53,7 @@ def _stop(job: Job, began: float, pressed: dict[str, float], warn: t.Callable[[s
     if state is None or not _is_up(each):
         return True
     now = time.monotonic()
-    at_once = job.plan.remove and job.item["delete_disks"]
+    at_once = job.plan.remove and job.item["delete_disks"] and not _stays(job)
     word = guest_plan.state_of(state[0])
     if at_once or word == guest_plan.CRASHED:
         _turn_off(each, name)
@@ -76,6 +76,12 @@ def _stop(job: Job, began: float, pressed: dict[str, float], warn: t.Callable[[s
                 each.pMWakeup(0)
             _press(each)
     return False
+
+
+def _stays(job: Job) -> bool:
+    """Whether a disk that a running guest writes to outlives it: what it has not written yet is to come there first."""
+    disks = (t.cast(Known, job.known).live_model or domain.EMPTY)["disks"].values()
+    return any(not disk["read_only"] and disk["path"] not in job.gone_disks for disk in disks)
 
 
 def _press(each: libvirt.Domain) -> None:

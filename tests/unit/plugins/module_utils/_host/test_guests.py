@@ -1205,6 +1205,26 @@ def test_many_new_guests_are_compared_with_those_that_are_there_at_the_price_of_
     assert times[0] == times[1] > 0
 
 
+def test_a_guest_whose_disk_stays_shuts_down_before_it_goes(connection: FakeConnection, place: Path) -> None:
+    """What it has in its memory is to come to the disk of the user first."""
+    data = place / "data.qcow2"
+    fake_domains.qcow2(data, 2**20)
+    gone = {"name": "web", "state": "absent", "delete_disks": True}
+    bring({**WEB, "disks": [{"size_mib": 1}, {"path": str(data), "read_only": True}]})
+    connection.calls.clear()
+    bring(gone)
+    assert connection.calls[0] == "destroy web"
+    bring({**WEB, "disks": [{"size_mib": 1}, {"path": str(data)}]})
+    connection.domains["web"].obeys = False
+    connection.calls.clear()
+    with pytest.raises(HostError, match="did not stop within 0 s"):
+        bring({**gone, "stop_timeout_s": 0})
+    connection.domains["web"].obeys = True
+    bring(gone)
+    assert connection.calls == ["shutdown web", "undefine web 23"]
+    assert data.exists()
+
+
 def test_no_guest_writes_to_what_others_rest_on(place: Path) -> None:
     template(place)
     disk = str(place / f"templates/sha256/{DIGEST}/disk.qcow2")
