@@ -29,8 +29,8 @@ _ARP_TABLE = "/proc/net/arp"
 _ARP_ANSWER_S = 0.5
 _ARP_POLL_S = 0.02
 _AGENT_TIMEOUT_S = 2
-# So many requests of one client libvirt's daemon works on (max_client_requests).
-_AGENTS_AT_ONCE = 5
+# So many requests of one client libvirt's daemon works on (max_client_requests). Who does not answer takes seconds.
+_ASKED_AT_ONCE = 5
 # What is asked of a guest at a time while it is waited for.
 _PAUSE_S = 0.25
 # Of a log of a console, which may have grown for years.
@@ -102,7 +102,7 @@ def _ask_agent(each: libvirt.Domain) -> addresses.Seen:
 
 
 def _ask_agents(subjects: t.Sequence[Subject]) -> dict[str, addresses.Seen]:
-    with ThreadPoolExecutor(_AGENTS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         return dict(zip([one.name for one in subjects], pool.map(_ask_agent, [one.domain for one in subjects])))
 
 
@@ -289,6 +289,20 @@ def missing(
     return "", []
 
 
+def _all_missing(
+    waiting: t.Mapping[str, t.Mapping[str, t.Any]],
+    subjects: t.Mapping[str, Subject],
+    found: t.Mapping[str, t.Sequence[t.Mapping[str, str]]],
+) -> dict[str, tuple[str, list[str]]]:
+    """The same of all that run, side by side."""
+
+    def ask(name: str) -> tuple[str, list[str]]:
+        return missing(waiting[name], subjects[name], found[name])
+
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return dict(zip(subjects, pool.map(ask, subjects)))
+
+
 def wait(
     connection: libvirt.Connection,
     wanted: t.Mapping[str, t.Mapping[str, t.Any]],
@@ -305,10 +319,11 @@ def wait(
     while waiting:
         subjects = look(list(waiting))
         found = observe(connection, list(subjects.values()), old)
+        said = _all_missing(waiting, subjects, found)
         for name, wait_for in list(waiting.items()):
             if name not in subjects:
                 raise _not_up(name, "it does not run any more")
-            lacking, errors = missing(wait_for, subjects[name], found[name])
+            lacking, errors = said[name]
             if not lacking:
                 del waiting[name]
                 if wait_for["cloud_init"]:

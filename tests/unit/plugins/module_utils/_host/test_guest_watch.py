@@ -82,6 +82,18 @@ def test_agents_are_asked_side_by_side(seen: types.SimpleNamespace) -> None:
     assert hangs.domain.limits == [(guest_watch._AGENT_TIMEOUT_S, 0)]
 
 
+def test_guests_that_are_waited_for_are_tried_side_by_side(
+    seen: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers slowly, or not at all, does not hold up the others."""
+    together = threading.Barrier(3)
+    monkeypatch.setattr(guest_watch, "speaks_ssh", lambda address: together.wait(60) >= 0)
+    subjects = {one.name: one for one in (subject(number, None, "disconnected") for number in (1, 2, 3))}
+    seen.arp = {t.cast(Asked, one.domain).mac: [f"192.0.2.{number}"] for number, one in enumerate(subjects.values(), 1)}
+    asked = {"address": False, "ssh": True, "cloud_init": False, "port": None, "timeout_s": 1}
+    guest_watch.wait(t.cast("t.Any", None), dict.fromkeys(subjects, asked), lambda names: subjects, lambda words: None)
+
+
 @pytest.mark.parametrize(("had", "asked"), [("52:54:00:00:00:02", []), ("52:54:00:00:00:09", ["10.0.0.2"])])
 def test_an_address_that_another_guest_had_is_asked_for(
     seen: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch, had: str, asked: list[str]
