@@ -685,7 +685,7 @@ _OF_ANY_DRIVER = {
     "filesystem": (),
 }
 # What a device of another kind would not have; what one with another source would not.
-_OF_KIND = ("address", "binary")
+_OF_KIND = ("address", "binary", "product", "vendor", "wwn")
 _OF_SOURCE = ("virtualport", "vlan", "auth", "encryption")
 _OF_LUN = ("rawio", "sgio")
 

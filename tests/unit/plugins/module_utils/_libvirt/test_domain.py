@@ -442,6 +442,20 @@ def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     assert xml.document(newer).count("<address") == 3, "a version of the same kind has the same slots"
 
 
+@pytest.mark.parametrize(("bus", "kept"), [("scsi", ["product", "vendor", "wwn"]), ("sata", [])])
+def test_patch_forgets_what_a_disk_on_another_bus_cannot_have(bus: str, kept: list[str]) -> None:
+    """libvirt: 'Only ide and scsi disk support wwn', and 'Only scsi disk supports vendor and product'."""
+    stored = xml.parse(
+        "<domain><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/srv/a.raw'/>"
+        "<target dev='sdc' bus='scsi'/><wwn>05abcd1234567890</wwn><vendor>ACME</vendor><product>disk</product>"
+        "</disk></devices></domain>"
+    )
+    model = parse(stored)
+    patched = patch(stored, {**model, "disks": {"sdc": {**model["disks"]["sdc"], "bus": bus, "cache": "none"}}})
+    tags = {each.tag for each in xml.all_at(patched, "devices/disk/*")}
+    assert sorted(tags & {"product", "vendor", "wwn"}) == kept
+
+
 def test_patch_from_pc_to_q35_takes_the_ide_controller_away() -> None:
     """libvirt: 'IDE controllers are unsupported for this QEMU binary or machine type'."""
     stored = xml.parse(
