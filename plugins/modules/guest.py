@@ -204,7 +204,7 @@ options:
             choices: [none, writeback, writethrough, directsync, unsafe]
             default: none
           read_only:
-            description: Whether the guest may not write to it.
+            description: Whether the guest may not write to it. Not on the bus V(sata).
             type: bool
             default: false
           serial:

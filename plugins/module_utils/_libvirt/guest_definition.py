@@ -206,6 +206,11 @@ def _disk(value: object, option: str) -> dict[str, t.Any]:
         if item.get("serial") in (None, "")
         else _word(item["serial"], f"{option}.serial", _SERIAL, "Allowed: up to 20 letters, digits, '_.+-'."),
     }
+    if disk["read_only"] and bus == "sata":
+        raise InputError(
+            f"{option}.read_only: QEMU lets a guest write to each disk on the bus sata.",
+            hint="Choose the bus virtio or scsi.",
+        )
     if disk["path"] and disk["pool"]:
         raise InputError(
             f"{option}: path and pool are both given.", hint="Say where the disk is in one of the two ways."

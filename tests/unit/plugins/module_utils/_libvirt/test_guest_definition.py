@@ -116,6 +116,7 @@ def test_macs_are_unicast_and_local(name: str, index: int) -> None:
         {"disks": [{"size_mib": 1, "serial": 7}]},
         {"disks": [{"size_mib": 1, "serial": 0}]},
         {"disks": [{"size_mib": 1, "bus": False}]},
+        {"disks": [{"size_mib": 1, "bus": "sata", "read_only": True}]},
         {"disks": [{"size_mib": 1, "format": "auto"}]},
         {"disks": [{"size_mib": 1, "unknown": 1}]},
         {"disks": [{"template": "debian", "format": "raw"}]},
