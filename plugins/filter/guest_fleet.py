@@ -51,6 +51,11 @@ options:
     description: Whether a refusal is returned as C(refused), instead of an error.
     type: bool
     default: false
+  placement:
+    description:
+      - Where each clone is to be, C(placement) of what this has returned before. With it nothing is decided, and only
+        C(calls) is returned, of the names in O(hosts).
+    type: dict
   defaults:
     description: What all sets have that do not say otherwise, with the keys C(guest), C(disk), C(linked) and C(state).
     type: dict
@@ -113,11 +118,17 @@ def guest_fleet(
     gone: object = None,
     tell: bool = False,
     check_mode: bool = False,
+    placement: t.Optional[t.Mapping[str, str]] = None,
 ) -> dict[str, t.Any]:
     """The plan; what is in the way of one comes out as the filter's error, or is told."""
     try:
+        if isinstance(description, str) and fleet.is_yaml(description):
+            description = read_yaml(description)
+        if placement is not None:
+            names = [str(name) for name in t.cast("t.Mapping[str, t.Any]", hosts)]
+            return {"calls": fleet.calls(description, names, placement, defaults)}
         return fleet.plan(
-            read_yaml(description) if isinstance(description, str) and fleet.is_yaml(description) else description,
+            description,
             hosts,
             defaults=defaults,
             max_per_host=max_per_host,

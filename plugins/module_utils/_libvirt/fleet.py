@@ -537,6 +537,18 @@ def _calls(sets: t.Sequence[Set], placement: t.Mapping[str, str], host: str) -> 
     return found
 
 
+def calls(
+    description: object,
+    hosts: t.Iterable[str],
+    placement: t.Mapping[str, str],
+    defaults: t.Optional[t.Mapping[str, t.Any]] = None,
+) -> dict[str, list[dict[str, t.Any]]]:
+    """``calls`` of some hosts, by the ``placement`` of a plan. That is made once, with what all hosts have; to each of
+    them a description may say something else."""
+    sets = sets_of(description, defaults or {})
+    return {name: _calls(sets, placement, name) for name in hosts}
+
+
 _MEMORY = re.compile(r"^MemTotal:\s+(\d+) kB$", re.MULTILINE)
 
 

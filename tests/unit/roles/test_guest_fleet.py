@@ -101,6 +101,26 @@ def test_who_is_gone_is_not_waited_for(hosts: Stage, gone: object) -> None:
     assert hosts.asked("guest_clone")[0][1]["unreachable_peers"] == "ignore"
 
 
+def test_the_hosts_are_not_looked_at_again_for_each_of_them(hosts: Stage) -> None:
+    file = hosts.path / "looked"
+    looked = "{{ {} if lookup('ansible.builtin.pipe', 'echo >> " + str(file) + "') else {} }}"
+    times = []
+    for _dummy in range(2):
+        file.write_text("", encoding="utf-8")
+        play(hosts, __guest_fleet_others=looked)
+        times.append(len(file.read_text(encoding="utf-8")))
+        hosts.answers["host3"] = hosts.answers["host4"] = hosts.answers["host2"]
+    assert times[0] == times[1] > 0
+
+
+def test_a_host_gets_what_its_own_variables_make_of_the_description(hosts: Stage) -> None:
+    hosts.answers["host2"] = hosts.answers["host1"]
+    guest = {"memory_mib": 8, "description": "at {{ inventory_hostname }}"}
+    play(hosts, guest_fleet_clones="debian:2", guest_fleet_guest=guest)
+    asked = sorted((host, options["guest"]["description"]) for host, options in hosts.asked("guest_clone"))
+    assert asked == [("host1", "at host1"), ("host2", "at host2")]
+
+
 def test_a_chosen_host_that_is_left_out_stops_nothing(hosts: Stage) -> None:
     there = {"name": "debian-1", "managed": True, "state": "running", "memory_mib": 8}
     hosts.answers["host1"]["guest_info"]["guests"] = [there]

@@ -22,6 +22,14 @@ def test_a_plan() -> None:
     assert sorted(found["placement"].values()) == ["host1", "host1", "host2", "host2"]
 
 
+def test_a_plan_is_followed_and_not_made_again() -> None:
+    defaults = {"guest": {"memory_mib": 512}}
+    made = plan("debian:4:front:web", HOSTS, defaults=defaults)
+    for name in HOSTS:
+        part = plan("debian:4:front:web", {name: {}}, defaults=defaults, placement=made["placement"])
+        assert part == {"calls": {name: made["calls"][name]}}
+
+
 def test_words_that_are_named() -> None:
     defaults = {"guest": {"memory_mib": 512}}
     assert plan("debian:3", HOSTS, defaults, 0, 0, 0.5)["new"]
