@@ -178,6 +178,12 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
+def format_of(path: str, models: t.Iterable[Model]) -> str:
+    """As what a domain (``models``: as stored, and as it runs) reads the disk at ``path``; '' where it has none."""
+    found = (disk for model in models for disk in model["disks"].values() if disk["path"] == path)
+    return next((str(disk["format"]) for disk in found), "")
+
+
 def check_format(path: str, wanted: str, where: str) -> None:
     """Refused where a disk that the guest has is to be read as another format than it is in: as raw the guest would see
     its header for its first bytes, and overwrite it."""

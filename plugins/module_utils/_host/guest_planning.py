@@ -195,7 +195,8 @@ class Planner:
             # One that was moved is ours still; not one that was there before.
             moved = elsewhere and not os.path.lexists(was)
             new = old is None or (elsewhere and not moved)
-            if old and not new and old["format"] != disk["format"]:
+            had = old["format"] if old and not new else guest_disks.format_of(path, models)
+            if had not in ("", disk["format"]):
                 guest_disks.check_format(path, disk["format"], at)
             if new and disk["pool"]:
                 guest_disks.check_pool(self.connection, disk["pool"], at)

@@ -1340,6 +1340,25 @@ def test_a_foreign_domain_is_shown_and_not_touched(connection: FakeConnection) -
     assert connection.calls == []
 
 
+def test_a_disk_is_not_taken_over_as_what_it_is_not(connection: FakeConnection, place: Path) -> None:
+    """As raw the guest would find a header for its first bytes. What libvirt reads as raw may begin with anything."""
+    disk = place / "own"
+    fake_domains.qcow2(disk, 2**20)
+    wanted = {"name": "old", "memory_mib": 256, "disks": [{"path": str(disk), "format": "raw"}], "state": "stopped"}
+
+    def define(kind: str) -> None:
+        source = f"<source file='{disk}'/><target dev='vda' bus='virtio'/>"
+        foreign(connection, f"<disk type='file'><driver name='qemu' type='{kind}'/>{source}</disk>")
+
+    define("qcow2")
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=f"format: {disk} is qcow2, not raw"):
+            bring(wanted, adopt=True, check_mode=check_mode)
+    assert connection.calls == []
+    define("raw")
+    assert one(wanted, adopt=True)["actions"][0] == "adopt"
+
+
 def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     foreign(connection)
     wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
