@@ -9,6 +9,7 @@ A disk that is not touched costs no command: its header is read at most.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import glob
@@ -176,6 +177,20 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         return disks.inspect(path, kind)
     except InputError as error:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
+
+
+def above(path: str, models: t.Iterable[Model]) -> str:
+    """The file of a disk that a domain (``models``: as stored, and as it runs) has above the one at ``path``; '' where
+    it has none."""
+    real = os.path.realpath(path)
+    for disk in (each for model in models for each in model["disks"].values()):
+        below = [one["path"] for one in disk["backing"]]
+        # What is no image, or damaged, is told where it is taken over.
+        with contextlib.suppress(HostError, InputError, Refused):
+            below += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
+        if real in map(os.path.realpath, below):
+            return str(disk["path"])
+    return ""
 
 
 def format_of(path: str, models: t.Iterable[Model]) -> str:

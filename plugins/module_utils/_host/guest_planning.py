@@ -205,6 +205,10 @@ class Planner:
                 there = stored["disks"].get(name, {"path": top})["path"]
                 if there not in (path, was, top) and os.path.lexists(there):
                     raise snapshot_records.elsewhere(job.name, name, there, top)
+            above = "" if seen.managed or disk["read_only"] else guest_disks.above(path, models)
+            if above:
+                # A snapshot that its owner has made by other means, say.
+                raise snapshot_records.elsewhere(job.name, name, above, path)
             digest = templates.get(name, "") if old is None else ""
             if stored is not None and old is None and name in stored["disks"] and (seen.managed or again):
                 # Its definition was lost, or taking it over was cut off, and it is there: it is what it is.

@@ -1359,6 +1359,28 @@ def test_a_disk_is_not_taken_over_as_what_it_is_not(connection: FakeConnection, 
     assert one(wanted, adopt=True)["actions"][0] == "adopt"
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_lies_below_a_snapshot_is_not_taken_over_for_the_disk(
+    connection: FakeConnection, place: Path, told: bool
+) -> None:
+    """It was made by other means, and the guest has written above it since."""
+    base, top = place / "own.qcow2", place / "own.snap"
+    fake_domains.qcow2(base, 2**20)
+    fake_domains.qcow2(top, 2**20, str(base), "qcow2")
+    named = f"<backingStore type='file'><format type='qcow2'/><source file='{base}'/><backingStore/></backingStore>"
+    foreign(
+        connection,
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{top}'/>{named if told else ''}"
+        "<target dev='vda' bus='virtio'/></disk>",
+    )
+    wanted = {"name": "old", "memory_mib": 256, "state": "stopped"}
+    with pytest.raises(Refused, match=f"libvirt has {top} for it, and not {base}") as refused:
+        bring({**wanted, "disks": [{"path": str(base)}]}, adopt=True)
+    assert f"virsh blockcommit old vda --base {base}" in refused.value.hint
+    assert connection.calls == []
+    assert one({**wanted, "disks": [{"path": str(top)}]}, adopt=True)["actions"][0] == "adopt"
+
+
 def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     foreign(connection)
     wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
