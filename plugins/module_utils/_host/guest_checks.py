@@ -196,7 +196,8 @@ class Checks:
         found = {}
         for name, known in self._domains.items():
             models = [known.model, *([] if known.live is None else [t.cast(Model, known.live_model)])]
-            images = set().union(*map(guest_jobs.given, models))
+            used = [disk for model in models for disk in model["disks"].values()]
+            images = {path for disk in used for path in (disk["path"], *guest_disks.rests_on(disk))}
             found[name] = _Has(
                 {model["uuid"] for model in models},
                 {mac for model in models for mac in model["networks"]},

@@ -179,18 +179,22 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
+def rests_on(disk: t.Mapping[str, t.Any]) -> list[str]:
+    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open."""
+    found = [str(one["path"]) for one in disk["backing"]]
+    if "open" in disk:
+        # What is damaged, or not there, rests on nothing that we could name.
+        with contextlib.suppress(HostError, InputError, Refused):
+            found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
+    return found
+
+
 def above(path: str, models: t.Iterable[Model]) -> str:
     """The file of a disk that a domain (``models``: as stored, and as it runs) has above the one at ``path``; '' where
     it has none."""
     real = os.path.realpath(path)
-    for disk in (each for model in models for each in model["disks"].values()):
-        below = [one["path"] for one in disk["backing"]]
-        # What is no image, or damaged, is told where it is taken over.
-        with contextlib.suppress(HostError, InputError, Refused):
-            below += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
-        if real in map(os.path.realpath, below):
-            return str(disk["path"])
-    return ""
+    found = (disk for model in models for disk in model["disks"].values())
+    return next((str(disk["path"]) for disk in found if real in map(os.path.realpath, rests_on(disk))), "")
 
 
 def format_of(path: str, models: t.Iterable[Model]) -> str:

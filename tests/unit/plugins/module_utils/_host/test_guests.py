@@ -1381,6 +1381,18 @@ def test_what_lies_below_a_snapshot_is_not_taken_over_for_the_disk(
     assert one({**wanted, "disks": [{"path": str(top)}]}, adopt=True)["actions"][0] == "adopt"
 
 
+def test_no_guest_writes_to_what_a_foreign_one_rests_on_without_a_word(connection: FakeConnection, place: Path) -> None:
+    """The XML of a linked clone that does not run names the clone alone."""
+    base, clone = place / "base.qcow2", place / "clone.qcow2"
+    fake_domains.qcow2(base, 2**20)
+    fake_domains.qcow2(clone, 2**20, str(base), "qcow2")
+    source = f"<driver name='qemu' type='qcow2'/><source file='{clone}'/><target dev='vda' bus='virtio'/>"
+    foreign(connection, f"<disk type='file'>{source}</disk>")
+    with pytest.raises(Refused, match=f"The disk {base} of guest 'web' is that of 'old'"):
+        bring({**WEB, "disks": [{"path": str(base)}]})
+    assert bring({**WEB, "disks": [{"path": str(base), "read_only": True}]})["changed"]
+
+
 def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
     foreign(connection)
     wanted = {"name": "old", "memory_mib": 256, "machine": "pc", "networks": [{}], "state": "stopped"}
