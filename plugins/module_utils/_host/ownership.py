@@ -178,7 +178,8 @@ def check_free_here(wanted: t.Mapping[str, str], kind: str, leaving: t.Collectio
         theirs = kind_of(other)
         if other in wanted and theirs != kind:
             raise Refused(f"This host has a {theirs} called {other!r}.", hint="Choose another name.")
-        address = (files.read_json(paths.definition_file(other)) or {}).get("address") if getting else None
+        definition = files.read_json(paths.definition_file(other)) if getting else None
+        address = str((definition or {}).get("address") or "")
         name = getting.get(address, other)
         if name != other:
             raise Refused(
