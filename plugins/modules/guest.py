@@ -88,9 +88,10 @@ options:
         suboptions:
           model:
             description:
-              - V(auto) is V(host-model) with KVM and V(qemu64) without. V(host-model) is as much of the host's CPU as
-                can be described, and moves to hosts that have as much. V(host-passthrough) does not move. Otherwise the
-                name of a model, such as V(EPYC).
+              - V(auto) is V(host-model) with KVM and V(qemu64) without; on another architecture than x86, where there
+                is neither, V(host-passthrough), and without KVM V(maximum). V(host-model) is as much of the host's CPU
+                as can be described, and moves to hosts that have as much. V(host-passthrough) does not move. Otherwise
+                the name of a model, such as V(EPYC).
             type: str
             default: auto
           features:

@@ -84,6 +84,7 @@ _CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}\Z", re.ASCII)
 _FEATURE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z", re.ASCII)
 _TARGET = re.compile(r"(vd|sd)[a-z]{1,2}\Z", re.ASCII)
 _DEVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}\Z", re.ASCII)
+_INTEL = ("x86_64", "i686")
 # What a serial number may be made of, and what the tag of a shared folder is: both are read inside the guest.
 _SERIAL = re.compile(r"[A-Za-z0-9_.+-]{1,20}\Z", re.ASCII)
 _FOLDER_TAG = re.compile(r"[A-Za-z0-9_.-]{1,35}\Z", re.ASCII)
@@ -598,15 +599,17 @@ def changed_keys(before: t.Mapping[str, t.Any], after: t.Mapping[str, t.Any]) ->
 # --------------------------------------------------------------------------------------------------------------------
 def default_machine(arch: str) -> str:
     """The machine that a guest gets when the user names none."""
-    return "q35" if arch in ("x86_64", "i686") else "virt"
+    return "q35" if arch in _INTEL else "virt"
 
 
-def cpu_of(cpu: t.Mapping[str, t.Any], kind: str) -> dict[str, t.Any]:
+def cpu_of(cpu: t.Mapping[str, t.Any], kind: str, arch: str) -> dict[str, t.Any]:
     """The CPU of a guest of the domain type ``kind``. What KVM gives by itself can be moved to a host that has as much;
-    an emulated CPU is the same everywhere."""
+    an emulated CPU is the same everywhere. Neither does libvirt have but for Intel's architectures."""
     model = cpu["model"]
-    if model == "auto":
+    if model == "auto" and arch in _INTEL:
         model = "host-model" if kind == "kvm" else "qemu64"
+    elif model == "auto":
+        model = "host-passthrough" if kind == "kvm" else "maximum"
     return {"model": model, "features": dict(cpu["features"])}
 
 
@@ -626,7 +629,7 @@ def model_of(
     ``kind``: the domain's type, ``kvm`` or ``qemu``; ``disks``: {name: path, backing} as they lie there; ``overlay``:
     its overlay.json; ``log``: where the console is written to; ``seed_path``: '' for none.
     """
-    cpu = cpu_of(definition["cpu"], kind)
+    cpu = cpu_of(definition["cpu"], kind, arch)
     graphics = dict(definition["graphics"])
     if graphics["type"] != "none":
         graphics["password"] = password

@@ -22,7 +22,9 @@ def item(**given: t.Any) -> dict[str, t.Any]:
     return guest_definition.normalise({"name": "web", "memory_mib": 512, **given})
 
 
-def model(given: t.Mapping[str, t.Any], *, kind: str = "qemu", seed: str = "", password: str = "") -> Model:
+def model(
+    given: t.Mapping[str, t.Any], *, kind: str = "qemu", arch: str = "x86_64", seed: str = "", password: str = ""
+) -> Model:
     """The model of a normal item on a host that has everything where it usually is."""
     templates = {disk["name"]: DIGEST for disk in given["disks"] if disk["template"]}
     known = {"digest": "cd" * 32, "policy": "new_instance"} if seed else None
@@ -35,7 +37,7 @@ def model(given: t.Mapping[str, t.Any], *, kind: str = "qemu", seed: str = "", p
     return guest_definition.model_of(
         definition,
         kind=kind,
-        arch="x86_64",
+        arch=arch,
         disks=disks,
         overlay=OVERLAY,
         log=f"/var/log/cnvm/guests/{given['name']}.log",

@@ -322,10 +322,18 @@ def test_changed_keys() -> None:
     assert gd.changed_keys(before, before) == []
 
 
-def test_the_cpu_follows_from_how_it_is_run() -> None:
-    given = item()
-    assert guest_models.model(given, kind="qemu")["cpu"]["model"] == "qemu64"
-    assert guest_models.model(given, kind="kvm")["cpu"]["model"] == "host-model"
+@pytest.mark.parametrize(
+    ("arch", "kind", "model"),
+    [
+        ("x86_64", "qemu", "qemu64"),
+        ("x86_64", "kvm", "host-model"),
+        # libvirt: "CPU mode 'host-model' for aarch64 kvm domain on aarch64 host is not supported by hypervisor".
+        ("aarch64", "qemu", "maximum"),
+        ("aarch64", "kvm", "host-passthrough"),
+    ],
+)
+def test_the_cpu_follows_from_how_it_is_run(arch: str, kind: str, model: str) -> None:
+    assert guest_models.model(item(), kind=kind, arch=arch)["cpu"]["model"] == model
     assert guest_models.model(item(cpu="host-passthrough"), kind="kvm")["cpu"]["model"] == "host-passthrough"
 
 
