@@ -395,6 +395,8 @@ options:
       - Whether a domain of the same name that this module has not made is taken over. It keeps its UUID and, in their
         order, the MACs of its cards; all else that has an option becomes what is described. Look at it in check and
         diff mode first.
+      - An option that is left out stands for its default, also O(guests[].machine) and O(guests[].firmware). A warning
+        says where it has another one so far.
       - What has no option (limits of disks, pinned CPUs, other devices) stays as it is, unless it contradicts what is
         described. So the topology of the CPU goes with another number of them, and with a SPICE screen goes what only
         that serves (its channels, USB redirection, 3D acceleration).

@@ -378,7 +378,17 @@ class Planner:
                 f"Guest {job.name} has {part}, which goes past libvirt: it is kept as it is, and nobody looks at it."
                 for part in domain.passed_through(job.known.xml)
             )
+            self._warn_adopted(job.name, model, job.known.model)
         self._warn_screen(job, model)
+
+    def _warn_adopted(self, name: str, wanted: Model, had: Model) -> None:
+        """Of what is not described there are defaults, with which a guest that is taken over may be lost."""
+        for key, then in (("machine", "its disks and cards may have other names"), ("firmware", "it may not boot")):
+            if not domain.alike(key, wanted[key], had[key]):
+                self.warnings.append(
+                    f"Guest {name} has the {key} {had[key]}, and gets {wanted[key]} when it is started anew: {then} "
+                    f"then. Say {key}: {had[key]} to keep it."
+                )
 
     def _warn_screen(self, job: Job, model: Model) -> None:
         listen = model["graphics"].get("listen")

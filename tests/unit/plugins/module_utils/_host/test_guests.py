@@ -1656,6 +1656,19 @@ def test_what_goes_past_libvirt_is_said_when_it_is_adopted(connection: FakeConne
     assert bring(wanted)["warnings"] == []
 
 
+def test_adopted_it_gets_no_other_machine_or_firmware_without_a_word(connection: FakeConnection) -> None:
+    """They have defaults for guests that are made here."""
+    foreign(connection)
+    root = t.cast("t.Any", connection.domains["old"].stored)
+    root.find("os").set("firmware", "efi")
+    wanted = {"name": "old", "memory_mib": 256, "networks": [{}], "state": "stopped"}
+    for check_mode in (True, False):
+        machine, firmware = bring(wanted, adopt=True, check_mode=check_mode)["warnings"]
+        assert "has the machine pc-i440fx-9.2, and gets q35 when it is started anew" in machine
+        assert firmware.endswith("it may not boot then. Say firmware: uefi to keep it.")
+    assert bring(wanted, adopt=True)["warnings"] == []
+
+
 def test_adopted_it_loses_no_disk_without_a_word(connection: FakeConnection, place: Path) -> None:
     """A size alone is another disk, which is made anew."""
     path = place / "old.qcow2"
