@@ -10,6 +10,7 @@ each is brought into a form that can do no harm there.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import ipaddress
@@ -134,10 +135,8 @@ def entries(
     """(the inventory's hosts sorted by name, warnings). ``there``: the variables of hosts that are known already.
     ``groups``: the names of all groups: where a host has one of them, Ansible takes the group for it."""
     seen, warnings = _once(_all(places))
-    count: dict[str, int] = {}
-    for one in seen:
-        count[one.name] = count.get(one.name, 0) + 1
-    ours = {one.name for one in seen if one.managed and sum(x.managed for x in seen if x.name == one.name) == 1}
+    count = collections.Counter(one.name for one in seen)
+    managed = collections.Counter(one.name for one in seen if one.managed)
     # A workload must not become another host by its name.
     hosts = {place.name for place in places} | {"localhost", "127.0.0.1"}
 
@@ -152,7 +151,7 @@ def entries(
     for one in seen:
         name = one.name
         other = taken(name, one)
-        if other or (count[name] > 1 and not (one.managed and name in ours)):
+        if other or (count[name] > 1 and not (one.managed and managed[name] == 1)):
             name = f"{name}.{one.place.name}"
             while name in found or name in count or taken(name, one):
                 name = f"{name}.{one.kind}"

@@ -49,6 +49,24 @@ def options(entry: Entry) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words[1::2])
 
 
+def test_each_of_many_workloads_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not once for each of the others."""
+    pattern, asked = _workloads._NOT_IN_NAMES, []
+
+    class Counted:
+        def sub(self, replacement: str, text: str) -> str:
+            asked.append(text)
+            return pattern.sub(replacement, text)
+
+    monkeypatch.setattr(_workloads, "_NOT_IN_NAMES", Counted())
+    times = []
+    for number in (1, 20):
+        asked.clear()
+        listed(place(containers=[{**CONTAINER, "name": f"web{each}", "uuid": each} for each in range(number)]))
+        times.append(asked.count("web0"))
+    assert times[0] == times[1] > 0
+
+
 def test_a_container_is_reached_through_its_host() -> None:
     entry = listed(place(containers=[CONTAINER]))["web"]
     assert entry.variables["ansible_host"] == "10.100.101.20"
