@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 import typing as t
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from .._core import paths
 from .._core.errors import CnvmError, HostError
@@ -22,6 +22,9 @@ from .guest_jobs import Job
 # How many guests are started at a time: each costs libvirt a process, and QEMU a moment of a CPU.
 _STARTS_AT_ONCE = 4
 _POLL_S = 0.1
+# How many guests are asked to stop at a time: libvirt works on five requests of one client, and one of them is left to
+# see who has stopped.
+_PRESSES_AT_ONCE = 4
 # A guest that has just begun to boot does not hear the power button.
 _PRESS_AGAIN_S = 10
 
@@ -29,53 +32,80 @@ _PRESS_AGAIN_S = 10
 def stop(jobs: t.Sequence[Job], warn: t.Callable[[str], object]) -> dict[str, CnvmError]:
     """Stop guests, all at once, and see that they have stopped: each in its own time, by force where allowed. Those
     that have not, and why."""
-    began = time.monotonic()
-    waiting = {job.name: job for job in jobs}
-    pressed: dict[str, float] = {}
     failed: dict[str, CnvmError] = {}
-    while waiting:
-        for name, job in list(waiting.items()):
-            try:
-                stopped = _stop(job, began, pressed, warn)
-            except CnvmError as error:
-                failed[name] = error
-            if name in failed or stopped:
-                del waiting[name]
-        if waiting:
-            time.sleep(_POLL_S)
+    with ThreadPoolExecutor(_PRESSES_AT_ONCE) as pool:
+        waiting = {job.name: _Stopping(job, pool, warn) for job in jobs}
+        while waiting:
+            for name, one in list(waiting.items()):
+                try:
+                    stopped = one.has_stopped()
+                except CnvmError as error:
+                    failed[name] = error
+                if name in failed or stopped:
+                    one.forget()
+                    del waiting[name]
+            if waiting:
+                time.sleep(_POLL_S)
     return failed
 
 
-def _stop(job: Job, began: float, pressed: dict[str, float], warn: t.Callable[[str], object]) -> bool:
-    """Whether a guest that is to stop has stopped; else what is to be done for it now."""
-    name, each = job.name, t.cast(Known, job.known).domain
-    state = libvirt.state_of(each)
-    if state is None or not _is_up(each):
-        return True
-    now = time.monotonic()
-    at_once = job.plan.remove and job.item["delete_disks"] and not _stays(job)
-    word = guest_plan.state_of(state[0])
-    if at_once or word == guest_plan.CRASHED:
-        _turn_off(each, name)
-    elif now - began >= job.item["stop_timeout_s"]:
-        late = f"did not stop within {job.item['stop_timeout_s']} s"
-        if not job.item["force_stop"]:
-            raise HostError(
-                f"Guest {name!r} {late}.",
-                hint="It may ignore the power button. Raise stop_timeout_s, or allow force_stop: true.",
-            )
-        warn(f"Guest {name} {late} and was turned off.")
-        _turn_off(each, name)
-    elif now - pressed.get(name, 0.0) >= _PRESS_AGAIN_S:
-        pressed[name] = now
-        with gone_is_good(), libvirt.doing(f"stop the guest {name!r}"):
+class _Stopping:
+    """A guest that is to stop. It is asked to in ``pool``: where it has an agent libvirt waits until it goes down, or a
+    minute, and those behind it would have no time left by then. Its own begins when it is asked."""
+
+    def __init__(self, job: Job, pool: ThreadPoolExecutor, warn: t.Callable[[str], object]) -> None:
+        self.job = job
+        self.each = t.cast(Known, job.known).domain
+        self.pool = pool
+        self.warn = warn
+        self.asked: t.Optional[Future[None]] = None
+        self.since: t.Optional[float] = None
+        self.again = 0.0
+
+    def forget(self) -> None:
+        """Ask it no more."""
+        if self.asked is not None:
+            self.asked.cancel()
+
+    def has_stopped(self) -> bool:
+        """Whether it has; else what is to be done for it now is done."""
+        job, name, each = self.job, self.job.name, self.each
+        state = libvirt.state_of(each)
+        up = state is not None and _is_up(each)
+        if self.asked is not None and self.asked.done():
+            asked, self.asked = self.asked, None
+            # One that is down did not answer because it went.
+            with contextlib.nullcontext() if up else contextlib.suppress(CnvmError):
+                asked.result()
+        if state is None or not up:
+            return True
+        at_once = job.plan.remove and job.item["delete_disks"] and not _stays(job)
+        word, timeout = guest_plan.state_of(state[0]), job.item["stop_timeout_s"]
+        if at_once or word == guest_plan.CRASHED:
+            _turn_off(each, name)
+        elif not timeout or (self.since is not None and time.monotonic() - self.since >= timeout):
+            late = f"did not stop within {timeout} s"
+            if not job.item["force_stop"]:
+                raise HostError(
+                    f"Guest {name!r} {late}.",
+                    hint="It may ignore the power button. Raise stop_timeout_s, or allow force_stop: true.",
+                )
+            self.warn(f"Guest {name} {late} and was turned off.")
+            _turn_off(each, name)
+        elif self.asked is None and time.monotonic() >= self.again:
+            self.asked = self.pool.submit(self._ask, word)
+        return False
+
+    def _ask(self, word: str) -> None:
+        self.since = time.monotonic() if self.since is None else self.since
+        with gone_is_good(), libvirt.doing(f"stop the guest {self.job.name!r}"):
             # One that is paused or asleep hears nothing.
             if word == guest_plan.PAUSED:
-                each.resume()
+                self.each.resume()
             elif word == guest_plan.SUSPENDED:
-                each.pMWakeup(0)
-            _press(each)
-    return False
+                self.each.pMWakeup(0)
+            _press(self.each)
+        self.again = time.monotonic() + _PRESS_AGAIN_S
 
 
 def _stays(job: Job) -> bool:

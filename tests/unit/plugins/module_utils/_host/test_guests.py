@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 import types
 import typing as t
@@ -307,6 +308,43 @@ def test_one_that_does_not_stop_does_not_keep_the_others_up(connection: FakeConn
     with pytest.raises(HostError, match="web"):
         bring(*[{"name": name, "state": "stopped", "stop_timeout_s": 1} for name in ("web", "db")])
     assert connection.domains["db"].live is None
+
+
+def goes_down_after(each: fake_domains.FakeDomain, what: t.Callable[[], object]) -> None:
+    """As one with an agent: libvirt answers when the guest goes down."""
+    shutdown = each.shutdown
+
+    def slowly() -> None:
+        what()
+        shutdown()
+
+    each.shutdown = slowly  # type: ignore[method-assign]
+
+
+def test_guests_are_asked_to_stop_side_by_side(connection: FakeConnection) -> None:
+    names = ("web", "db", "new")
+    bring(*({**WEB, "name": name} for name in names))
+    together = threading.Barrier(3)
+    for name in names:
+        goes_down_after(connection.domains[name], lambda: together.wait(60))
+    found = bring(*({"name": name, "state": "stopped"} for name in names))["guests"]
+    assert [each["state"] for each in found] == ["stopped"] * 3
+
+
+def test_the_time_that_a_guest_has_to_stop_begins_when_it_is_asked_to(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not turned off because another one has taken its time."""
+    bring(WEB, {**WEB, "name": "db"})
+    clock = Clock()
+    monkeypatch.setattr(clock, "sleep", lambda seconds: time.sleep(0.001))
+    monkeypatch.setattr(guest_power, "time", clock)
+    monkeypatch.setattr(guest_power, "_PRESSES_AT_ONCE", 1)
+    goes_down_after(connection.domains["web"], lambda: Clock.sleep(clock, 60))
+    stop = {"state": "stopped", "stop_timeout_s": 30, "force_stop": True}
+    bring({**stop, "name": "web", "stop_timeout_s": 90}, {**stop, "name": "db"})
+    assert "shutdown db" in connection.calls
+    assert "destroy db" not in connection.calls
 
 
 def test_one_that_does_not_stop_keeps_no_other_one_down(connection: FakeConnection) -> None:
