@@ -22,8 +22,8 @@ from .guest_jobs import Job
 # How many guests are started at a time: each costs libvirt a process, and QEMU a moment of a CPU.
 _STARTS_AT_ONCE = 4
 _POLL_S = 0.1
-# How many guests are asked to stop at a time: libvirt works on five requests of one client, and one of them is left to
-# see who has stopped.
+# How many guests are asked to stop, or turned off, at a time: libvirt works on five requests of one client, and one of
+# them is left to see who has stopped.
 _PRESSES_AT_ONCE = 4
 # A guest that has just begun to boot does not hear the power button.
 _PRESS_AGAIN_S = 10
@@ -82,7 +82,8 @@ class _Stopping:
         at_once = job.plan.remove and job.item["delete_disks"] and not _stays(job)
         word, timeout = guest_plan.state_of(state[0]), job.item["stop_timeout_s"]
         if at_once or word == guest_plan.CRASHED:
-            _turn_off(each, name)
+            # QEMU takes its time to end.
+            self.asked = self.asked or self.pool.submit(_turn_off, each, name)
         elif not timeout or (self.since is not None and time.monotonic() - self.since >= timeout):
             late = f"did not stop within {timeout} s"
             if not job.item["force_stop"]:

@@ -310,15 +310,15 @@ def test_one_that_does_not_stop_does_not_keep_the_others_up(connection: FakeConn
     assert connection.domains["db"].live is None
 
 
-def goes_down_after(each: fake_domains.FakeDomain, what: t.Callable[[], object]) -> None:
-    """As one with an agent: libvirt answers when the guest goes down."""
-    shutdown = each.shutdown
+def goes_down_after(each: fake_domains.FakeDomain, what: t.Callable[[], object], how: str = "shutdown") -> None:
+    """libvirt answers when the guest is down, or, with an agent, when it goes down."""
+    down = getattr(each, how)
 
     def slowly() -> None:
         what()
-        shutdown()
+        down()
 
-    each.shutdown = slowly  # type: ignore[method-assign]
+    setattr(each, how, slowly)
 
 
 def test_guests_are_asked_to_stop_side_by_side(connection: FakeConnection) -> None:
@@ -329,6 +329,16 @@ def test_guests_are_asked_to_stop_side_by_side(connection: FakeConnection) -> No
         goes_down_after(connection.domains[name], lambda: together.wait(60))
     found = bring(*({"name": name, "state": "stopped"} for name in names))["guests"]
     assert [each["state"] for each in found] == ["stopped"] * 3
+
+
+def test_guests_that_go_with_their_disks_are_turned_off_side_by_side(connection: FakeConnection) -> None:
+    names = ("web", "db", "new")
+    bring(*({**WEB, "name": name} for name in names))
+    together = threading.Barrier(3)
+    for name in names:
+        goes_down_after(connection.domains[name], lambda: together.wait(60), "destroy")
+    bring(*({"name": name, "state": "absent", "delete_disks": True} for name in names))
+    assert connection.domains == {}
 
 
 def test_the_time_that_a_guest_has_to_stop_begins_when_it_is_asked_to(
