@@ -184,7 +184,7 @@ def rests_on(disk: t.Mapping[str, t.Any]) -> list[str]:
     found = [str(one["path"]) for one in disk["backing"]]
     if "open" in disk:
         # What is damaged, or not there, rests on nothing that we could name.
-        with contextlib.suppress(HostError, InputError, Refused):
+        with contextlib.suppress(OSError, HostError, InputError, Refused):
             found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
     return found
 
