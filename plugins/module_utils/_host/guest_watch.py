@@ -29,6 +29,8 @@ _ARP_TABLE = "/proc/net/arp"
 _ARP_ANSWER_S = 0.5
 _ARP_POLL_S = 0.02
 _AGENT_TIMEOUT_S = 2
+# VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK.
+_AGENT_FOR_EVER = -2
 # So many requests of one client libvirt's daemon works on (max_client_requests). Who does not answer takes seconds.
 _ASKED_AT_ONCE = 5
 # What is asked of a guest at a time while it is waited for.
@@ -94,11 +96,27 @@ def forget(
 
 def _ask_agent(each: libvirt.Domain) -> addresses.Seen:
     library = libvirt.library()
-    with contextlib.suppress(libvirt.LibvirtError), libvirt.doing("ask the agent"):
-        with contextlib.suppress(AttributeError):
-            each.agentSetResponseTimeout(_AGENT_TIMEOUT_S, 0)
+    with contextlib.suppress(libvirt.LibvirtError), libvirt.doing("ask the agent"), _in_time(each):
         return addresses.from_interfaces(each.interfaceAddresses(library.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT, 0))
     return {}
+
+
+@contextlib.contextmanager
+def _in_time(each: libvirt.Domain) -> t.Iterator[None]:
+    """Let the agent answer soon, or not at all. That would stay so for everybody, and the file systems of a busy guest
+    come to rest later than that: afterwards it is again as it is when nobody has said anything."""
+
+    def limit(seconds: int) -> None:
+        # It is not there with an old binding.
+        with contextlib.suppress(AttributeError):
+            each.agentSetResponseTimeout(seconds, 0)
+
+    limit(_AGENT_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(libvirt.library().libvirtError):
+            limit(_AGENT_FOR_EVER)
 
 
 def _ask_agents(subjects: t.Sequence[Subject]) -> dict[str, addresses.Seen]:
