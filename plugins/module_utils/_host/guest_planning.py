@@ -256,7 +256,13 @@ class Planner:
         used = {each["path"] for disk in disks.values() for each in (disk, *disk["backing"])}
         for name, disk in (stored or domain.EMPTY)["disks"].items():
             # Of one that is taken over, or that somebody has added by other means.
-            if name not in known_disks and disk["path"] not in used and os.path.lexists(disk["path"]):
+            if name in known_disks or not disk["path"] or disk["path"] in used:
+                continue
+            if not disk["path"].startswith("/"):
+                self.warnings.append(
+                    f"Guest {job.name} loses the disk {name} ({disk['path']}): no option describes one that is no file."
+                )
+            elif os.path.lexists(disk["path"]):
                 self.warnings.append(f"Guest {job.name} loses the disk {name}; its file {disk['path']} is kept.")
         added = {name: disk["path"] for name, disk in disks.items() if known_disks and name not in known_disks}
         guest_disks.check_buses(gone, added, where, active=seen.active)

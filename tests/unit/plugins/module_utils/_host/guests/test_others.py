@@ -386,6 +386,14 @@ def test_adopted_it_loses_no_disk_without_a_word(connection: FakeConnection, pla
     assert bring(wanted)["warnings"] == []
 
 
+def test_nor_one_that_is_not_a_file(connection: FakeConnection) -> None:
+    """One behind the network, which no option describes."""
+    source = "<source protocol='rbd' name='pool/data'><host name='ceph1'/></source>"
+    foreign(connection, f"<disk type='network' device='disk'>{source}<target dev='vdb' bus='virtio'/></disk>")
+    done = bring({"name": "old", "memory_mib": 256, "disks": [], "networks": [{}]}, adopt=True)
+    assert [line for line in done["warnings"] if "loses the disk vdb (network:rbd/pool/data)" in line], done["warnings"]
+
+
 # As virt-install 5 and libvirt 11 make one with a SPICE screen, and its user then limits and pins it; shortened.
 VIRT_INSTALL = """
 <domain type='kvm'>
