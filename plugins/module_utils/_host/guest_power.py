@@ -35,17 +35,22 @@ def stop(jobs: t.Sequence[Job], warn: t.Callable[[str], object]) -> dict[str, Cn
     failed: dict[str, CnvmError] = {}
     with ThreadPoolExecutor(_PRESSES_AT_ONCE) as pool:
         waiting = {job.name: _Stopping(job, pool, warn) for job in jobs}
-        while waiting:
-            for name, one in list(waiting.items()):
-                try:
-                    stopped = one.has_stopped()
-                except CnvmError as error:
-                    failed[name] = error
-                if name in failed or stopped:
-                    one.forget()
-                    del waiting[name]
-            if waiting:
-                time.sleep(_POLL_S)
+        try:
+            while waiting:
+                for name, one in list(waiting.items()):
+                    try:
+                        stopped = one.has_stopped()
+                    except CnvmError as error:
+                        failed[name] = error
+                    if name in failed or stopped:
+                        one.forget()
+                        del waiting[name]
+                if waiting:
+                    time.sleep(_POLL_S)
+        finally:
+            # However this ends: the pool has its end when all that it was given is done.
+            for one in waiting.values():
+                one.forget()
     return failed
 
 
@@ -70,11 +75,12 @@ class _Stopping:
     def has_stopped(self) -> bool:
         """Whether it has; else what is to be done for it now is done."""
         job, name, each = self.job, self.job.name, self.each
+        # Before it is looked whether it is up: one that goes now does not answer because it goes.
+        answered = self.asked is not None and self.asked.done()
         state = libvirt.state_of(each)
         up = state is not None and _is_up(each)
-        if self.asked is not None and self.asked.done():
+        if self.asked is not None and answered:
             asked, self.asked = self.asked, None
-            # One that is down did not answer because it went.
             with contextlib.nullcontext() if up else contextlib.suppress(CnvmError):
                 asked.result()
         if state is None or not up:

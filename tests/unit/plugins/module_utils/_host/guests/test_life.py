@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+import types
 import typing as t
 from pathlib import Path
 
@@ -253,6 +254,49 @@ def test_the_time_that_a_guest_has_to_stop_begins_when_it_is_asked_to(
     bring({**stop, "name": "web", "stop_timeout_s": 90}, {**stop, "name": "db"})
     assert "shutdown db" in connection.calls
     assert "destroy db" not in connection.calls
+
+
+def test_who_is_not_asked_yet_is_asked_no_more_when_that_is_broken_off(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(WEB, {**WEB, "name": "db"})
+    over = threading.Event()
+
+    class Pool(guest_power.ThreadPoolExecutor):
+        def __exit__(self, *error: t.Any) -> t.Optional[bool]:
+            over.set()
+            return super().__exit__(*error)
+
+    def broken_off(seconds: float) -> t.NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guest_power, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(guest_power, "_PRESSES_AT_ONCE", 1)
+    monkeypatch.setattr(guest_power, "time", types.SimpleNamespace(monotonic=time.monotonic, sleep=broken_off))
+    goes_down_after(connection.domains["web"], lambda: over.wait(60))
+    with pytest.raises(KeyboardInterrupt):
+        bring(*({"name": name, "state": "stopped"} for name in ("web", "db")))
+    assert [call for call in connection.calls if "shutdown" in call] == ["shutdown web"]
+
+
+def test_one_that_goes_while_it_is_looked_at_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent, which does not answer any more, says so before it is seen."""
+    each = types.SimpleNamespace(state=lambda flags: [fake_domains.RUNNING, 1])
+    job = types.SimpleNamespace(
+        name="web", item={"stop_timeout_s": 90}, plan=types.SimpleNamespace(remove=False),
+        known=types.SimpleNamespace(domain=each),
+    )  # fmt: skip
+    one = guest_power._Stopping(t.cast("t.Any", job), t.cast("t.Any", None), print)
+    one.asked = asked = guest_power.Future()
+
+    def goes(domain: object) -> bool:
+        asked.set_exception(HostError("The agent is gone."))
+        return True
+
+    monkeypatch.setattr(guest_power, "_is_up", goes)
+    assert not one.has_stopped()
+    monkeypatch.setattr(guest_power, "_is_up", lambda domain: False)
+    assert one.has_stopped()
 
 
 def test_one_that_does_not_stop_keeps_no_other_one_down(connection: FakeConnection) -> None:
