@@ -197,7 +197,7 @@ class Checks:
         for name, known in self._domains.items():
             models = [known.model, *([] if known.live is None else [t.cast(Model, known.live_model)])]
             used = [disk for model in models for disk in model["disks"].values()]
-            images = {path for disk in used for path in (disk["path"], *guest_disks.rests_on(disk))}
+            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk))}
             found[name] = _Has(
                 {model["uuid"] for model in models},
                 {mac for model in models for mac in model["networks"]},

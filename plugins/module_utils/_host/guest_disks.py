@@ -179,11 +179,11 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
-def rests_on(disk: t.Mapping[str, t.Any]) -> list[str]:
+def all_below(disk: t.Mapping[str, t.Any]) -> list[str]:
     """The files below a disk of a domain: those that its XML names, and what its file says where that is left open."""
     found = [str(one["path"]) for one in disk["backing"]]
     if "open" in disk:
-        # What is damaged, or not there, rests on nothing that we could name.
+        # What is damaged, not there, or of a format that we do not read rests on nothing that we could name.
         with contextlib.suppress(OSError, HostError, InputError, Refused):
             found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
     return found
@@ -194,13 +194,14 @@ def above(path: str, models: t.Iterable[Model]) -> str:
     it has none."""
     real = os.path.realpath(path)
     found = (disk for model in models for disk in model["disks"].values())
-    return next((str(disk["path"]) for disk in found if real in map(os.path.realpath, rests_on(disk))), "")
+    return next((str(disk["path"]) for disk in found if real in map(os.path.realpath, all_below(disk))), "")
 
 
 def format_of(path: str, models: t.Iterable[Model]) -> str:
     """As what a domain (``models``: as stored, and as it runs) reads the disk at ``path``; '' where it has none."""
-    found = (disk for model in models for disk in model["disks"].values() if disk["path"] == path)
-    return next((str(disk["format"]) for disk in found), "")
+    real = os.path.realpath(path)
+    found = (disk for model in models for disk in model["disks"].values())
+    return next((str(disk["format"]) for disk in found if os.path.realpath(disk["path"]) == real), "")
 
 
 def check_format(path: str, wanted: str, where: str) -> None:

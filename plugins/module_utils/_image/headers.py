@@ -192,6 +192,9 @@ def other_file(image: Image) -> str:
 
 def parse(image: Image, kind: str) -> Header:
     """The header of an image of the format ``kind``. Refused when it is not one, or not a sound one."""
+    if kind not in _PARSERS:
+        # The word of an overlay, or of a domain's XML.
+        raise Refused(f"Images of the format {kind!r} are not supported.", hint=f"Supported are {', '.join(_PARSERS)}.")
     header = _PARSERS[kind](image)
     most = max(header.virtual_bytes, header.most_virtual_bytes)
     if most > 2**62:

@@ -279,6 +279,12 @@ def test_changed_headers_are_read_or_refused_and_never_at_length(name: str, seed
     assert image.bytes_read < 4 * MIB
 
 
+def test_a_format_that_is_not_known_is_refused() -> None:
+    """An overlay may name any for what is below it."""
+    with pytest.raises(Refused, match="of the format 'qed' are not supported"):
+        headers.parse(Bytes(MIB), "qed")
+
+
 @settings(max_examples=150)
 @given(st.sampled_from(sorted(FORMATS)), st.binary(max_size=3000))
 def test_any_bytes_are_read_or_refused(kind: str, raw: bytes) -> None:

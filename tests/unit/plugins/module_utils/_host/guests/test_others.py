@@ -54,6 +54,9 @@ def test_a_disk_is_not_taken_over_as_what_it_is_not(connection: FakeConnection, 
         with pytest.raises(Refused, match=f"format: {disk} is qcow2, not raw"):
             bring(wanted, adopt=True, check_mode=check_mode)
     assert connection.calls == []
+    (place / "link").symlink_to(disk)
+    with pytest.raises(Refused, match="link is qcow2, not raw"):
+        bring({**wanted, "disks": [{"path": str(place / "link"), "format": "raw"}]}, adopt=True)
     define("raw")
     assert one(wanted, adopt=True)["actions"][0] == "adopt"
 
@@ -90,6 +93,19 @@ def test_no_guest_writes_to_what_a_foreign_one_rests_on_without_a_word(connectio
     with pytest.raises(Refused, match=f"The disk {base} of guest 'web' is that of 'old'"):
         bring({**WEB, "disks": [{"path": str(base)}]})
     assert bring({**WEB, "disks": [{"path": str(base), "read_only": True}]})["changed"]
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_a_foreign_disk_of_a_format_that_is_not_read_keeps_nobody(
+    connection: FakeConnection, place: Path, below: bool
+) -> None:
+    old, clone = place / "old.qed", place / "clone.qcow2"
+    old.write_bytes(b"QED")
+    fake_domains.qcow2(clone, 2**20, str(old), "qed")
+    path, kind = (clone, "qcow2") if below else (old, "qed")
+    source = f"<driver name='qemu' type='{kind}'/><source file='{path}'/><target dev='vda' bus='virtio'/>"
+    foreign(connection, f"<disk type='file'>{source}</disk>")
+    assert bring(WEB)["changed"]
 
 
 def test_adopted_it_keeps_its_identity(connection: FakeConnection) -> None:
