@@ -205,7 +205,7 @@ class Planner:
                 there = stored["disks"].get(name, {"path": top})["path"]
                 if there not in (path, was, top) and os.path.lexists(there):
                     raise snapshot_records.elsewhere(job.name, name, there, top)
-            above = "" if seen.managed or disk["read_only"] else guest_disks.above(path, models)
+            above = "" if old is not None or disk["read_only"] else guest_disks.above(path, models)
             if above:
                 # A snapshot that its owner has made by other means, say.
                 raise snapshot_records.elsewhere(job.name, name, above, path)

@@ -83,6 +83,25 @@ def test_what_lies_below_a_snapshot_is_not_taken_over_for_the_disk(
     assert one({**wanted, "disks": [{"path": str(top)}]}, adopt=True)["actions"][0] == "adopt"
 
 
+def test_nor_is_what_lies_below_one_of_a_disk_that_somebody_has_given_to_a_guest(
+    connection: FakeConnection, place: Path
+) -> None:
+    base, top = place / "own.qcow2", place / "own.snap"
+    fake_domains.qcow2(base, 2**20)
+    fake_domains.qcow2(top, 2**20, str(base), "qcow2")
+    bring({**WEB, "state": "stopped"})
+    disk = (
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{top}'/><backingStore type='file'>"
+        f"<format type='qcow2'/><source file='{base}'/><backingStore/></backingStore>"
+        "<target dev='vdb' bus='virtio'/></disk>"
+    )
+    t.cast("t.Any", connection.domains["web"].stored).find("devices").append(xml.parse(disk))
+    wanted = {**WEB, "state": "stopped"}
+    with pytest.raises(Refused, match=f"libvirt has {top} for it, and not {base}"):
+        bring({**wanted, "disks": [{"size_mib": 1}, {"path": str(base)}]})
+    assert bring({**wanted, "disks": [{"size_mib": 1}, {"path": str(top)}]})["changed"]
+
+
 def test_no_guest_writes_to_what_a_foreign_one_rests_on_without_a_word(connection: FakeConnection, place: Path) -> None:
     """The XML of a linked clone that does not run names the clone alone."""
     base, clone = place / "base.qcow2", place / "clone.qcow2"
