@@ -11,6 +11,7 @@ import threading
 import time
 import types
 import typing as t
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,7 +263,7 @@ def test_who_is_not_asked_yet_is_asked_no_more_when_that_is_broken_off(
     bring(WEB, {**WEB, "name": "db"})
     over = threading.Event()
 
-    class Pool(guest_power.ThreadPoolExecutor):
+    class Pool(ThreadPoolExecutor):
         def __exit__(self, *error: t.Any) -> t.Optional[bool]:
             over.set()
             return super().__exit__(*error)
@@ -287,7 +288,8 @@ def test_one_that_goes_while_it_is_looked_at_has_stopped(monkeypatch: pytest.Mon
         known=types.SimpleNamespace(domain=each),
     )  # fmt: skip
     one = guest_power._Stopping(t.cast("t.Any", job), t.cast("t.Any", None), print)
-    one.asked = asked = guest_power.Future()
+    asked: Future[None] = Future()
+    one.asked = asked
 
     def goes(domain: object) -> bool:
         asked.set_exception(HostError("The agent is gone."))
