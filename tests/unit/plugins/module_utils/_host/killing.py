@@ -23,33 +23,39 @@ class Killed(BaseException):
 
 
 class Effects:
-    """Those of one run. From the one with the number ``last`` on none is done."""
+    """Those of one run. Of what comes after the one with the number ``last`` none is done. ``what``: the newest."""
 
     def __init__(self, last: int) -> None:
         self.last = last
         self.done = 0
+        self.what = ""
 
     @property
     def killed(self) -> bool:
         return self.done > self.last
 
-    def one(self) -> None:
+    def one(self, what: str) -> None:
         """Another one is about to be done."""
+        if not self.killed:
+            self.what = what
         self.done += 1
         if self.killed:
             raise Killed
+
+    def wrote(self, fd: int) -> None:
+        """A file was opened to be written to."""
 
     def before(self, work: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
         """The same function, as one of the effects."""
 
         def do(*args: t.Any, **more: t.Any) -> t.Any:
-            self.one()
+            self.one(" ".join([getattr(work, "__name__", "call"), *(one for one in args if isinstance(one, str))]))
             return work(*args, **more)
 
         return do
 
 
-class _Calls(list[t.Any]):
+class Calls(list[t.Any]):
     """What a stand-in writes down of what is done to it."""
 
     def __init__(self, effects: Effects) -> None:
@@ -57,26 +63,34 @@ class _Calls(list[t.Any]):
         self.effects = effects
 
     def append(self, what: t.Any) -> None:
-        self.effects.one()
+        self.effects.one(str(what))
         super().append(what)
 
 
 @contextlib.contextmanager
-def _counted(
-    effects: Effects, monkeypatch: pytest.MonkeyPatch, more: t.Sequence[tuple[t.Any, str]]
+def counted(
+    effects: Effects, monkeypatch: pytest.MonkeyPatch, more: t.Sequence[tuple[t.Any, str]] = ()
 ) -> t.Iterator[None]:
     """All that is done to files, and ``more``: see ``at_each_effect``."""
     open_fd, open_file = os.open, builtins.open
 
     def opened_fd(path: t.Any, flags: int, *args: t.Any, **more: t.Any) -> int:
-        if flags & _WRITES:
-            effects.one()
-        return open_fd(path, flags, *args, **more)
+        writes = bool(flags & _WRITES)
+        if writes:
+            effects.one(f"open {path}")
+        fd = open_fd(path, flags, *args, **more)
+        if writes:
+            effects.wrote(fd)
+        return fd
 
     def opened_file(path: t.Any, mode: str = "r", *args: t.Any, **more: t.Any) -> t.Any:
-        if not isinstance(path, int) and set(mode) & set("wxa+"):
-            effects.one()
-        return open_file(path, mode, *args, **more)
+        writes = not isinstance(path, int) and bool(set(mode) & set("wxa+"))
+        if writes:
+            effects.one(f"open {path}")
+        file = open_file(path, mode, *args, **more)
+        if writes:
+            effects.wrote(file.fileno())
+        return file
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", opened_fd)
@@ -85,7 +99,7 @@ def _counted(
             patch.setattr(os, name, effects.before(getattr(os, name)))
         for owner, name in more:
             found = getattr(owner, name)
-            patch.setattr(owner, name, _Calls(effects) if isinstance(found, list) else effects.before(found))
+            patch.setattr(owner, name, Calls(effects) if isinstance(found, list) else effects.before(found))
         yield
 
 
@@ -105,12 +119,12 @@ def at_each_effect(
     for last in range(_MOST):
         before()
         effects = Effects(last)
-        with _counted(effects, monkeypatch, more), contextlib.suppress(Killed):
+        with counted(effects, monkeypatch, more), contextlib.suppress(Killed):
             run()
         try:
             after()
         except BaseException as error:
-            raise AssertionError(f"Killed at effect {last + 1}: {error}") from error
+            raise AssertionError(f"Killed at effect {last + 1} ({effects.what}): {error}") from error
         if not effects.killed:
             return last
     raise AssertionError(f"It had not ended after {_MOST} effects.")
