@@ -639,26 +639,43 @@ class World:
 
     # --- what must be ---
 
-    def check(self, where: Host, runs: t.Optional[bool] = None) -> None:
-        """It is at one host, as it was, and nothing else is left anywhere. ``runs``: where that is not as before."""
+    def check(self, where: Host) -> None:
+        """It is at one host, as it was, and nothing else is left anywhere."""
+        other, domain = self.other(where), where.domain
         with self.aside():
-            assert self.wrong == []
-            assert [host.name for host in (self.first, self.second) if host.owns] == [where.name]
-            other, domain = self.other(where), where.domain
-            assert domain is not None
-            assert domain.stored is not None
-            assert other.domain is None
-            assert (where.runs, domain.live is not None) == ((self.guest.runs if runs is None else runs,) * 2)
-            assert bool(domain.automatic) is self.guest.runs
-            assert where.content(self.disk) == self.newest
-            assert where.path(self.disk).stat().st_nlink == 1
-            assert _left(where) == sorted(self._belongs(where))
-            assert _left(other) in ([], ["workloads/web/owner.json"])
-            assert [path.name for path in (self.directory / "shared").iterdir()] == (
-                ["web.raw"] if self.guest.place == "shared" else []
-            )
-            if self.guest.uefi:
-                assert self._has_variables(where)
+            found = {
+                "wrong": self.wrong,
+                "owners": [host.name for host in (self.first, self.second) if host.owns],
+                "known to libvirt": [host.name for host in (self.first, self.second) if host.domain],
+                "defined": domain is not None and domain.stored is not None,
+                "runs": domain is not None and domain.live is not None,
+                "stands still": domain is not None and domain.number == PAUSED,
+                "starts with its host": domain is not None and domain.automatic,
+                "files": _left(where),
+                "files elsewhere": [name for name in _left(other) if name != "workloads/web/owner.json"],
+                "shared files": sorted(path.name for path in (self.directory / "shared").iterdir()),
+            }
+            wanted = {
+                "wrong": [],
+                "owners": [where.name],
+                "known to libvirt": [where.name],
+                "defined": True,
+                "runs": self.guest.runs,
+                "stands still": False,
+                "starts with its host": self.guest.runs,
+                "files": sorted(self._belongs(where)),
+                "files elsewhere": [],
+                "shared files": ["web.raw"] if self.guest.place == "shared" else [],
+            }
+            differing = [f"{key}: {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
+            if not differing and where.content(self.disk) != self.newest:
+                differing.append(f"its disk has {where.content(self.disk)}, not {self.newest}")
+            if not differing and where.path(self.disk).stat().st_nlink != 1:
+                differing.append("its disk has a second name")
+            if not differing and self.guest.uefi and not self._has_variables(where):
+                differing.append("its variables are lost")
+        if differing:
+            raise AssertionError("; ".join(differing))
 
     def _belongs(self, host: Host) -> t.Iterator[str]:
         """What a host has of the guest that is there."""
