@@ -16,7 +16,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as sock:
     while True:
         begin = time.monotonic()
         try:
-            sock.sendall(b"sum\n" if begin % 1 < 0.05 else b"count\n")
+            sock.sendall(b"sum\n" if begin % 1 < 0.1 else b"count\n")
             line = answers.readline()
         except OSError as error:
             print(json.dumps({"error": str(error)}), flush=True)
@@ -26,4 +26,4 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as sock:
             break
         now = time.monotonic()
         print(json.dumps({**json.loads(line), "clock": now, "took": now - begin}), flush=True)
-        time.sleep(0.05)
+        time.sleep(0.1)

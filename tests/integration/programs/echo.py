@@ -40,4 +40,4 @@ with connect(sys.argv[1], int(sys.argv[2])) as sock:
             break
         now = time.monotonic()
         print(json.dumps({"count": count, "clock": now, "took": now - begin}), flush=True)
-        time.sleep(0.05)
+        time.sleep(0.1)

@@ -22,4 +22,4 @@ while True:
     if new:
         print("\n".join(new), flush=True)
         seen = dict.fromkeys(lines)
-    time.sleep(0.05)
+    time.sleep(0.1)

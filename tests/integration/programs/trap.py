@@ -95,7 +95,7 @@ while True:
     gone = not known or not all(os.path.exists(f"/proc/{pid}") for pid in known)
     if gone and time.monotonic() - looked > 0.1:
         known, looked = victims(), time.monotonic()
-    for fd in select.select(changes, (), (), 0.01 if told else 0.001)[0]:
+    for fd in select.select(changes, (), (), 0.05 if told else 0.001)[0]:
         os.read(fd, 4096)
 if pids and "victim" in ASKED:
     # One that was seen may be another program by now: what had just been forked was not yet what it was to be.
