@@ -10,7 +10,6 @@ import os
 import typing as t
 
 from .._core import paths
-from .._libvirt import domain
 from . import disks, domains, files, guest_disks, mounts, ownership, snapshot_records
 
 
@@ -75,9 +74,7 @@ def _of(
 ) -> dict[str, dict[str, bool]]:
     used: dict[str, set[str]] = {}
     for name, one in known.items():
-        models = (one.model, one.live_model or domain.EMPTY)
-        found = [disk for model in models for disk in model["disks"].values()]
-        used[name] = {disk["path"] for disk in found if not (written and disk["read_only"])}
+        used[name] = {disk["path"] for disk in one.disks if not (written and disk["read_only"])}
     for name in ownership.names(ownership.GUEST):
         definition = files.read_json(paths.definition_file(name)) or {}
         # Of one in a pool that is gone only libvirt may know where it was.

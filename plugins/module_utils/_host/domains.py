@@ -55,6 +55,17 @@ class Known:
         """What runs, as plain data."""
         return None if self.live is None else domain.parse(self.live)
 
+    @property
+    def models(self) -> list[Model]:
+        """``model``, and what runs, where it does."""
+        live = self.live_model
+        return [self.model] if live is None else [self.model, live]
+
+    @property
+    def disks(self) -> list[dict[str, t.Any]]:
+        """The disks of both."""
+        return [disk for model in self.models for disk in model["disks"].values()]
+
 
 def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = None) -> dict[str, Known]:
     """All domains, or those of ``names`` that there are: few questions for the list, one or two for each."""
@@ -156,15 +167,13 @@ def everything() -> t.Iterator[Everything]:
 def image_directories(known: t.Mapping[str, Known], pools: t.Mapping[str, str]) -> list[str]:
     """Where images lie that libvirt's guests use: the directories of its pools, and those of the disks of all
     domains."""
-    models = [each for one in known.values() for each in (one.model, one.live_model or domain.EMPTY)]
-    used = [os.path.dirname(disk["path"]) for model in models for disk in model["disks"].values()]
+    used = [os.path.dirname(disk["path"]) for one in known.values() for disk in one.disks]
     return sorted({*pools.values(), *used})
 
 
 def written_as_raw(known: t.Mapping[str, Known]) -> set[str]:
     """The disks that guests write to as raw, and nobody reads as anything else: what these begin with a guest decides,
     and they rest on nothing."""
-    models = [each for one in known.values() for each in (one.model, one.live_model or domain.EMPTY)]
-    disks = [disk for model in models for disk in model["disks"].values()]
+    disks = [disk for one in known.values() for disk in one.disks]
     layered = {one["path"] for disk in disks for one in (disk, *disk["backing"]) if one["format"] != "raw"}
     return {disk["path"] for disk in disks if disk["format"] == "raw" and not disk["read_only"]} - layered

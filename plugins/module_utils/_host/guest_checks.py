@@ -195,7 +195,7 @@ class Checks:
         """What each domain has. Worked out once: many guests are compared with many."""
         found = {}
         for name, known in self._domains.items():
-            models = [known.model, *([] if known.live is None else [t.cast(Model, known.live_model)])]
+            models = known.models
             used = [disk for model in models for disk in model["disks"].values()]
             images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk))}
             found[name] = _Has(

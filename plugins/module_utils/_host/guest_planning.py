@@ -174,7 +174,7 @@ class Planner:
             self.warnings.extend(f"Guest {job.name}: {warning}" for warning in job.seed.warnings)
         definition = definitions.definition_of(item, templates=templates, seeded=job.seed.record if job.seed else None)
         stored = None if job.known is None else job.known.model
-        models = [] if job.known is None else [job.known.model, job.known.live_model or domain.EMPTY]
+        models = [] if job.known is None else job.known.models
         known_disks = {} if seen.definition is None else {one["name"]: one for one in before.get("disks", ())}
         tops = snapshot_records.tops(job.name, stored, f"{where}: disks") if seen.managed else {}
         disks: dict[str, dict[str, t.Any]] = {}

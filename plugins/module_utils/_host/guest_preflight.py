@@ -209,7 +209,7 @@ def _is_same(disk: Record, mark: str) -> bool:
 
 def _check_storage(name: str, seen: domains.Known) -> None:
     """HostError when the guest has files on storage that does not answer: whoever looks at them would wait with it."""
-    away, models = mounts.silent(), (seen.model, seen.live_model or domain.EMPTY)
+    away, models = mounts.silent(), seen.models
     drives = [drive for model in models for key in ("disks", "cdroms") for drive in model[key].values()]
     used = [*(model[key] for model in models for key in ("kernel", "initrd")), *(drive["path"] for drive in drives)]
     used += [one["path"] for drive in drives for one in drive.get("backing", ())]

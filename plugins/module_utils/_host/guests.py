@@ -226,7 +226,7 @@ class Batch:
     def _remove_made(self, job: Job, before: t.Collection[str] = ()) -> None:
         """Remove the files that were being made, but for those from ``before`` and what the guest has by now."""
         known = read(self.connection, [job.name]).get(job.name)
-        models = [] if known is None else [known.model, known.live_model or domain.EMPTY]
+        models = [] if known is None else known.models
         wanted = guest_jobs.given(t.cast(Wanted, job.plan.wanted).model, job.works)
         kept = wanted.union(before, *map(guest_jobs.given, models))
         making = guest_disks.making(job.name)
