@@ -22,6 +22,8 @@ description:
     returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name, the address,
     the UUID or a MAC, and refuses when one of them does, or does not answer.
   - UUID and MACs follow from the name and stay what they are.
+  - Storage that does not answer (a file server that is gone) is named, and the guests that have a file there are left as
+    they are; stopped they can be. Others are made and changed all the same.
 extends_documentation_fragment:
   - cnvm.platform.peers
 options:
@@ -45,7 +47,8 @@ options:
           - V(stopped) creates it if need be, and shuts it down, also for the next boot of the host.
           - V(paused) creates and starts it if need be, and lets it stand still.
           - V(absent) stops and removes it with its NVRAM, saved memory, snapshots and seed. Its disks are kept, see
-            O(guests[].delete_disks). Refused while another guest has a file of its directory, or an image rests on one.
+            O(guests[].delete_disks). Refused while another guest has a file of its directory, or an image rests on one;
+            and while storage does not answer on which one may.
           - Where a disk stays that rests on a template is remembered, as it is when a disk is taken away from a guest.
             That template cannot be removed before the file is, or is flattened.
         type: str

@@ -19,23 +19,24 @@ def of(images: t.Iterable[str], *, written: bool = False) -> dict[str, dict[str,
     ``written``: only guests that write to it, be it when a snapshot is merged; not those that only read it.
     """
     with domains.everything() as (known, pools):
-        return _of(images, known, pools, written)
+        return _of(images, known, pools, written, mounts.silent())
 
 
 def needed(
     going: t.Mapping[str, t.Collection[str]],
-    away: mounts.Away = mounts.NOTHING,
+    away: t.Optional[mounts.Away] = None,
     unseen: t.Optional[list[str]] = None,
 ) -> dict[str, dict[str, list[str]]]:
     """What guests that leave this host take along, and others need: {guest: {file: who needs it}}.
 
     What lies in the directory of one is brought to another place, all of it together; ``going``: {guest: what is
-    deleted with it, be it there or elsewhere}. Who is ``away`` is not asked. ``unseen``: as of ``disks.overlays``.
+    deleted with it, be it there or elsewhere}. ``away`` and ``unseen``: as of ``disks.overlays_around``.
     """
     places = {name: {*guest_disks.at_home(name), *gone} for name, gone in going.items()}
     images = sorted(set().union(*places.values()))
     if not images:
         return {}
+    away = mounts.silent() if away is None else away
     with domains.everything() as (known, pools):
         guests = _of(images, known, pools, False, away)
     overlays = disks.overlays_around(images, known=(known, pools), away=away, unseen=unseen)
@@ -70,7 +71,7 @@ def _of(
     known: t.Mapping[str, domains.Known],
     pools: t.Mapping[str, str],
     written: bool,
-    away: mounts.Away = mounts.NOTHING,
+    away: mounts.Away,
 ) -> dict[str, dict[str, bool]]:
     used: dict[str, set[str]] = {}
     for name, one in known.items():

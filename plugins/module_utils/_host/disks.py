@@ -146,9 +146,15 @@ def inspect(path: str, kind: str = "") -> Node:
         return Node(path, identity, header, image.size, status.st_blocks * 512)
 
 
-def chain(path: str, kind: str = "") -> tuple[Node, ...]:
-    """An image and all below it, the base last; see ``_image.chain.walk`` for what is refused."""
-    return chains.walk(path, inspect, kind=kind)
+def chain(path: str, kind: str = "", away: mounts.Away = mounts.NOTHING) -> tuple[Node, ...]:
+    """An image and all below it, the base last; see ``_image.chain.walk`` for what is refused. HostError where the way
+    leads to what is ``away``."""
+
+    def look(place: str, its_kind: str) -> Node:
+        away.check([place], path)
+        return inspect(place, its_kind)
+
+    return chains.walk(path, look, kind=kind)
 
 
 def backing_path(node: Node) -> str:
@@ -296,12 +302,16 @@ def overlays_around(
     more: t.Iterable[str] = (),
     *,
     known: t.Optional[domains.Everything] = None,
-    away: mounts.Away = mounts.NOTHING,
+    away: t.Optional[mounts.Away] = None,
     unseen: t.Optional[list[str]] = None,
 ) -> dict[str, str]:
     """The same, wherever something may rest on one of ``wanted``: beside it, in the collection's own places, where
     libvirt's guests (``known``, where they are already) have their images, in ``more``, and where images were made or
-    left behind. Not what a guest has made its raw disk look like."""
+    left behind. Not what a guest has made its raw disk look like.
+
+    Without ``away`` nobody is left out: storage that does not answer is HostError, or told to ``unseen``.
+    """
+    away = mounts.silent() if away is None else away
     if known is None:
         with domains.everything() as everything:
             known = everything
@@ -320,6 +330,14 @@ def overlays_around(
         if below:
             found[path] = below
             seen.add(real)
+    for point in away.not_answering():
+        error = HostError(
+            f"The storage at {point} does not answer, and may have images that rest on others.",
+            hint="Bring its server back, or the way to it; or, where it is given up, unmount it (umount --lazy).",
+        )
+        if unseen is None:
+            raise error
+        unseen.append(not_known(error))
     return found
 
 

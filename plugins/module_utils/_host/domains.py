@@ -66,6 +66,14 @@ class Known:
         """The disks of both."""
         return [disk for model in self.models for disk in model["disks"].values()]
 
+    @property
+    def files(self) -> list[str]:
+        """All that QEMU opens for both, by their XML."""
+        drives = [drive for model in self.models for key in ("disks", "cdroms") for drive in model[key].values()]
+        below = [one["path"] for drive in drives for one in drive.get("backing", ())]
+        booted = [model[key] for model in self.models for key in ("kernel", "initrd")]
+        return [*booted, *(drive["path"] for drive in drives), *below]
+
 
 def read(connection: libvirt.Connection, names: t.Optional[t.Collection[str]] = None) -> dict[str, Known]:
     """All domains, or those of ``names`` that there are: few questions for the list, one or two for each."""

@@ -17,7 +17,7 @@ from .._libvirt.domain import Model
 from .._libvirt.guest_plan import Wanted, unsave
 from .._libvirt.xml import Element
 from .._net.endpoint import check_address
-from . import disk_guests, disks, files, guest_disks, guest_jobs, libvirt
+from . import disk_guests, disks, files, guest_disks, guest_jobs, libvirt, mounts
 from .domains import Known, read
 from .guest_jobs import Job
 from .ownership import Newcomer, Registry
@@ -25,7 +25,7 @@ from .ownership import Newcomer, Registry
 
 class _Has(t.NamedTuple):
     """What a domain has, as it is stored and as it runs: ``places`` are the real paths of its disks, and of what lies
-    below them (a snapshot, say), which is as much a part of it."""
+    below them (a snapshot, say), which is as much a part of it. Not of those whose storage does not answer."""
 
     uuids: set[str]
     macs: set[str]
@@ -194,14 +194,15 @@ class Checks:
     def _others(self) -> dict[str, _Has]:
         """What each domain has. Worked out once: many guests are compared with many."""
         found = {}
+        away = mounts.silent()
         for name, known in self._domains.items():
             models = known.models
             used = [disk for model in models for disk in model["disks"].values()]
-            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk))}
+            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk, away))}
             found[name] = _Has(
                 {model["uuid"] for model in models},
                 {mac for model in models for mac in model["networks"]},
-                set(map(os.path.realpath, images)),
+                set(map(away.real, images)),
             )
         return found
 

@@ -24,7 +24,7 @@ from .._image.commands import Making
 from .._libvirt import xml
 from .._libvirt.domain import Model
 from .._libvirt.pool import WITH_FILES
-from . import disk_records, disks, files, libvirt, templates
+from . import disk_records, disks, files, libvirt, mounts, templates
 from .disks import Attributes
 from .system import Host
 
@@ -179,13 +179,14 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
-def all_below(disk: t.Mapping[str, t.Any]) -> list[str]:
-    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open."""
+def all_below(disk: t.Mapping[str, t.Any], away: mounts.Away = mounts.NOTHING) -> list[str]:
+    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open.
+    What is ``away`` is not read."""
     found = [str(one["path"]) for one in disk["backing"]]
     if "open" in disk:
         # What is damaged, not there, or of a format that we do not read rests on nothing that we could name.
         with contextlib.suppress(OSError, HostError, InputError, Refused):
-            found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
+            found += [node.path for node in disks.chain(disk["path"], disk["format"], away)[1:]]
     return found
 
 

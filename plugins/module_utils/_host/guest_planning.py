@@ -27,6 +27,7 @@ from . import (
     guest_seeds,
     kvm,
     libvirt,
+    mounts,
     ownership,
     snapshot_records,
     templates,
@@ -64,6 +65,7 @@ class Planner:
         self.arch = platform.machine()
         self._kvm: t.Optional[dict[str, t.Any]] = None
         self._checks = guest_checks.Checks(connection, registry, going)
+        self._away = mounts.silent()
 
     def decide(self) -> list[Job]:
         """What each guest needs. Raises before anything is changed when one of them cannot be had."""
@@ -98,6 +100,8 @@ class Planner:
             job.plan = probe
             return job
         wanted = None
+        if item["described"] or probe.start or probe.remove:
+            self._check_storage(job)
         if item["state"] != "absent" and item["described"]:
             with self._made_by_then(job, there=seen.defined or seen.managed):
                 wanted = self._wanted(job)
@@ -126,6 +130,15 @@ class Planner:
             for digest in sorted(templates.below(seen.definition or {})):
                 templates.check(digest, remember=not self.check_mode)
         return job
+
+    def _check_storage(self, job: Job) -> None:
+        """HostError where what the guest has, or is to have, lies on storage that does not answer. One that is only
+        stopped is not looked at."""
+        item, had = job.item, [] if job.known is None else job.known.files
+        had += [disk["path"] for disk in (job.seen.definition or {}).get("disks", ())]
+        wanted = [item["cdrom"], item["kernel"], item["initrd"]]
+        wanted += [disk["path"] for disk in item["disks"]] + [one["source"] for one in item["shared_folders"]]
+        self._away.check([*had, *wanted], f"guests: {job.name}")
 
     def _leave(self, job: Job) -> None:
         """What goes with a guest that is removed, and what stays."""
@@ -185,6 +198,8 @@ class Planner:
             path = guest_disks.place_of(self.connection, job.name, disk, at)
             old = known_disks.get(name)
             was = guest_disks.place_now(self.connection, job.name, old, stored, at) if old else path
+            # That of its pool, say.
+            self._away.check([path, was], at)
             elsewhere = was != path
             if elsewhere and name in tops:
                 raise Refused(f"{at}: the disk is {was}, and has snapshots.", hint="Delete them first.")

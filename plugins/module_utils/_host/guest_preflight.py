@@ -207,21 +207,6 @@ def _is_same(disk: Record, mark: str) -> bool:
     return False
 
 
-def _check_storage(name: str, seen: domains.Known) -> None:
-    """HostError when the guest has files on storage that does not answer: whoever looks at them would wait with it."""
-    away, models = mounts.silent(), seen.models
-    drives = [drive for model in models for key in ("disks", "cdroms") for drive in model[key].values()]
-    used = [*(model[key] for model in models for key in ("kernel", "initrd")), *(drive["path"] for drive in drives)]
-    used += [one["path"] for drive in drives for one in drive.get("backing", ())]
-    for path in used:
-        # What lies behind a network has no path here.
-        if path.startswith("/") and not away.real(path):
-            raise HostError(
-                f"files: {name} has {path}, and the storage there does not answer.",
-                hint="Bring its server back, or the way to it, and run it again.",
-            )
-
-
 def going(name: str, needs: Record) -> list[str]:
     """The disks that are deleted here once the guest has left: those that are copied, and what it reads of its own."""
     home = f"{paths.guest_disks_dir(name)}/"
@@ -321,7 +306,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
             ours = snapshot_records.names(name, seen.model)
             found += _kept_by_libvirt(name, seen, ours)
         private = _private_networks(connection, seen)
-    _check_storage(name, seen)
+    mounts.silent().check(seen.files, f"files: {name}")
     needs = needs_of(name, seen, definition, host, version, bool(request["allow_post_copy"]))
     found += migration.refused(name, seen.live, seen.xml, seen.state, ours, needs)
     found += _in_files(name, needs)

@@ -11,6 +11,7 @@ import os
 import threading
 import typing as t
 
+from .._core.errors import HostError
 from . import files
 
 # File systems that several hosts have at once; those that libvirt and QEMU can rely on.
@@ -25,12 +26,26 @@ _ANSWER_S = 5.0
 class Away:
     """Places that nobody is to touch: all below ``points``."""
 
-    def __init__(self, points: t.Container[str] = frozenset()) -> None:
+    def __init__(self, points: t.Collection[str] = frozenset()) -> None:
         self._points = points
 
     def begins_at(self, path: str) -> bool:
         """Whether such a place is mounted at ``path``, to which no link leads."""
         return path in self._points
+
+    def not_answering(self) -> list[str]:
+        """Where a way has led by now to storage that was asked, and did not answer."""
+        return []
+
+    def check(self, places: t.Iterable[str], what: str) -> None:
+        """HostError where one of the files of ``what`` lies there: whoever looks at it would wait with its storage."""
+        for path in places:
+            # What lies behind a network has no path here.
+            if path.startswith("/") and not self.real(path):
+                raise HostError(
+                    f"{what} has {path}, and the storage there does not answer.",
+                    hint="Bring its server back, or the way to it, and run it again.",
+                )
 
     def real(self, path: str) -> str:
         """As ``os.path.realpath``; '' where the way leads there."""
@@ -43,7 +58,7 @@ class Away:
                 made = os.path.dirname(made) if name == ".." else made
                 continue
             there = os.path.join(made, name)
-            if there in self._points:
+            if self.begins_at(there):
                 return ""
             try:
                 target = os.readlink(there)
@@ -78,25 +93,28 @@ def away_from(own: t.Iterable[str]) -> Away:
     )
 
 
-class _Silent:
+class _Silent(Away):
     """Those of ``points`` whose storage does not answer. Each is asked when the way leads there, and once."""
 
     def __init__(self, points: t.Collection[str]) -> None:
-        self._points = points
+        super().__init__(points)
         self._known: dict[str, bool] = {}
 
-    def __contains__(self, point: object) -> bool:
-        if point not in self._points:
+    def begins_at(self, path: str) -> bool:
+        if path not in self._points:
             return False
-        if point not in self._known:
-            self._known[str(point)] = not _answers(str(point))
-        return self._known[str(point)]
+        if path not in self._known:
+            self._known[path] = not _answers(path)
+        return self._known[path]
+
+    def not_answering(self) -> list[str]:
+        return sorted(point for point, silent in self._known.items() if silent)
 
 
 def silent() -> Away:
     """What hangs now, for who has to look wherever a way leads. Be it what is mounted when somebody goes there."""
     points = [point for point, kind in kinds_at(files.read_mounts()).items() if kind in (*_MAY_HANG, "autofs")]
-    return Away(_Silent(points)) if points else NOTHING
+    return _Silent(points) if points else NOTHING
 
 
 def _answers(point: str) -> bool:
