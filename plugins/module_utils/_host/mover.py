@@ -30,6 +30,8 @@ _FROZEN_LIMIT_S = 30.0
 _WATCHDOG_S = 60
 # It comes alive with nothing in the processor's caches. What is tidied up is work for both hosts, and can wait so long.
 _SETTLE_S = 0.15
+# So much longer who follows a move waits for an answer while the workload stands still.
+_LONGER_S = 2.0
 # How long the unit of a move may take to go once the move has ended: it looks whether anything is to be recovered.
 _ENDING_S = 10.0
 _ENDS_IT = "The playbook cnvm.platform.recover ends it."
@@ -178,10 +180,12 @@ class Move:
         freezer.hurry(False)
 
     def _end_well(self) -> None:
-        self.phase("finish")
+        self.time.begin("finish")
         # At once: until this is done a target that loses power has nothing that could be relied on.
         self._source.secure(self.channel, self.journal)
         time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
+        # Nor before: who hears of it asks again.
+        self.tell()
         self.result.update(self.steps.statistics())
         # From here on nothing may bring it back: what is here goes piece by piece.
         self._save(records.SOURCE_LEAVING)
@@ -391,7 +395,8 @@ def _status(args: t.Sequence[str], host: Host) -> int:
         if status is None:
             raise InputError(f"There is no move {move_id} on this host.")
         new = first is None or status["phase"] != first["phase"]
-        if (new and not status.get("frozen")) or status["phase"] == "done" or time.monotonic() > end:
+        still = bool(status.get("frozen"))
+        if (new and not still) or status["phase"] == "done" or time.monotonic() > end + still * _LONGER_S:
             break
         time.sleep(0.02)
     name = (files.read_json(f"{paths.move_log_dir(move_id)}/request.json") or {}).get("name", "")

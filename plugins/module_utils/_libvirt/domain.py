@@ -62,6 +62,9 @@ AGENT_CHANNEL = "org.qemu.guest_agent.0"
 CDROM, SEED = "sda", "sdb"
 # Free slots for disks and networks that are added while the guest runs: q35 has none of itself.
 _ROOT_PORTS = 12
+# libvirt's 31 make 64 queues, for each of which QEMU opens a file when it starts a guest, also at the end of a move. At
+# the 64th file of a process the kernel may wait for 10 ms and more (synchronize_rcu), in which the guest stands still.
+_SERIAL_PORTS = 4
 # The machines that have no version in their name, with the beginnings of those that have one. In this order.
 _FAMILIES = {"q35": ("pc-q35-",), "virt": ("virt-",), "pc": ("pc-i440fx-",)}
 _BOOT = {"disk": "hd", "cdrom": "cdrom", "network": "network"}
@@ -947,6 +950,8 @@ def _write_agent(root: Element, model: Model) -> None:
     if model["agent"]:
         target = ("target", {"type": "virtio", "name": AGENT_CHANNEL})
         devices.append(node(("channel", {"type": "unix"}, target)))
+        if not any(each.get("type") == "virtio-serial" for each in devices.findall("controller")):
+            devices.append(node(("controller", {"type": "virtio-serial", "index": 0, "ports": _SERIAL_PORTS})))
 
 
 def _constants(root: Element, model: Model) -> None:

@@ -149,6 +149,8 @@ def test_nobody_is_answered_while_it_stands_still(follow: t.Callable[..., dict[s
     still = [status(phase, frozen=True) for phase in ("switch", "commit", "activate")]
     assert follow(status("memory"), *still, status("finish"))["phase"] == "finish"
     assert follow(*still, {"phase": "done", "result": {}})["phase"] == "done"
+    # Also when the time for an answer has just come.
+    assert follow(status("memory"), *still[1:], status("finish"), seconds=1)["phase"] == "finish"
 
 
 def test_when_nothing_is_new_it_is_told_how_far_it_is(follow: t.Callable[..., dict[str, t.Any]]) -> None:
@@ -362,6 +364,16 @@ def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mover.Move:
     files.write_json(paths.definition_file("web"), {"name": "web"})
     request = {"kind": "container", "name": "web", "target": "host2", "timeout_s": 60}
     return mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
+
+
+def test_that_it_runs_is_told_once_it_has_settled(move: mover.Move, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows the move asks again at once, which takes of the computing that it needs."""
+    told: list[str] = []
+    move._report = lambda status: told.append(f"{status['phase']}{', frozen' * status['frozen']}")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: told.append("settled"))
+    monkeypatch.setattr(Source, "let_go", lambda *args: [], raising=False)
+    assert move.run()["outcome"] == "target"
+    assert told[told.index("switch, frozen") :] == ["switch, frozen", "settled", "finish"]
 
 
 @pytest.mark.parametrize("wrong", [HostError("libvirt hangs."), OSError(28, "No space left on device")])

@@ -431,6 +431,19 @@ def test_patch_keeps_what_a_cpu_of_the_same_model_has_beside(cpu: str, model: st
     assert xml.attribute(patched, "cpu", "check") == "none", "an emulated CPU is not checked"
 
 
+def test_the_agent_has_few_queues() -> None:
+    """libvirt's own controller has 64. One that a domain has already stays as it is: the guest knows it."""
+    model = {**parse(xml.parse(STORED)), "agent": True}
+    (made,) = [each for each in build(model).iter("controller") if each.get("type") == "virtio-serial"]
+    assert made.get("ports") == "4"
+    assert "virtio-serial" not in xml.document(build({**model, "agent": False}))
+    stored = build(model)
+    made = next(each for each in stored.iter("controller") if each.get("type") == "virtio-serial")
+    made.attrib.pop("ports")
+    again = [each.attrib for each in patch(stored, model).iter("controller") if each.get("type") == "virtio-serial"]
+    assert again == [{"type": "virtio-serial", "index": "0"}]
+
+
 def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:
     stored = xml.parse(STORED)
     text = xml.document(patch(stored, {**parse(stored), "machine": "pc"}))
