@@ -401,6 +401,28 @@ def test_ssh_killed_in_the_drain(lazy: Guest) -> None:
     lazy.check(move.target, [move.source, move.target])
 
 
+def test_controller_killed_in_the_drain(lazy: Guest) -> None:
+    """Nothing is decided by it."""
+    source = lazy.source()
+    target = lazy.fleet.other(source)
+    kill_controller(lazy, source, lazy.trap(source, "drain", lazy.emulator), **LAZY)
+    kill(source, lazy.emulator, CONT)
+    lazy.check(target, [source, target])
+
+
+def test_target_fills_up_in_the_drain(lazy: Guest) -> None:
+    """It is the target's, and what is fetched needs no room."""
+    source = lazy.source()
+    target = lazy.fleet.other(source)
+    with little_room(target):
+        move = lazy.lazily()
+        fill_up(target)
+        kill(source, lazy.emulator, CONT)
+        lazy.arrives(move)
+        target.run("rm", FILLING)
+        lazy.check(lazy.move(), [source, target, source])
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_libvirt_killed_in_the_drain(lazy: Guest, side: str) -> None:
     """The daemon, on either side: QEMU goes on without it, and the guest loses nothing."""
@@ -437,6 +459,37 @@ def test_mover_killed_at_the_switch(lazy: Guest, state: str) -> None:
         lazy.check(move.source, [move.source])
     else:
         lazy.begins_anew(move.source, [move.source])
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_emulator_killed_at_the_switch(lazy: Guest, side: str) -> None:
+    """After the decision, before it runs at the target: what is not there yet of its memory is lost with the source's,
+    and what has come with the target's. It is started anew on one of them, with its disk."""
+    move = lazy.stopped("committed", **LAZY)
+    kill(move.source if side == "source" else move.target, lazy.emulator)
+    go_on(move)
+    result = move.result()
+    assert result["outcome"] in ("source", "target"), result
+    assert "anew" in result["lost"], result
+    home = move.source if result["outcome"] == "source" else move.target
+    lazy.begins_anew(home, [move.source, move.target] if home is move.target else [move.source])
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_host_loses_power_at_the_switch(lazy: Guest, side: str) -> None:
+    """The same with all that ran on the host."""
+    move = lazy.stopped("committed", **LAZY)
+    if side == "source":
+        lazy.fleet.power_cut(move.source)
+        lazy.boots(move.source)
+    else:
+        lose_power(lazy, move)
+        result = move.result()
+        assert result["outcome"] == "waiting", result
+        lazy.boots(move.target)
+    lazy.recover()
+    home = lazy.source()
+    lazy.begins_anew(home, [move.source, move.target] if home is move.target else [move.source])
 
 
 def test_link_cut_at_the_switch(lazy: Guest) -> None:
@@ -686,6 +739,42 @@ def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
     off.settle(move.target, running=False)
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_libvirt_killed_at_the_handover_of_one_that_is_off(off: Guest, side: str) -> None:
+    """The daemon, on either side: it is started again when it is needed."""
+    move = off.stopped("committed")
+    kill_libvirt(move, side)
+    go_on(move)
+    result = move.result()
+    assert result["outcome"] == "target", result
+    off.settle(move.target, running=False)
+
+
+def test_target_fills_up_at_the_handover_of_one_that_is_off(off: Guest) -> None:
+    """It cannot write that the guest is its own: that waits until there is room."""
+    source = off.source()
+    target = off.fleet.other(source)
+    with little_room(target):
+        move = off.stopped("committed")
+        fill_up(target)
+        go_on(move)
+        result = move.result()
+        assert (result["outcome"], result["failed_phase"]) == ("waiting", "activate"), result
+        target.run("rm", FILLING)
+        off.recover()
+        off.settle(target, running=False)
+        assert off.start().result()["outcome"] == "target"
+        off.settle(source, running=False)
+
+
+def test_controller_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
+    """The move goes on."""
+    source = off.source()
+    kill_controller(off, source, off.trap(source, "committed"))
+    kill(source, MOVER, CONT)
+    off.settle(off.fleet.other(source), running=False)
+
+
 def test_link_cut_at_the_handover_of_one_that_is_off(off: Guest) -> None:
     """After the decision nobody takes it back. When the link is mended it is the target's."""
     move = off.stopped("committed")
@@ -861,10 +950,11 @@ def test_target_is_dead_for_good(guest: Guest) -> None:
 # --- the controller, and moves that meet ---
 
 
-def kill_controller(guest: Guest, source: Host, trap: Trap) -> tuple[str, ...]:
-    """A playbook moves the guest, and is killed when the trap has sprung; the command."""
+def kill_controller(guest: Guest, source: Host, trap: Trap, **more: t.Any) -> tuple[str, ...]:
+    """A playbook moves the guest, and is killed when the trap has sprung; the command. ``more``: options of the
+    move."""
     target = guest.fleet.other(source)
-    command = ("cnvm.platform.migrate", "-e", f"guest={guest.name}", "-e", f"target={target.name}")
+    command = ("cnvm.platform.migrate", "-e", json.dumps({"guest": guest.name, "target": target.name, **more}))
     controller = subprocess.Popen(
         playbook_argv(*command), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
     )
