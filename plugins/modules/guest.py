@@ -22,8 +22,8 @@ description:
     returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name, the address,
     the UUID or a MAC, and refuses when one of them does, or does not answer.
   - UUID and MACs follow from the name and stay what they are.
-  - Storage that does not answer (a file server that is gone) is named, and the guests that have a file there are left as
-    they are; stopped they can be. Others are made and changed all the same.
+  - Storage that does not answer (a file server that is gone) holds nobody up. A call that names a guest with a file
+    there is refused, and says which; one that leaves it out makes and changes the others.
 extends_documentation_fragment:
   - cnvm.platform.peers
 options:

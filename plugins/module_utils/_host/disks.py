@@ -146,12 +146,13 @@ def inspect(path: str, kind: str = "") -> Node:
         return Node(path, identity, header, image.size, status.st_blocks * 512)
 
 
-def chain(path: str, kind: str = "", away: mounts.Away = mounts.NOTHING) -> tuple[Node, ...]:
-    """An image and all below it, the base last; see ``_image.chain.walk`` for what is refused. HostError where the way
-    leads to what is ``away``."""
+def chain(path: str, kind: str = "") -> tuple[Node, ...]:
+    """An image and all below it, the base last; see ``_image.chain.walk`` for what is refused. HostError where one of
+    them is on storage that does not answer."""
+    away = mounts.silent()
 
     def look(place: str, its_kind: str) -> Node:
-        away.check([place], path)
+        away.check([place], "" if place == path else path)
         return inspect(place, its_kind)
 
     return chains.walk(path, look, kind=kind)
@@ -333,7 +334,7 @@ def overlays_around(
     for point in away.not_answering():
         error = HostError(
             f"The storage at {point} does not answer, and may have images that rest on others.",
-            hint="Bring its server back, or the way to it; or, where it is given up, unmount it (umount --lazy).",
+            hint=mounts.BRING_IT_BACK,
         )
         if unseen is None:
             raise error

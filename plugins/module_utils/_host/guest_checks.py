@@ -25,11 +25,13 @@ from .ownership import Newcomer, Registry
 
 class _Has(t.NamedTuple):
     """What a domain has, as it is stored and as it runs: ``places`` are the real paths of its disks, and of what lies
-    below them (a snapshot, say), which is as much a part of it. Not of those whose storage does not answer."""
+    below them (a snapshot, say), which is as much a part of it. ``silent``: those of which nobody can say what they
+    rest on now."""
 
     uuids: set[str]
     macs: set[str]
     places: set[str]
+    silent: list[str]
 
 
 class Checks:
@@ -181,6 +183,8 @@ class Checks:
                     f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
                     hint="Two guests that write to one disk destroy it.",
                 )
+            if any(map(os.path.lexists, new_paths)):
+                mounts.silent().check(theirs.silent, f"guests: {job.name}: disks: what the disk of {name!r} rests on")
             if job.known is None and model["uuid"] in theirs.uuids:
                 raise Refused(
                     f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
@@ -198,11 +202,12 @@ class Checks:
         for name, known in self._domains.items():
             models = known.models
             used = [disk for model in models for disk in model["disks"].values()]
-            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk, away))}
+            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk))}
             found[name] = _Has(
                 {model["uuid"] for model in models},
                 {mac for model in models for mac in model["networks"]},
                 set(map(away.real, images)),
+                [disk["path"] for disk in used if "open" in disk and not away.real(disk["path"])],
             )
         return found
 
@@ -257,7 +262,7 @@ class Checks:
             made = [disk for disk in definition.get("disks", ()) if self.going[name]["delete_disks"] and disk["made"]]
             deleted = [guest_disks.place_now(self.connection, name, disk, model, where) for disk in made]
             home = f"{os.path.realpath(paths.guest_disks_dir(name))}/"
-            self._going[name] = home, set(map(os.path.realpath, deleted))
+            self._going[name] = home, set(map(mounts.silent().real, deleted))
         return self._going[name]
 
 

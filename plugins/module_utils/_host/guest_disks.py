@@ -179,14 +179,13 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
-def all_below(disk: t.Mapping[str, t.Any], away: mounts.Away = mounts.NOTHING) -> list[str]:
-    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open.
-    What is ``away`` is not read."""
+def all_below(disk: t.Mapping[str, t.Any]) -> list[str]:
+    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open."""
     found = [str(one["path"]) for one in disk["backing"]]
     if "open" in disk:
-        # What is damaged, not there, or of a format that we do not read rests on nothing that we could name.
+        # What is damaged, not there, silent, or of a format that we do not read rests on nothing that we could name.
         with contextlib.suppress(OSError, HostError, InputError, Refused):
-            found += [node.path for node in disks.chain(disk["path"], disk["format"], away)[1:]]
+            found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
     return found
 
 
@@ -399,7 +398,7 @@ def leave(images: t.Mapping[str, str]) -> None:
         real = os.path.realpath(path)
         # What lies behind a network has no path here.
         there = path.startswith("/") and not real.startswith(tuple(f"{place}/" for place in _OURS))
-        if there and kind != "raw" and disks.rests_on(real):
+        if there and kind != "raw" and disks.rests_on(real, mounts.silent()):
             disk_records.note(real)
 
 

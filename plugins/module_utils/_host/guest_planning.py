@@ -135,7 +135,7 @@ class Planner:
         """HostError where what the guest has, or is to have, lies on storage that does not answer. One that is only
         stopped is not looked at."""
         item, had = job.item, [] if job.known is None else job.known.files
-        had += [disk["path"] for disk in (job.seen.definition or {}).get("disks", ())]
+        had += [disk["path"] for disk in (job.seen.definition or {}).get("disks", ())] + guest_disks.making(job.name)
         wanted = [item["cdrom"], item["kernel"], item["initrd"]]
         wanted += [disk["path"] for disk in item["disks"]] + [one["source"] for one in item["shared_folders"]]
         self._away.check([*had, *wanted], f"guests: {job.name}")
@@ -148,6 +148,8 @@ class Planner:
             for disk in (job.seen.definition or {}).get("disks", ())
             if disk["made"]
         ]
+        # One in a pool, of a guest that libvirt does not know any more, say.
+        self._away.check(made, f"guests: {job.name}")
         begun = [path for path in guest_disks.making(job.name) if path not in made and os.path.lexists(path)]
         job.made_disks = [*made, *begun, *snapshot_records.made(job.name, made)]
         # Without a definition it is known only of those that were being made.

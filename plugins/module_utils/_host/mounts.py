@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import typing as t
@@ -19,6 +20,9 @@ SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 # Once their server is gone these may keep a process for good, which nobody can kill then.
 _MAY_HANG = (*SHARED, "cifs", "smb3", "fuse.sshfs")
 _MOST_LINKS = 40
+BRING_IT_BACK = (
+    "Bring its server back, or the way to it, and run it again; or, where it is given up, unmount it (umount --lazy)."
+)
 # A server that has more to do than this is none whose answers anybody waits for.
 _ANSWER_S = 5.0
 
@@ -37,15 +41,14 @@ class Away:
         """Where a way has led by now to storage that was asked, and did not answer."""
         return []
 
-    def check(self, places: t.Iterable[str], what: str) -> None:
-        """HostError where one of the files of ``what`` lies there: whoever looks at it would wait with its storage."""
+    def check(self, places: t.Iterable[str], where: str = "") -> None:
+        """HostError where one of these files lies there: whoever looks at it would wait with its storage. ``where``:
+        what has it."""
         for path in places:
             # What lies behind a network has no path here.
             if path.startswith("/") and not self.real(path):
-                raise HostError(
-                    f"{what} has {path}, and the storage there does not answer.",
-                    hint="Bring its server back, or the way to it, and run it again.",
-                )
+                said = f"{where}: {path}" if where else path
+                raise HostError(f"{said} is on storage that does not answer.", hint=BRING_IT_BACK)
 
     def real(self, path: str) -> str:
         """As ``os.path.realpath``; '' where the way leads there."""
@@ -68,7 +71,8 @@ class Away:
                 continue
             links += 1
             if links > _MOST_LINKS:
-                return ""
+                # Nobody comes to its end.
+                return os.path.normpath(path)
             made = "/" if target.startswith("/") else made
             todo += target.split("/")[::-1]
         return made
@@ -113,8 +117,15 @@ class _Silent(Away):
 
 def silent() -> Away:
     """What hangs now, for who has to look wherever a way leads. Be it what is mounted when somebody goes there."""
-    points = [point for point, kind in kinds_at(files.read_mounts()).items() if kind in (*_MAY_HANG, "autofs")]
-    return _Silent(points) if points else NOTHING
+    kinds = kinds_at(files.read_mounts())
+    points = tuple(point for point, kind in kinds.items() if kind in (*_MAY_HANG, "autofs"))
+    return _silent(points) if points else NOTHING
+
+
+@functools.lru_cache(maxsize=1)
+def _silent(points: tuple[str, ...]) -> Away:
+    """One for each process: who has waited for storage once does not wait again."""
+    return _Silent(points)
 
 
 def _answers(point: str) -> bool:

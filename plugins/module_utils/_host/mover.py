@@ -83,7 +83,9 @@ class Move:
         self._report(
             {
                 "phase": self.time.phase(),
-                "frozen": self._frozen,
+                # What does not run is in no hurry.
+                "frozen": self._frozen and self._runs,
+                "settles_at": self._alive_at and self._alive_at + _SETTLE_S,
                 "elapsed_ms": self.time.elapsed_ms(),
                 "bytes": dict(self.time.bytes),
             }
@@ -180,12 +182,10 @@ class Move:
         freezer.hurry(False)
 
     def _end_well(self) -> None:
-        self.time.begin("finish")
+        self.phase("finish")
         # At once: until this is done a target that loses power has nothing that could be relied on.
         self._source.secure(self.channel, self.journal)
         time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
-        # Nor before: who hears of it asks again.
-        self.tell()
         self.result.update(self.steps.statistics())
         # From here on nothing may bring it back: what is here goes piece by piece.
         self._save(records.SOURCE_LEAVING)
@@ -384,8 +384,8 @@ def _run(args: t.Sequence[str], host: Host) -> int:
 def _status(args: t.Sequence[str], host: Host) -> int:
     """``status ID [SECONDS]``: wait that long for a new phase.
 
-    While the workload stands still the answer waits, too: who follows the move would ask again at once, and that takes
-    of the computing that the workload waits for.
+    While the workload stands still, and until it has settled, the answer waits, too: who follows the move would ask
+    again at once, and that takes of the computing that the workload waits for.
     """
     move_id = check_name(args[0], "ID")
     end = time.monotonic() + (float(args[1]) if len(args) > 1 else 0)
@@ -395,7 +395,8 @@ def _status(args: t.Sequence[str], host: Host) -> int:
         if status is None:
             raise InputError(f"There is no move {move_id} on this host.")
         new = first is None or status["phase"] != first["phase"]
-        still = bool(status.get("frozen"))
+        # The mover's clock, which is that of all processes of this host.
+        still = bool(status.get("frozen")) or time.monotonic() < float(status.get("settles_at") or 0)
         if (new and not still) or status["phase"] == "done" or time.monotonic() > end + still * _LONGER_S:
             break
         time.sleep(0.02)

@@ -19,7 +19,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import HostError, Missing, Refused
 from .._core.names import is_digest
-from . import building, disks, files
+from . import building, disks, files, mounts
 
 SCHEMA = 1
 FORMAT = "qcow2"
@@ -137,10 +137,12 @@ def check(digest: str, *, full: bool = False, remember: bool = False) -> None:
     """Refused when a template is not what its digest says any more; see ``problem``."""
     found = problem(digest, full=full, remember=remember)
     if found:
-        known, users = names_of(digest), dependants(digest)
-        resting = f" These rest on it and read wrong data: {', '.join(users)}." if users else ""
+        overlays, unseen = disks.overlays_known([paths.template_disk(digest)])
+        known, users = names_of(digest), dependants(digest, overlays or {})
+        said = [f"The template {', '.join(known) or digest} is damaged: {found}."]
+        said += [f"These rest on it and read wrong data: {', '.join(users)}."] if users else []
         raise Refused(
-            f"The template {', '.join(known) or digest} is damaged: {found}.{resting}",
+            " ".join([*said, *unseen]),
             hint="Register it again from what it was made of, or from a host that has it (peer); nothing else is "
             "changed. Nobody may write to a template.",
             digest=digest,
@@ -161,6 +163,7 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
     places, where libvirt's guests have theirs, and where images are on record. ``overlays``: those of
     ``disks.overlays_around``, where several templates are looked at.
     """
+    away = mounts.silent()
     guests, theirs = set(), set()
     try:
         listing = os.listdir(paths.WORKLOADS)
@@ -172,7 +175,7 @@ def dependants(digest: str, overlays: t.Optional[t.Mapping[str, str]] = None) ->
             if disk.get("linked") and disk.get("template_digest") == digest:
                 guests.add(name)
                 pooled = paths.pooled_disk(name, disk["name"], disk["format"])
-                theirs.add(os.path.realpath(disk["path"]) if disk["path"] else pooled)
+                theirs.add(away.real(disk["path"]) if disk["path"] else pooled)
     real = os.path.realpath(paths.template_disk(digest))
     found = disks.overlays_around([real]) if overlays is None else overlays
     others = []

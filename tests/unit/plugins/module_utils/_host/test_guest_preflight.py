@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import os
 import socket
@@ -39,6 +38,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._host import (
 from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import errors, xml
 
 from . import fake_domains
+from .dead_storage import Dead
 from .fake_domains import FakeConnection, FakeDomain
 
 # VIR_ERR_CPU_INCOMPATIBLE.
@@ -595,60 +595,6 @@ def test_what_a_guest_writes_into_its_raw_disk_keeps_no_other_one(source: Source
         source.connection.domains.pop("reader")
 
 
-class Dead:
-    """A file server that is gone: whoever touches what is mounted at ``point`` would hang. Here he fails."""
-
-    def __init__(self, point: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.point = str(point)
-        self._asked = False
-        kinds = f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n55 22 0:42 / {point} rw shared:3 - nfs4 192.0.2.1:/srv rw,hard\n"
-        monkeypatch.setattr(files, "read_mounts", lambda: kinds)
-        self._real = os.path.realpath
-        for place, names in ((os, ("stat", "listdir", "open")), (builtins, ("open",)), (os.path, ("realpath",))):
-            for name in names:
-                monkeypatch.setattr(place, name, self._guarded(getattr(place, name)))
-        for name in ("lstat", "readlink"):
-            monkeypatch.setattr(os, name, self._guarded(getattr(os, name), follows=False))
-        scan = self._guarded(os.scandir)
-
-        @contextlib.contextmanager
-        def listed(path: str) -> t.Iterator[list[t.Any]]:
-            with scan(path) as entries:
-                yield [self._entry(entry) for entry in entries]
-
-        monkeypatch.setattr(os, "scandir", listed)
-
-    def touch(self, path: object, follows: bool = True) -> None:
-        # To find out where a path leads asks the same functions.
-        if self._asked or not isinstance(path, str):
-            return
-        self._asked = True
-        try:
-            real = self._real(path) if follows else f"{self._real(os.path.dirname(path))}/{os.path.basename(path)}"
-        finally:
-            self._asked = False
-        assert not f"{real}/".startswith(f"{self.point}/"), path
-
-    def _guarded(self, work: t.Any, follows: bool = True) -> t.Any:
-        def guarded(path: t.Any, *args: t.Any, **options: t.Any) -> t.Any:
-            self.touch(path, follows and options.get("follow_symlinks", True))
-            return work(path, *args, **options)
-
-        return guarded
-
-    def _entry(self, entry: os.DirEntry[str]) -> t.Any:
-        def asked(word: str) -> t.Any:
-            def ask(follow_symlinks: bool = True) -> t.Any:
-                # What is mounted there a directory does not touch for that.
-                if follow_symlinks:
-                    self.touch(entry.path)
-                return getattr(entry, word)(follow_symlinks=follow_symlinks)
-
-            return ask
-
-        return types.SimpleNamespace(name=entry.name, path=entry.path, is_dir=asked("is_dir"), is_file=asked("is_file"))
-
-
 def test_a_file_server_that_is_gone_keeps_no_guest_that_has_nothing_there(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -700,7 +646,7 @@ def test_what_is_on_a_file_server_that_is_gone_does_not_move(
     monkeypatch.setattr(mounts, "_answers", lambda point: point != str(dead))
     with monkeypatch.context() as patch:
         Dead(dead, patch)
-        with pytest.raises(HostError, match=f"web has {dead}/b.qcow2, and the storage there does not answer"):
+        with pytest.raises(HostError, match=f"files: web: {dead}/b.qcow2 is on storage that does not answer"):
             source.survey()
     assert source.survey().plan.blockers == ()
 

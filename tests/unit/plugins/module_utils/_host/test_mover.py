@@ -107,11 +107,13 @@ def test_what_is_kept_on_the_source_is_told(move: mover.Move, monkeypatch: pytes
 @pytest.mark.parametrize("runs", [True, False])
 def test_only_what_runs_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool) -> None:
     monkeypatch.setattr(paths, "WORKLOADS", str(tmp_path))
-    move = mover.Move(Host(run=t.cast("t.Any", None)), REQUEST, MOVE, lambda status: None)
+    told: list[bool] = []
+    move = mover.Move(Host(run=t.cast("t.Any", None)), REQUEST, MOVE, lambda status: told.append(status["frozen"]))
     move._runs = runs
     move.freeze("disks")
     move._stood_still()
     assert ("frozen_ms" in move.result) is runs
+    assert told == [runs]
 
 
 @pytest.fixture
@@ -151,6 +153,11 @@ def test_nobody_is_answered_while_it_stands_still(follow: t.Callable[..., dict[s
     assert follow(*still, {"phase": "done", "result": {}})["phase"] == "done"
     # Also when the time for an answer has just come.
     assert follow(status("memory"), *still[1:], status("finish"), seconds=1)["phase"] == "finish"
+
+
+def test_nobody_is_answered_before_it_has_settled(follow: t.Callable[..., dict[str, t.Any]]) -> None:
+    settling = [status("finish", settles_at=102.5, elapsed_ms=float(at)) for at in range(4)]
+    assert follow(status("memory"), *settling)["elapsed_ms"] == 2.0
 
 
 def test_when_nothing_is_new_it_is_told_how_far_it_is(follow: t.Callable[..., dict[str, t.Any]]) -> None:
@@ -366,14 +373,14 @@ def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mover.Move:
     return mover.Move(Host(run=t.cast("t.Any", None)), request, MOVE, lambda status: None)
 
 
-def test_that_it_runs_is_told_once_it_has_settled(move: mover.Move, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who follows the move asks again at once, which takes of the computing that it needs."""
-    told: list[str] = []
-    move._report = lambda status: told.append(f"{status['phase']}{', frozen' * status['frozen']}")
-    monkeypatch.setattr(time, "sleep", lambda _seconds: told.append("settled"))
+def test_how_long_it_settles_is_told(move: mover.Move, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, float] = {}
+    move._report = lambda status: told.update({status["phase"]: status["settles_at"]})
+    monkeypatch.setattr(time, "monotonic", lambda: 7.0)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     monkeypatch.setattr(Source, "let_go", lambda *args: [], raising=False)
     assert move.run()["outcome"] == "target"
-    assert told[told.index("switch, frozen") :] == ["switch, frozen", "settled", "finish"]
+    assert (told["switch"], told["finish"]) == (0.0, 7.0 + mover._SETTLE_S)
 
 
 @pytest.mark.parametrize("wrong", [HostError("libvirt hangs."), OSError(28, "No space left on device")])

@@ -437,11 +437,13 @@ def test_the_agent_has_few_queues() -> None:
     (made,) = [each for each in build(model).iter("controller") if each.get("type") == "virtio-serial"]
     assert made.get("ports") == "4"
     assert "virtio-serial" not in xml.document(build({**model, "agent": False}))
-    stored = build(model)
-    made = next(each for each in stored.iter("controller") if each.get("type") == "virtio-serial")
     made.attrib.pop("ports")
-    again = [each.attrib for each in patch(stored, model).iter("controller") if each.get("type") == "virtio-serial"]
-    assert again == [{"type": "virtio-serial", "index": "0"}]
+    stored = build({**model, "agent": False})
+    xml.all_at(stored, "devices")[0].append(made)
+    again = patch(stored, model)
+    assert parse(again)["agent"]
+    kept = [each.attrib for each in again.iter("controller") if each.get("type") == "virtio-serial"]
+    assert kept == [{"type": "virtio-serial", "index": "0"}]
 
 
 def test_patch_to_another_kind_of_machine_forgets_the_slots() -> None:

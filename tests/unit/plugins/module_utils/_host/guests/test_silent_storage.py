@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError
-from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, files, mounts, templates
+from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
+from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, mounts, templates
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
 
 from .. import fake_domains
+from ..dead_storage import Dead
 from ..fake_domains import FakeConnection
-from .bring import DIGEST, WEB, bring, foreign, one, template
-
-LOOKS = ("stat", "lstat", "open", "readlink", "scandir", "listdir", "access", "statvfs")
+from .bring import DIGEST, WEB, bring, cut_off, foreign, one, template
 
 
 class Share:
@@ -31,21 +29,8 @@ class Share:
 
     def goes(self) -> None:
         """From now on every look there fails the test, where it would hang."""
-        # Those before it see an empty directory as any other one.
-        mountinfo = f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 22 0:35 / {self.path} rw - nfs4 192.0.2.1:/ rw\n"
-        self._monkeypatch.setattr(files, "read_mounts", lambda: mountinfo)
+        Dead(self.path, self._monkeypatch)
         self._monkeypatch.setattr(mounts, "_answers", lambda point: False)
-        for name in LOOKS:
-            self._monkeypatch.setattr(os, name, self._hanging(getattr(os, name)))
-
-    def _hanging(self, real: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
-        def look(path: t.Any, *args: t.Any, **words: t.Any) -> t.Any:
-            if isinstance(path, (str, os.PathLike)):
-                there = f"{os.path.abspath(path)}/".startswith(f"{self.path}/")
-                assert not there, f"{real.__name__} of {path} hangs"
-            return real(path, *args, **words)
-
-        return look
 
 
 @pytest.fixture
@@ -104,11 +89,87 @@ def test_what_a_guest_is_to_have_there(
     share.goes()
     before = list(connection.calls)
     for name in ("web", "db"):
-        with pytest.raises(HostError, match=r"does not answer.* Bring its server back") as raised:
+        with pytest.raises(HostError, match=r"is on storage that does not answer.* Bring its server back") as raised:
             bring({**WEB, "name": name, **at(more)})
         assert str(raised.value).startswith(f"guests: {name}")
         assert f"{place}/{names}".replace("web-", f"{name}-") in str(raised.value)
     assert connection.calls == before
+
+
+@pytest.mark.parametrize("known", ["new", "managed", "adopted", "adopted, and nobody has told libvirt"])
+def test_what_a_disk_rests_on_is_there(connection: FakeConnection, place: Path, share: Share, known: str) -> None:
+    """The disk itself is not. It is told when it is looked at."""
+    image(share, "base.qcow2")
+    top = place / "workloads/web/disks/own.qcow2"
+    top.parent.mkdir(parents=True)
+    base = f"<backingStore type='file'><format type='qcow2'/><source file='{share.path}/base.qcow2'/></backingStore>"
+    wanted = {"name": "web", "memory_mib": 256, "disks": [{"path": str(top)}]}
+    if known == "managed":
+        fake_domains.qcow2(top, 2**20)
+        bring({**wanted, "state": "stopped"})
+    fake_domains.qcow2(top, 2**20, str(share.path / "base.qcow2"), "qcow2")
+    if known.startswith("adopted"):
+        wanted["name"] = "old"
+        foreign(
+            connection,
+            f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{top}'/>"
+            f"{'' if 'nobody' in known else base}<target dev='vda' bus='virtio'/></disk>",
+        )
+    share.goes()
+    with pytest.raises(HostError, match=rf"{share.path}/base\.qcow2 is on storage that does not answer"):
+        bring(wanted, adopt=True)
+
+
+def test_what_a_run_that_was_cut_off_was_making_there(
+    connection: FakeConnection, place: Path, share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what libvirt does not know any more."""
+    connection.pools["images"] = str(share.path)
+    cut_off({**WEB, "disks": [{"path": str(share.path / "new.qcow2"), "size_mib": 1}]}, monkeypatch, "_seed")
+    bring({**WEB, "name": "db", "disks": [{"pool": "images", "size_mib": 1}]})
+    connection.domains.pop("db")
+    share.goes()
+    for name, file in (("web", "new.qcow2"), ("db", "db-vda.qcow2")):
+        for item in ({"name": name, "state": "absent"}, {"name": name, "state": "absent", "delete_disks": True}):
+            with pytest.raises(HostError, match=rf"guests: {name}: .*nfs/{file} is on storage that does not answer"):
+                bring(item)
+
+
+def test_what_may_be_the_base_of_a_disk_there_is_nobodys(connection: FakeConnection, place: Path, share: Share) -> None:
+    """Only the file there says what it rests on."""
+    fake_domains.qcow2(place / "base.qcow2", 2**20)
+    image(share, "theirs.qcow2", str(place / "base.qcow2"), "qcow2")
+    foreign(
+        connection,
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{share.path}/theirs.qcow2'/>"
+        "<target dev='vda' bus='virtio'/></disk>",
+    )
+    share.goes()
+    with pytest.raises(HostError, match=r"what the disk of 'old' rests on: .*theirs\.qcow2 is on storage"):
+        bring({**WEB, "disks": [{"path": str(place / "base.qcow2")}]})
+    assert one(WEB)["changed"]
+
+
+def test_two_of_one_call(connection: FakeConnection, place: Path, share: Share) -> None:
+    """One takes a disk, and the other, whose disk is there, goes."""
+    fake_domains.qcow2(place / "own.qcow2", 2**20)
+    bring({**WEB, "name": "db", "disks": [{"path": str(share.path / "new.qcow2"), "size_mib": 1}]})
+    share.goes()
+    gone = {"name": "db", "state": "absent", "delete_disks": True}
+    with pytest.raises(HostError, match=r"guests: db: .*new\.qcow2 is on storage"):
+        bring({**WEB, "disks": [{"path": str(place / "own.qcow2")}]}, gone)
+
+
+def test_a_damaged_template_is_told_all_the_same(connection: FakeConnection, place: Path, share: Share) -> None:
+    """Who rests on it is known of guests only."""
+    template(place)
+    made = {"template": "debian", "path": str(share.path / "clone.qcow2")}
+    bring({**WEB, "disks": [made]})
+    share.goes()
+    disk = place / f"templates/sha256/{DIGEST}/disk.qcow2"
+    disk.write_bytes(disk.read_bytes() + b"more")
+    with pytest.raises(Refused, match=r"is damaged: .* wrong data: guest web\. What rests on .*nfs does not answer"):
+        bring({**WEB, "name": "db", "disks": [{"template": "debian"}]})
 
 
 def test_one_that_has_its_disk_there_can_be_stopped_and_nothing_else(connection: FakeConnection, share: Share) -> None:
@@ -116,11 +177,11 @@ def test_one_that_has_its_disk_there_can_be_stopped_and_nothing_else(connection:
     bring({**WEB, **disks})
     share.goes()
     for item in ({**WEB, **disks}, {"name": "web", "state": "absent"}, {**WEB, **disks, "state": "stopped"}):
-        with pytest.raises(HostError, match=r"guests: web has .*nfs/theirs\.qcow2, and the storage there"):
+        with pytest.raises(HostError, match=r"guests: web: .*nfs/theirs\.qcow2 is on storage"):
             bring(item)
     assert connection.domains["web"].live is not None
     assert one({"name": "web", "state": "stopped"})["actions"][0] == "stop"
-    with pytest.raises(HostError, match=r"guests: web has .*nfs/theirs\.qcow2, and the storage there"):
+    with pytest.raises(HostError, match=r"guests: web: .*nfs/theirs\.qcow2 is on storage"):
         bring({"name": "web", "state": "running"})
 
 
