@@ -22,8 +22,9 @@ description:
     returns where it is. Before it creates one it asks all hosts of the overlay whether they have the name, the address,
     the UUID or a MAC, and refuses when one of them does, or does not answer.
   - UUID and MACs follow from the name and stay what they are.
-  - Storage that does not answer (a file server that is gone) holds nobody up. A call that names a guest with a file
-    there is refused, and says which; one that leaves it out makes and changes the others.
+  - Storage that does not answer (a file server that is gone) holds nobody up. A call that would describe, start or
+    remove a guest with a file there is refused, and says which file; without that guest the others are made and
+    changed.
 extends_documentation_fragment:
   - cnvm.platform.peers
 options:
@@ -48,7 +49,7 @@ options:
           - V(paused) creates and starts it if need be, and lets it stand still.
           - V(absent) stops and removes it with its NVRAM, saved memory, snapshots and seed. Its disks are kept, see
             O(guests[].delete_disks). Refused while another guest has a file of its directory, or an image rests on one;
-            and while storage does not answer on which one may.
+            also while storage that may have such an image does not answer.
           - Where a disk stays that rests on a template is remembered, as it is when a disk is taken away from a guest.
             That template cannot be removed before the file is, or is flattened.
         type: str

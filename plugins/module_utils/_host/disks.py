@@ -147,8 +147,8 @@ def inspect(path: str, kind: str = "") -> Node:
 
 
 def chain(path: str, kind: str = "") -> tuple[Node, ...]:
-    """An image and all below it, the base last; see ``_image.chain.walk`` for what is refused. HostError where one of
-    them is on storage that does not answer."""
+    """An image and all below it, the base last; see ``_image.chain.walk`` for what is refused. SilentStorage where one
+    of them is on storage that does not answer."""
     away = mounts.silent()
 
     def look(place: str, its_kind: str) -> Node:
@@ -214,17 +214,20 @@ def _files_below(directory: str, depth: int, away: mounts.Away) -> t.Iterator[st
     while todo:
         place, level = todo.pop()
         here = os.path.realpath(place)
-        # By what the directory says of its entries: where a link leads to may hang, and what is mounted there.
-        entries = [each for each in _listed(place) if not away.begins_at(os.path.join(here, each.name))]
+        # By what the directory says of its entries: where a link leads to may hang, and what is mounted there. Only
+        # where somebody goes on to is looked whether it does.
+        entries = _listed(place)
         below = [each for each in entries if _is(each.is_dir)]
-        todo += [(each.path, level + 1) for each in below if level < depth]
+        further = below if level < depth else []
+        todo += [(each.path, level + 1) for each in further if not away.begins_at(os.path.join(here, each.name))]
         count += len(entries) - len(below)
         if count > MOST_FILES:
             raise HostError(
                 f"There are more than {MOST_FILES} files in {directory}.",
                 hint="Keep disk images apart from other files.",
             )
-        yield from (each.path for each in entries if _is(each.is_file))
+        found = [each for each in entries if _is(each.is_file)]
+        yield from (each.path for each in found if not away.begins_at(os.path.join(here, each.name)))
 
 
 def _is(kind: t.Callable[..., bool]) -> bool:
@@ -333,7 +336,7 @@ def overlays_around(
             seen.add(real)
     for point in away.not_answering():
         error = HostError(
-            f"The storage at {point} does not answer, and may have images that rest on others.",
+            f"What rests on the images here nobody can say: the storage at {point} does not answer.",
             hint=mounts.BRING_IT_BACK,
         )
         if unseen is None:

@@ -68,12 +68,13 @@ class Known:
 
     @property
     def files(self) -> list[str]:
-        """All that is opened for both when they are started, by their XML."""
+        """The files that are opened for both when they are started, by their XML."""
         drives = [drive for model in self.models for key in ("disks", "cdroms") for drive in model[key].values()]
         below = [one["path"] for drive in drives for one in drive.get("backing", ())]
         booted = [model[key] for model in self.models for key in ("kernel", "initrd")]
         roots = [root for root in (self.stored, self.live) if root is not None]
         booted += [xml.text_of(root, f"os/{part}") for root in roots for part in ("loader", "nvram")]
+        booted += [xml.attribute(root, "os/nvram/source", "file") for root in roots]
         folders = [folder["source"] for model in self.models for folder in model["shared_folders"].values()]
         return [*booted, *(drive["path"] for drive in drives), *below, *folders]
 

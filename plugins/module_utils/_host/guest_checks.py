@@ -25,8 +25,8 @@ from .ownership import Newcomer, Registry
 
 class _Has(t.NamedTuple):
     """What a domain has, as it is stored and as it runs: ``places`` are the real paths of its disks, and of what lies
-    below them (a snapshot, say), which is as much a part of it. ``silent``: those of which nobody can say what they
-    rest on now."""
+    below them (a snapshot, say), which is as much a part of it. ``silent``: those on storage that does not answer, so
+    that nobody can say what is below them."""
 
     uuids: set[str]
     macs: set[str]
@@ -165,6 +165,9 @@ class Checks:
                     hint="Give the template's name as template, and no path of its own.",
                 )
         real = {path: os.path.realpath(path) for path in new_paths}
+        definition = t.cast(Wanted, job.plan.wanted).definition
+        # What this module makes, or has made, is nobody else's.
+        given = new_paths & {model["disks"][disk["name"]]["path"] for disk in definition["disks"] if not disk["made"]}
         for name, theirs in self._others.items():
             if name == job.name:
                 continue
@@ -183,8 +186,12 @@ class Checks:
                     f"The disk {min(paths_taken)} of guest {job.name!r} is that of {name!r}.",
                     hint="Two guests that write to one disk destroy it.",
                 )
-            if any(map(os.path.lexists, new_paths)):
-                mounts.silent().check(theirs.silent, f"guests: {job.name}: disks: what the disk of {name!r} rests on")
+            if given and theirs.silent:
+                raise HostError(
+                    f"guests: {job.name}: disks: whether {min(given)} is below a disk of {name!r} nobody can say: "
+                    f"{theirs.silent[0]} is on storage that does not answer.",
+                    hint=mounts.BRING_IT_BACK,
+                )
             if job.known is None and model["uuid"] in theirs.uuids:
                 raise Refused(
                     f"The UUID {model['uuid']} of guest {job.name!r} is that of {name!r}.", hint="Remove that one."
@@ -202,12 +209,13 @@ class Checks:
         for name, known in self._domains.items():
             models = known.models
             used = [disk for model in models for disk in model["disks"].values()]
-            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk))}
+            silent: list[str] = []
+            images = {path for disk in used for path in (disk["path"], *guest_disks.all_below(disk, silent))}
             found[name] = _Has(
                 {model["uuid"] for model in models},
                 {mac for model in models for mac in model["networks"]},
                 set(map(away.real, images)),
-                [disk["path"] for disk in used if "open" in disk and not away.real(disk["path"])],
+                silent,
             )
         return found
 

@@ -179,13 +179,18 @@ def _inspect(path: str, kind: str, where: str) -> Node:
         raise HostError(f"{where}: {error.message}", hint="Restore it, or remove the guest.") from None
 
 
-def all_below(disk: t.Mapping[str, t.Any]) -> list[str]:
-    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open."""
+def all_below(disk: t.Mapping[str, t.Any], silent: t.Optional[list[str]] = None) -> list[str]:
+    """The files below a disk of a domain: those that its XML names, and what its file says where that is left open.
+    ``silent`` is told the first one that is on storage which does not answer: what is below that nobody can say."""
     found = [str(one["path"]) for one in disk["backing"]]
     if "open" in disk:
-        # What is damaged, not there, silent, or of a format that we do not read rests on nothing that we could name.
+        # What is damaged, not there, or of a format that we do not read rests on nothing that we could name.
         with contextlib.suppress(OSError, HostError, InputError, Refused):
-            found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
+            try:
+                found += [node.path for node in disks.chain(disk["path"], disk["format"])[1:]]
+            except mounts.SilentStorage as error:
+                if silent is not None:
+                    silent.append(str(error.details["path"]))
     return found
 
 
@@ -395,10 +400,11 @@ def leave(images: t.Mapping[str, str]) -> None:
     """Write down where images ({path: format}) stay that the guest has no longer: who removes what they rest on looks
     there. Not of those that lie where everybody looks, nor of raw ones: what these begin with the guest has written."""
     for path, kind in sorted(images.items()):
-        real = os.path.realpath(path)
-        # What lies behind a network has no path here.
-        there = path.startswith("/") and not real.startswith(tuple(f"{place}/" for place in _OURS))
-        if there and kind != "raw" and disks.rests_on(real, mounts.silent()):
+        away = mounts.silent()
+        # What lies behind a network has no path here, and its storage may have gone by now.
+        real = away.real(path) if path.startswith("/") else ""
+        there = real and not real.startswith(tuple(f"{place}/" for place in _OURS))
+        if there and kind != "raw" and disks.rests_on(real, away):
             disk_records.note(real)
 
 

@@ -25,8 +25,9 @@ from . import domains, libvirt
 from .system import Host
 
 _ARP_TABLE = "/proc/net/arp"
-# A guest answers who asks for its address within milliseconds, where its host has time for it.
-_ARP_ANSWER_S = 0.5
+# A guest answers who asks for its address within milliseconds, where its host has time for it. The kernel asks again
+# after a second.
+_ARP_ANSWER_S = 1.3
 _ARP_POLL_S = 0.02
 _AGENT_TIMEOUT_S = 2
 # VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK.

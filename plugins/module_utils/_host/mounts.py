@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import threading
+import time
 import typing as t
 
 from .._core.errors import HostError
@@ -20,11 +21,13 @@ SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 # Once their server is gone these may keep a process for good, which nobody can kill then.
 _MAY_HANG = (*SHARED, "cifs", "smb3", "fuse.sshfs")
 _MOST_LINKS = 40
-BRING_IT_BACK = (
-    "Bring its server back, or the way to it, and run it again; or, where it is given up, unmount it (umount --lazy)."
-)
+BRING_IT_BACK = "Bring its server back, or the network to it. If it is gone for good, unmount it (umount --lazy)."
 # A server that has more to do than this is none whose answers anybody waits for.
 _ANSWER_S = 5.0
+
+
+class SilentStorage(HostError):
+    """A file (``path`` of ``details``) is on storage that does not answer."""
 
 
 class Away:
@@ -42,13 +45,13 @@ class Away:
         return []
 
     def check(self, places: t.Iterable[str], where: str = "") -> None:
-        """HostError where one of these files lies there: whoever looks at it would wait with its storage. ``where``:
-        what has it."""
+        """SilentStorage where one of these files lies there: whoever looks at it would wait with its storage.
+        ``where``: what has it."""
         for path in places:
             # What lies behind a network has no path here.
             if path.startswith("/") and not self.real(path):
                 said = f"{where}: {path}" if where else path
-                raise HostError(f"{said} is on storage that does not answer.", hint=BRING_IT_BACK)
+                raise SilentStorage(f"{said} is on storage that does not answer.", hint=BRING_IT_BACK, path=path)
 
     def real(self, path: str) -> str:
         """As ``os.path.realpath``; '' where the way leads there."""
@@ -98,21 +101,26 @@ def away_from(own: t.Iterable[str]) -> Away:
 
 
 class _Silent(Away):
-    """Those of ``points`` whose storage does not answer. Each is asked when the way leads there, and once."""
+    """Those of ``points`` whose storage does not answer. Each is asked when the way leads there. Whoever has not
+    answered is not asked again; an answer is good for some seconds."""
 
     def __init__(self, points: t.Collection[str]) -> None:
         super().__init__(points)
-        self._known: dict[str, bool] = {}
+        self._silent: set[str] = set()
+        self._heard: dict[str, float] = {}
 
     def begins_at(self, path: str) -> bool:
-        if path not in self._points:
-            return False
-        if path not in self._known:
-            self._known[path] = not _answers(path)
-        return self._known[path]
+        if path in self._points and path not in self._silent:
+            now = time.monotonic()
+            if now - self._heard.get(path, now - _ANSWER_S) >= _ANSWER_S:
+                if _answers(path):
+                    self._heard[path] = time.monotonic()
+                else:
+                    self._silent.add(path)
+        return path in self._silent
 
     def not_answering(self) -> list[str]:
-        return sorted(point for point, silent in self._known.items() if silent)
+        return sorted(self._silent)
 
 
 def silent() -> Away:

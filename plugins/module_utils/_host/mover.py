@@ -384,8 +384,8 @@ def _run(args: t.Sequence[str], host: Host) -> int:
 def _status(args: t.Sequence[str], host: Host) -> int:
     """``status ID [SECONDS]``: wait that long for a new phase.
 
-    While the workload stands still, and until it has settled, the answer waits, too: who follows the move would ask
-    again at once, and that takes of the computing that the workload waits for.
+    While the workload stands still, and until it has settled, the answer waits, too, for ``_LONGER_S`` at most: who
+    follows the move would ask again at once, and that takes of the computing that the workload waits for.
     """
     move_id = check_name(args[0], "ID")
     end = time.monotonic() + (float(args[1]) if len(args) > 1 else 0)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import os
 import types
 import typing as t
@@ -15,6 +14,16 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import files
+
+
+class Listing(list[t.Any]):
+    """What is in a directory, as os.scandir has it."""
+
+    def __enter__(self) -> Listing:
+        return self
+
+    def __exit__(self, *dummy: object) -> None:
+        pass
 
 
 class Dead:
@@ -33,10 +42,9 @@ class Dead:
             monkeypatch.setattr(os, name, self._guarded(getattr(os, name), follows=False))
         scan = self._guarded(os.scandir)
 
-        @contextlib.contextmanager
-        def listed(path: str) -> t.Iterator[list[t.Any]]:
+        def listed(path: str) -> Listing:
             with scan(path) as entries:
-                yield [self._entry(entry) for entry in entries]
+                return Listing(map(self._entry, entries))
 
         monkeypatch.setattr(os, "scandir", listed)
 

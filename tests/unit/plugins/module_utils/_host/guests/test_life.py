@@ -21,7 +21,6 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import 
 from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import CommandResult
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     disks,
-    files,
     guest_power,
     guest_report,
     guests,
@@ -32,6 +31,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import doma
 from ansible_collections.cnvm.platform.tests.support import images
 
 from .. import fake_domains
+from ..dead_storage import Dead
 from ..fake_clock import Clock
 from ..fake_domains import FakeConnection, FakeError
 from ..killing import Killed
@@ -128,16 +128,8 @@ def test_one_whose_file_server_is_gone_hides_no_other_one(
 ) -> None:
     """How much its disk takes up there cannot be said, and nobody waits for that."""
     bring(WEB, {**WEB, "name": "far"})
-    dead = f"{place}/workloads/far"
-    monkeypatch.setattr(files, "read_mounts", lambda: f"55 22 0:42 / {dead} rw - nfs4 192.0.2.1:/srv rw,hard\n")
     monkeypatch.setattr(mounts, "_answers", lambda point: False)
-    stat = os.stat
-
-    def touched(path: t.Any, **options: t.Any) -> os.stat_result:
-        assert not str(path).startswith(f"{dead}/disks/")
-        return stat(path, **options)
-
-    monkeypatch.setattr(os, "stat", touched)
+    Dead(place / "workloads/far/disks", monkeypatch)
     far, web = guest_report.report(t.cast("t.Any", connection))
     assert (far["state"], far["disks"][0]["allocated_bytes"]) == ("running", None)
     assert web["disks"][0]["allocated_bytes"] is not None

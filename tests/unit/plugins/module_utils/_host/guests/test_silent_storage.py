@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.cnvm.platform.plugins.module_utils._core.errors import HostError, Refused
 from ansible_collections.cnvm.platform.plugins.module_utils._host import disk_images, mounts, templates
 from ansible_collections.cnvm.platform.plugins.module_utils._host.system import Host
+from ansible_collections.cnvm.platform.plugins.module_utils._libvirt import xml
 
 from .. import fake_domains
 from ..dead_storage import Dead
@@ -145,9 +146,71 @@ def test_what_may_be_the_base_of_a_disk_there_is_nobodys(connection: FakeConnect
         "<target dev='vda' bus='virtio'/></disk>",
     )
     share.goes()
-    with pytest.raises(HostError, match=r"what the disk of 'old' rests on: .*theirs\.qcow2 is on storage"):
+    with pytest.raises(HostError, match=r"is below a disk of 'old' nobody can say: .*theirs\.qcow2 is on storage"):
         bring({**WEB, "disks": [{"path": str(place / "base.qcow2")}]})
     assert one(WEB)["changed"]
+
+
+def test_what_may_be_the_base_of_the_base_there(connection: FakeConnection, place: Path, share: Share) -> None:
+    """The disk itself is read."""
+    fake_domains.qcow2(place / "base.qcow2", 2**20)
+    image(share, "middle.qcow2", str(place / "base.qcow2"), "qcow2")
+    fake_domains.qcow2(place / "top.qcow2", 2**20, str(share.path / "middle.qcow2"), "qcow2")
+    foreign(
+        connection,
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{place}/top.qcow2'/>"
+        "<target dev='vda' bus='virtio'/></disk>",
+    )
+    share.goes()
+    with pytest.raises(
+        HostError, match=rf"whether {place}/base.qcow2 is below a disk of 'old' nobody can say: .*middle"
+    ):
+        bring({**WEB, "disks": [{"path": str(place / "base.qcow2")}]})
+
+
+def test_what_it_has_made_itself_is_below_nothing_there(
+    connection: FakeConnection, place: Path, share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was cut off goes on, and a domain that is lost is made anew."""
+    foreign(
+        connection,
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{share.path}/theirs.qcow2'/>"
+        "<target dev='vda' bus='virtio'/></disk>",
+    )
+    cut_off(WEB, monkeypatch, "_seed")
+    bring({**WEB, "name": "db", "disks": [{"path": str(place / "own.qcow2"), "size_mib": 1}]})
+    connection.domains.pop("db")
+    share.goes()
+    assert one(WEB)["changed"]
+    assert one({**WEB, "name": "db", "disks": [{"path": str(place / "own.qcow2"), "size_mib": 1}]})["changed"]
+
+
+def test_what_nobody_looks_into_holds_up_nobody(connection: FakeConnection, place: Path, share: Share) -> None:
+    """The share is a directory beside a disk."""
+    bring({**WEB, "disks": [{"path": str(place / "own.qcow2"), "size_mib": 1}]})
+    share.goes()
+    assert one({"name": "web", "state": "absent", "delete_disks": True})["changed"]
+    assert not (place / "own.qcow2").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<os><loader>{}</loader></os>", "<os><nvram>{}</nvram></os>", "<os><kernel>{}</kernel></os>",
+        "<os><nvram type='file'><source file='{}'/></nvram></os>", "<os><initrd>{}</initrd></os>",
+        "<devices><disk type='file' device='cdrom'><source file='{}'/><target dev='sda' bus='sata'/></disk></devices>",
+        "<devices><filesystem type='mount'><source dir='{}'/><target dir='tag'/></filesystem></devices>",
+    ],
+)  # fmt: skip
+def test_all_that_is_opened_counts(connection: FakeConnection, share: Share, text: str) -> None:
+    bring(WEB)
+    stored = t.cast("t.Any", connection.domains["web"].stored)
+    for part in xml.parse(f"<domain>{text.format(share.path / 'a')}</domain>", "it"):
+        there = stored.find(part.tag)
+        there.extend(list(part))
+    share.goes()
+    with pytest.raises(HostError, match=r"guests: web: .*nfs/a is on storage"):
+        bring({"name": "web", "state": "absent"})
 
 
 def test_two_of_one_call(connection: FakeConnection, place: Path, share: Share) -> None:
@@ -191,13 +254,14 @@ def test_nothing_is_removed_while_nobody_knows_what_rests_on_it(
     """Something there might."""
     bring({**WEB, "disks": [{"path": str(place / "own.qcow2"), "size_mib": 1}]}, {**WEB, "name": "db"})
     image(share, "theirs.qcow2", str(place / "own.qcow2"), "qcow2")
+    connection.pools["shared"] = str(share.path)
     foreign(
         connection,
         f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{share.path}/theirs.qcow2'/>"
         "<target dev='vda' bus='virtio'/></disk>",
     )
     share.goes()
-    with pytest.raises(HostError, match=rf"The storage at {share.path} does not answer.* unmount it"):
+    with pytest.raises(HostError, match=rf"nobody can say: the storage at {share.path} does not answer.* unmount it"):
         bring({"name": "web", "state": "absent", "delete_disks": True})
     assert (place / "own.qcow2").exists()
     with pytest.raises(HostError, match="does not answer"):
