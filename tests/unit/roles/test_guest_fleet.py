@@ -41,6 +41,40 @@ def test_a_word_that_is_empty_is_not_said(hosts: Stage) -> None:
     hosts.playbook("vm_list", output="")
 
 
+def test_words_reach_the_clones(hosts: Stage) -> None:
+    """A relative key is found from where the command is given."""
+    (hosts.path / "key.pub").write_text("ssh-ed25519 AAAA me\n", encoding="utf-8")
+    words: dict[str, t.Any] = {
+        "memory_mib": 64,
+        "vcpus": 2,
+        "size_mib": 2048,
+        "network": "inner",
+        "key": "key.pub",
+        "linked": False,
+    }
+    hosts.playbook("vm_instantiate", template="debian", count=1, group="pf", type="web", state="stopped", **words)
+    ((_host, options),) = hosts.asked("guest_clone")
+    assert options["guest"] == {
+        "memory_mib": 64, "vcpus": 2, "networks": [{"source": "inner"}], "tags": {"group": "pf", "type": "web"},
+        "cloud_init": {"user_data": {"ssh_authorized_keys": ["ssh-ed25519 AAAA me"]}},
+    }  # fmt: skip
+    assert (options["pattern"], options["disk"], options["linked"], options["state"]) == (
+        "debian-pf-web-%d", {"size_mib": 2048}, False, "stopped",
+    )  # fmt: skip
+
+
+def test_words_reach_those_that_are_stopped_and_launched(hosts: Stage) -> None:
+    there = {"managed": True, "state": "running", "tags": {"group": "pf", "type": "web"}, "template": "debian"}
+    hosts.answers["host1"]["guest_info"]["guests"] = [{"name": "a", **there}, {"name": "b", **there}]
+    hosts.answers["host1"]["guest"] = {"guests": []}
+    hosts.playbook("vm_stop", guest="a", force=True, timeout_s=7)
+    ((_host, options),) = hosts.asked("guest")
+    assert options["guests"] == [{"name": "a", "state": "stopped", "stop_timeout_s": 7, "force_stop": True}]
+    hosts.playbook("vm_launch", all=True)
+    ((_host, options),) = hosts.asked("guest")
+    assert options["guests"] == [{"name": name, "state": "running"} for name in "ab"]
+
+
 def test_a_description_is_taken_as_a_whole(hosts: Stage) -> None:
     """Who adds a group means that part of it, and with state=absent would lose the others, too."""
     (hosts.path / "clones").write_text("debian:1:pf1\ndebian:1:pf2\n", encoding="utf-8")
