@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import re
 import socket
+import struct
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from . import domains, libvirt
 from .system import Host
 
 _ARP_TABLE = "/proc/net/arp"
+_FORGET_ARP = 0x8953  # SIOCDARP
 # A guest answers who asks for its address within milliseconds, where its host has time for it. The kernel asks again
 # after a second.
 _ARP_ANSWER_S = 1.3
@@ -126,9 +129,16 @@ def _ask_agents(subjects: t.Sequence[Subject]) -> dict[str, addresses.Seen]:
 
 
 def poke(wanted: t.Iterable[str]) -> None:
-    """Send a datagram to each address, so that the kernel asks the network who has it. Nobody need answer it."""
+    """Send a datagram to each address, so that the kernel asks the network who has it. Nobody need answer it.
+
+    What it thinks of who has it is forgotten first: it would go by that for many seconds.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for address in wanted:
+            with contextlib.suppress(OSError):
+                # struct arpreq of arp(7): the address; its owner, flags, mask and device are left open.
+                request = struct.pack("=HH4s60x", socket.AF_INET, 0, socket.inet_aton(address))
+                fcntl.ioctl(sender, _FORGET_ARP, request)
             with contextlib.suppress(OSError):
                 sender.sendto(b"", (address, 9))
 

@@ -284,7 +284,7 @@ def test_mover_killed_at_the_handover(guest: Guest, state: str) -> None:
         guest.check(move.target, [move.source, move.target])
 
 
-@pytest.mark.parametrize("at", ["prepare", "memory", "frozen", "committed"])
+@pytest.mark.parametrize("at", ["preflight", "prepare", "memory", "frozen", "committed", "leaving"])
 def test_mover_hangs(guest: Guest, at: str) -> None:
     """systemd kills what gives no sign of life, and that is cleaned up after as if it had died."""
     with impatient(guest.source()):
@@ -293,7 +293,7 @@ def test_mover_hangs(guest: Guest, at: str) -> None:
             kill(move.source, MOVER, STOP)
         # Before systemd would have lost its patience without that.
         eventually("the mover is killed", lambda: move.status().get("died"), 40)
-    if at == "committed":
+    if at in ("committed", "leaving"):
         guest.check(move.target, [move.source, move.target])
     else:
         guest.check(move.source, [move.source])
@@ -586,6 +586,7 @@ def test_link_cut_when_it_has_arrived(guest: Guest) -> None:
     ("phase", "place", "limit"),
     [
         # Room for another byte, but not for another file: that no plan sees.
+        ("preflight", "workloads", "nr_inodes=2"),
         ("template", "templates", "nr_inodes=3"),
         ("prepare", "workloads", "nr_inodes=5"),
         ("memory", "workloads", "size=40m"),
@@ -633,14 +634,15 @@ def test_target_fills_up_at_the_handover(guest: Guest) -> None:
         guest.check(guest.move(), [source, target, source])
 
 
-def test_target_fills_up_when_it_has_arrived(guest: Guest) -> None:
+@pytest.mark.parametrize("state", ["active", "leaving"])
+def test_target_fills_up_when_it_has_arrived(guest: Guest, state: str) -> None:
     """It is the target's, and the move needs no room to come to its end."""
     source = guest.source()
     target = guest.fleet.other(source)
     with little_room(target):
-        move = guest.stopped("leaving")
+        move = guest.stopped(state)
         fill_up(target)
-        go_on(move)
+        go_on(move, state)
         guest.arrives(move)
         target.run("rm", FILLING)
         guest.check(guest.move(), [source, target, source])

@@ -275,6 +275,38 @@ END
     guest.check(home, [home], client=False)
 
 
+def test_all_that_is_in_the_way_of_another_one_is_told_at_once(guest: Guest) -> None:
+    """Its folder, its snapshot, and a network and a sound template that the target does not have."""
+    home = guest.source()
+    away = guest.fleet.other(home)
+    base = away.sh("ls /var/lib/cnvm/templates/sha256/*/disk.qcow2").split()[0]
+    inner = {"name": "inner", "type": "isolated"}
+    many = {
+        "name": "many", "memory_mib": 64, "accelerator": "tcg", "state": "stopped", "disks": [{"template": "base"}],
+        "networks": [{"source": "inner"}], "shared_folders": [{"source": "/srv", "tag": "srv", "driver": "9p"}],
+    }  # fmt: skip
+    call(home, "network", networks=[inner])
+    try:
+        call(home, "guest", guests=[many])
+        call(home, "guest_snapshot", guests=["many"], name="before")
+        away.sh(f"cp -a {base} /var/tmp/base; dd if=/dev/urandom of={base} bs=4k count=1 seek=9 conv=notrunc")
+        command = ("cnvm.platform.migrate", "-e", "guest=many", "-e", f"target={away.name}", "--check")
+        said = playbook(*command, check=False).stdout
+        call(home, "guest_snapshot", guests=["many"], name="before", state="absent")
+        then = playbook(*command, check=False).stdout
+    finally:
+        away.sh(f"mv -f /var/tmp/base {base}")
+        call(home, "guest", guests=[{"name": "many", "state": "absent", "delete_disks": True}])
+        call(home, "network", networks=[{**inner, "state": "absent"}])
+    for word in (
+        "shared_folders: many has the folder srv", "snapshots: many has before",
+        f"networks: {away.name} has no network inner",
+    ):  # fmt: skip
+        assert word in said, said
+    assert f"template: {away.name}: " in then, then
+    assert f"{base} was changed" in then, then
+
+
 @pytest.mark.parametrize("missing", ["target", "source"])
 def test_a_limit_that_leaves_out_a_host_moves_nothing(guest: Guest, missing: str) -> None:
     home = guest.source()

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
+import socket
 import threading
 import time
 import types
@@ -185,3 +187,19 @@ def test_what_cloud_init_has_to_complain_about_is_told_by_the_agent(
     assert warnings == [f"Guest g1: cloud-init: {error}" for error in errors]
     # Nobody is asked whose agent is not there.
     assert guest_watch.cloud_init_done(subject(1, None, "disconnected")) is None
+
+
+def test_what_the_kernel_believes_is_forgotten_before_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had the address before, say. Where that is not allowed it is asked all the same."""
+    forgotten: list[t.Any] = []
+
+    def ioctl(_socket: t.Any, number: int, request: bytes) -> t.NoReturn:
+        forgotten.append((number, len(request), socket.inet_ntoa(request[4:8])))
+        raise PermissionError
+
+    sent = []
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(socket.socket, "sendto", lambda _socket, _data, where: sent.append(where[0]))
+    guest_watch.poke(["192.0.2.7", "192.0.2.8"])
+    assert forgotten == [(0x8953, 68, "192.0.2.7"), (0x8953, 68, "192.0.2.8")]
+    assert sent == ["192.0.2.7", "192.0.2.8"]
