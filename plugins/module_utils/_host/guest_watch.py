@@ -24,7 +24,6 @@ from .._libvirt import addresses, domain
 from .._libvirt.domain import Model
 from .._libvirt.xml import Element
 from . import domains, libvirt
-from .system import Host
 
 _ARP_TABLE = "/proc/net/arp"
 _FORGET_ARP = 0x8953  # SIOCDARP
@@ -84,17 +83,23 @@ def _leases(connection: libvirt.Connection, models: t.Iterable[Model]) -> list[t
     return found
 
 
-def forget(
-    host: Host, connection: libvirt.Connection, models: t.Sequence[Model], given: t.Collection[str]
-) -> addresses.Leases:
+def _forget(macs: t.Collection[str], given: t.Collection[str]) -> None:
+    """Let the kernel forget what it has learnt by ARP of these MACs and addresses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for address, device in addresses.learnt(_arp_table(), macs, given):
+            # struct arpreq of arp(7): the address; its owner, flags and mask are left open.
+            request = struct.pack("=HH4s44x16s", socket.AF_INET, 0, socket.inet_aton(address), device.encode())
+            # One that is gone by itself meanwhile is none the worse.
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(asking, _FORGET_ARP, request)
+
+
+def forget(connection: libvirt.Connection, models: t.Sequence[Model], given: t.Collection[str]) -> addresses.Leases:
     """What is known of the addresses of guests that are about to be started is of an earlier run, or of a guest that is
     gone. The kernel forgets what it has learnt by ARP, also of the addresses that they are ``given``; the leases are
     returned, to be looked over."""
     macs = {mac for model in models for mac in model["networks"]}
-    lines = [f"neigh del {address} dev {device}" for address, device in addresses.learnt(_arp_table(), macs, given)]
-    if lines:
-        # One that is gone by itself meanwhile is none the worse.
-        host.run(["ip", "-force", "-batch", "-"], stdin="\n".join(lines) + "\n", check=False)
+    _forget(macs, given)
     return addresses.leases_of(_leases(connection, models), macs)
 
 
@@ -129,16 +134,9 @@ def _ask_agents(subjects: t.Sequence[Subject]) -> dict[str, addresses.Seen]:
 
 
 def poke(wanted: t.Iterable[str]) -> None:
-    """Send a datagram to each address, so that the kernel asks the network who has it. Nobody need answer it.
-
-    What it thinks of who has it is forgotten first: it would go by that for many seconds.
-    """
+    """Send a datagram to each address, so that the kernel asks the network who has it. Nobody need answer it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for address in wanted:
-            with contextlib.suppress(OSError):
-                # struct arpreq of arp(7): the address; its owner, flags, mask and device are left open.
-                request = struct.pack("=HH4s60x", socket.AF_INET, 0, socket.inet_aton(address))
-                fcntl.ioctl(sender, _FORGET_ARP, request)
             with contextlib.suppress(OSError):
                 sender.sendto(b"", (address, 9))
 
@@ -162,6 +160,8 @@ def observe(
         return sorted({address for _mac, address in hoped} - answered)
 
     end = time.monotonic() + _ARP_ANSWER_S
+    # Whom it believes to have such an address it would go by for many seconds.
+    _forget((), silent())
     poke(silent())
     while silent() and time.monotonic() < end:
         time.sleep(_ARP_POLL_S)

@@ -110,7 +110,7 @@ class Batch:
             starting = [job for job in todo if job.plan.start]
             waited = [job for job in starting if job.item["wait_for"]]
             models, given = [_model(job) for job in waited], {_address(job) for job in waited} - {""}
-            self.old_leases = guest_watch.forget(self.host, self.connection, models, given)
+            self.old_leases = guest_watch.forget(self.connection, models, given)
             failed.update(self._start(starting))
             for job in todo:
                 if job.plan.resume or (job.plan.pause and not job.plan.start):

@@ -189,17 +189,21 @@ def test_what_cloud_init_has_to_complain_about_is_told_by_the_agent(
     assert guest_watch.cloud_init_done(subject(1, None, "disconnected")) is None
 
 
-def test_what_the_kernel_believes_is_forgotten_before_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who had the address before, say. Where that is not allowed it is asked all the same."""
+def test_what_the_kernel_believes_is_forgotten_before_it_asks(
+    seen: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who had the address before, say; not what somebody has put there for good."""
     forgotten: list[t.Any] = []
 
     def ioctl(_socket: t.Any, number: int, request: bytes) -> t.NoReturn:
-        forgotten.append((number, len(request), socket.inet_ntoa(request[4:8])))
-        raise PermissionError
+        forgotten.append((number, len(request), socket.inet_ntoa(request[4:8]), request[52:].rstrip(b"\0")))
+        raise FileNotFoundError  # it has gone by itself
 
-    sent = []
+    line = "{} 0x1 {} 52:54:00:00:00:09 * virbr0\n".format
+    table = "IP HW Flags HW Mask Device\n" + line("10.0.0.2", "0x2") + line("10.0.0.3", "0x6") + line("10.0.0.4", "0x2")
+    monkeypatch.setattr(guest_watch, "_arp_table", lambda: table)
+    monkeypatch.setattr(guest_watch, "poke", lambda wanted: None)
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    monkeypatch.setattr(socket.socket, "sendto", lambda _socket, _data, where: sent.append(where[0]))
-    guest_watch.poke(["192.0.2.7", "192.0.2.8"])
-    assert forgotten == [(0x8953, 68, "192.0.2.7"), (0x8953, 68, "192.0.2.8")]
-    assert sent == ["192.0.2.7", "192.0.2.8"]
+    seen.arp["52:54:00:00:00:09"] = ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    observe(*(subject(number, None, "disconnected")._replace(address=f"10.0.0.{number}") for number in (2, 3)))
+    assert forgotten == [(0x8953, 68, "10.0.0.2", b"virbr0")]
