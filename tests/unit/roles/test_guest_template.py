@@ -167,3 +167,20 @@ def test_what_nobody_knows_does_not_come_by_way_of_http(
         )
     assert ("no redirect from https to http is followed" in said) == refused
     assert [each.read_text() for each in (tmp_path / "cache").iterdir()] == ([] if refused else ["image"])
+
+
+def test_a_server_does_not_send_on_to_a_file_of_the_controller(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "get.yml").write_text(GET.replace("host1", "localhost"))
+    (tmp_path / "secret").write_text("secret")
+    with serving(f"file://{tmp_path}/secret") as url:
+        said = stage.playbook(
+            "get.yml",
+            check=False,
+            guest_template_name="web",
+            guest_template_url=url,
+            guest_template_checksum="unverified",
+            guest_template_cache_dir=str(tmp_path / "cache"),
+        )
+    assert f"{url} could not be got: " in said
+    assert "is not allowed" in said
+    assert list((tmp_path / "cache").iterdir()) == []
