@@ -69,7 +69,10 @@ def test_words_reach_those_that_are_stopped_and_launched(hosts: Stage) -> None:
     hosts.answers["host1"]["guest"] = {"guests": []}
     hosts.playbook("vm_stop", guest="a", force=True, timeout_s=7)
     ((_host, options),) = hosts.asked("guest")
-    assert options["guests"] == [{"name": "a", "state": "stopped", "stop_timeout_s": 7, "force_stop": True}]
+    (stopped,) = options["guests"]
+    # Before ansible-core 2.19 what a template makes may be a text; the module takes that, too.
+    assert int(stopped.pop("stop_timeout_s")) == 7
+    assert stopped == {"name": "a", "state": "stopped", "force_stop": True}
     hosts.playbook("vm_launch", all=True)
     ((_host, options),) = hosts.asked("guest")
     assert options["guests"] == [{"name": name, "state": "running"} for name in "ab"]
