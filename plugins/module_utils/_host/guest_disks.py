@@ -399,8 +399,8 @@ def delete(places: t.Iterable[str]) -> None:
 def leave(images: t.Mapping[str, str]) -> None:
     """Write down where images ({path: format}) stay that the guest has no longer: who removes what they rest on looks
     there. Not of those that lie where everybody looks, nor of raw ones: what these begin with the guest has written."""
+    away = mounts.silent()
     for path, kind in sorted(images.items()):
-        away = mounts.silent()
         # What lies behind a network has no path here, and its storage may have gone by now.
         real = away.real(path) if path.startswith("/") else ""
         there = real and not real.startswith(tuple(f"{place}/" for place in _OURS))

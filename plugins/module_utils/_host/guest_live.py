@@ -125,7 +125,7 @@ def _do_step(known: Known, step: Step) -> str:
         each.updateDeviceFlags(_device(root, "interface", step.value, step.name), live)
     elif step.kind == "attach_disk":
         # Looked at again: a disk before this one may have brought it.
-        if step.value["bus"] == "scsi" and not domain.has_scsi(xml_of(each)):
+        if step.value["bus"] == "scsi" and not domain.has_controller(xml_of(each), "scsi"):
             each.attachDeviceFlags(xml.document(domain.SCSI_CONTROLLER), live)
         each.attachDeviceFlags(xml.document(domain.disk_node(step.name, step.value)), live)
     elif step.kind == "attach_network":

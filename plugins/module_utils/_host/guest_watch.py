@@ -160,9 +160,11 @@ def observe(
         return sorted({address for _mac, address in hoped} - answered)
 
     end = time.monotonic() + _ARP_ANSWER_S
-    # Whom it believes to have such an address it would go by for many seconds.
-    _forget((), silent())
-    poke(silent())
+    wanted = silent()
+    if wanted:
+        # Whom it believes to have such an address the kernel would go by for many seconds.
+        _forget((), wanted)
+        poke(wanted)
     while silent() and time.monotonic() < end:
         time.sleep(_ARP_POLL_S)
         arp = _arp()

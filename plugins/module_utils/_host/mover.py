@@ -55,7 +55,7 @@ class Move:
         self._report = report
         self._runs = True
         self._frozen = False
-        self._alive_at = 0.0
+        self._settles_at = 0.0
         self._end = time.monotonic() + request["timeout_s"]
 
     # --- for the steps ---
@@ -85,7 +85,7 @@ class Move:
                 "phase": self.time.phase(),
                 # What does not run is in no hurry.
                 "frozen": self._frozen and self._runs,
-                "settles_at": self._alive_at and self._alive_at + _SETTLE_S,
+                "settles_at": self._settles_at,
                 "elapsed_ms": self.time.elapsed_ms(),
                 "bytes": dict(self.time.bytes),
             }
@@ -113,7 +113,7 @@ class Move:
     def _stood_still(self) -> None:
         """Note for how long; of one that does not run there is nothing to say."""
         if self._runs:
-            self._alive_at = time.monotonic()
+            self._settles_at = time.monotonic() + _SETTLE_S
             self.result.setdefault("frozen_ms", round(self.time.elapsed_ms() - self._frozen_at, 1))
 
     def _save(self, state: str) -> None:
@@ -185,7 +185,7 @@ class Move:
         self.phase("finish")
         # At once: until this is done a target that loses power has nothing that could be relied on.
         self._source.secure(self.channel, self.journal)
-        time.sleep(max(0.0, self._alive_at + _SETTLE_S - time.monotonic()))
+        time.sleep(max(0.0, self._settles_at - time.monotonic()))
         self.result.update(self.steps.statistics())
         # From here on nothing may bring it back: what is here goes piece by piece.
         self._save(records.SOURCE_LEAVING)
@@ -396,7 +396,7 @@ def _status(args: t.Sequence[str], host: Host) -> int:
             raise InputError(f"There is no move {move_id} on this host.")
         new = first is None or status["phase"] != first["phase"]
         # The mover's clock, which is that of all processes of this host.
-        still = bool(status.get("frozen")) or time.monotonic() < float(status.get("settles_at") or 0)
+        still = bool(status.get("frozen")) or time.monotonic() < status.get("settles_at", 0.0)
         if (new and not still) or status["phase"] == "done" or time.monotonic() > end + still * _LONGER_S:
             break
         time.sleep(0.02)

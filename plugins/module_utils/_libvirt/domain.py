@@ -781,16 +781,16 @@ def _write_cdroms(root: Element, model: Model) -> None:
 
 def _write_scsi(root: Element, model: Model) -> None:
     drives = [*model["disks"].values(), *model["cdroms"].values()]
-    if any(drive["bus"] == "scsi" for drive in drives) and not has_scsi(root):
+    if any(drive["bus"] == "scsi" for drive in drives) and not has_controller(root, "scsi"):
         _under(root, "devices").append(node(SCSI_CONTROLLER))
 
 
 SCSI_CONTROLLER: Node = ("controller", {"type": "scsi", "index": 0, "model": "virtio-scsi"})
 
 
-def has_scsi(root: Element) -> bool:
-    """Whether a domain has a SCSI controller to which disks can be added."""
-    return any(each.get("type") == "scsi" for each in all_at(root, "devices/controller"))
+def has_controller(root: Element, kind: str) -> bool:
+    """Whether a domain has a controller of that kind, to which more can be added."""
+    return any(each.get("type") == kind for each in all_at(root, "devices/controller"))
 
 
 def _source(path: str, *parts: Node) -> tuple[str, Node]:
@@ -950,7 +950,7 @@ def _write_agent(root: Element, model: Model) -> None:
     if model["agent"]:
         target = ("target", {"type": "virtio", "name": AGENT_CHANNEL})
         devices.append(node(("channel", {"type": "unix"}, target)))
-        if not any(each.get("type") == "virtio-serial" for each in devices.findall("controller")):
+        if not has_controller(root, "virtio-serial"):
             devices.append(node(("controller", {"type": "virtio-serial", "index": 0, "ports": _SERIAL_PORTS})))
 
 

@@ -700,10 +700,11 @@ def test_link_cut_while_disks_are_copied(off: Guest) -> None:
     off.settle(move.source, running=False)
 
 
+@pytest.mark.parametrize("at", ["disks", "committed"])
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_libvirt_killed_while_disks_are_copied(off: Guest, side: str) -> None:
+def test_libvirt_killed_while_one_moves_that_is_off(off: Guest, side: str, at: str) -> None:
     """The daemon, on either side: it is started again when it is needed."""
-    move = off.stopped("disks")
+    move = off.stopped(at)
     kill_libvirt(move, side)
     go_on(move)
     result = move.result()
@@ -724,11 +725,11 @@ def test_target_fills_up_while_disks_are_copied(off: Guest) -> None:
         off.settle(source, running=False)
 
 
-def test_controller_killed_while_disks_are_copied(off: Guest) -> None:
+@pytest.mark.parametrize("at", ["disks", "committed"])
+def test_controller_killed_while_one_moves_that_is_off(off: Guest, at: str) -> None:
     """The move goes on."""
     source = off.source()
-    trap = off.trap(source, "disks")
-    kill_controller(off, source, trap)
+    kill_controller(off, source, off.trap(source, at))
     kill(source, MOVER, CONT)
     off.settle(off.fleet.other(source), running=False)
 
@@ -737,17 +738,6 @@ def test_mover_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
     """After the decision it is the target's."""
     move = off.stopped("committed")
     kill(move.source, MOVER)
-    off.settle(move.target, running=False)
-
-
-@pytest.mark.parametrize("side", ["source", "target"])
-def test_libvirt_killed_at_the_handover_of_one_that_is_off(off: Guest, side: str) -> None:
-    """The daemon, on either side: it is started again when it is needed."""
-    move = off.stopped("committed")
-    kill_libvirt(move, side)
-    go_on(move)
-    result = move.result()
-    assert result["outcome"] == "target", result
     off.settle(move.target, running=False)
 
 
@@ -766,14 +756,6 @@ def test_target_fills_up_at_the_handover_of_one_that_is_off(off: Guest) -> None:
         off.settle(target, running=False)
         assert off.start().result()["outcome"] == "target"
         off.settle(source, running=False)
-
-
-def test_controller_killed_at_the_handover_of_one_that_is_off(off: Guest) -> None:
-    """The move goes on."""
-    source = off.source()
-    kill_controller(off, source, off.trap(source, "committed"))
-    kill(source, MOVER, CONT)
-    off.settle(off.fleet.other(source), running=False)
 
 
 def test_link_cut_at_the_handover_of_one_that_is_off(off: Guest) -> None:

@@ -200,7 +200,7 @@ class FakeDomain:
 
     def attachDeviceFlags(self, text: str, flags: int) -> None:
         if "<controller" in text:
-            if domain.has_scsi(t.cast(xml.Element, self.live)):
+            if domain.has_controller(t.cast(xml.Element, self.live), "scsi"):
                 raise FakeError(errors.OPERATION_FAILED, "operation failed: target scsi:0 already exists")
             t.cast(xml.Element, t.cast(xml.Element, self.live).find("devices")).append(xml.parse(text))
             return

@@ -44,6 +44,12 @@ def image(share: Share, name: str = "theirs.qcow2", *below: str) -> dict[str, t.
     return {"path": str(share.path / name)}
 
 
+def foreign_disk(connection: FakeConnection, path: Path) -> None:
+    """Somebody else's guest, with a disk of which libvirt has not told what lies below it."""
+    source = f"<source file='{path}'/><target dev='vda' bus='virtio'/>"
+    foreign(connection, f"<disk type='file'><driver name='qemu' type='qcow2'/>{source}</disk>")
+
+
 def test_a_guest_is_made_and_changed_beside_one_whose_storage_is_gone(
     connection: FakeConnection, place: Path, share: Share
 ) -> None:
@@ -53,11 +59,7 @@ def test_a_guest_is_made_and_changed_beside_one_whose_storage_is_gone(
     bring({"name": "theirs", "memory_mib": 64, "disks": [theirs]})
     image(share, "base.qcow2")
     fake_domains.qcow2(place / "top.qcow2", 2**20, str(share.path / "base.qcow2"), "qcow2")
-    foreign(
-        connection,
-        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{place}/top.qcow2'/>"
-        "<target dev='vda' bus='virtio'/></disk>",
-    )
+    foreign_disk(connection, place / "top.qcow2")
     share.goes()
     assert one(WEB)["changed"]
     assert one({**WEB, "disks": [{"size_mib": 1}, {"template": "debian"}]})["changed"]
@@ -140,11 +142,7 @@ def test_what_may_be_the_base_of_a_disk_there_is_nobodys(connection: FakeConnect
     """Only the file there says what it rests on."""
     fake_domains.qcow2(place / "base.qcow2", 2**20)
     image(share, "theirs.qcow2", str(place / "base.qcow2"), "qcow2")
-    foreign(
-        connection,
-        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{share.path}/theirs.qcow2'/>"
-        "<target dev='vda' bus='virtio'/></disk>",
-    )
+    foreign_disk(connection, share.path / "theirs.qcow2")
     share.goes()
     with pytest.raises(HostError, match=r"is below a disk of 'old' nobody can say: .*theirs\.qcow2 is on storage"):
         bring({**WEB, "disks": [{"path": str(place / "base.qcow2")}]})
@@ -156,11 +154,7 @@ def test_what_may_be_the_base_of_the_base_there(connection: FakeConnection, plac
     fake_domains.qcow2(place / "base.qcow2", 2**20)
     image(share, "middle.qcow2", str(place / "base.qcow2"), "qcow2")
     fake_domains.qcow2(place / "top.qcow2", 2**20, str(share.path / "middle.qcow2"), "qcow2")
-    foreign(
-        connection,
-        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{place}/top.qcow2'/>"
-        "<target dev='vda' bus='virtio'/></disk>",
-    )
+    foreign_disk(connection, place / "top.qcow2")
     share.goes()
     with pytest.raises(
         HostError, match=rf"whether {place}/base.qcow2 is below a disk of 'old' nobody can say: .*middle"
@@ -172,11 +166,7 @@ def test_what_it_has_made_itself_is_below_nothing_there(
     connection: FakeConnection, place: Path, share: Share, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was cut off goes on, and a domain that is lost is made anew."""
-    foreign(
-        connection,
-        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{share.path}/theirs.qcow2'/>"
-        "<target dev='vda' bus='virtio'/></disk>",
-    )
+    foreign_disk(connection, share.path / "theirs.qcow2")
     cut_off(WEB, monkeypatch, "_seed")
     bring({**WEB, "name": "db", "disks": [{"path": str(place / "own.qcow2"), "size_mib": 1}]})
     connection.domains.pop("db")
@@ -255,11 +245,7 @@ def test_nothing_is_removed_while_nobody_knows_what_rests_on_it(
     bring({**WEB, "disks": [{"path": str(place / "own.qcow2"), "size_mib": 1}]}, {**WEB, "name": "db"})
     image(share, "theirs.qcow2", str(place / "own.qcow2"), "qcow2")
     connection.pools["shared"] = str(share.path)
-    foreign(
-        connection,
-        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{share.path}/theirs.qcow2'/>"
-        "<target dev='vda' bus='virtio'/></disk>",
-    )
+    foreign_disk(connection, share.path / "theirs.qcow2")
     share.goes()
     with pytest.raises(HostError, match=rf"nobody can say: the storage at {share.path} does not answer.* unmount it"):
         bring({"name": "web", "state": "absent", "delete_disks": True})
