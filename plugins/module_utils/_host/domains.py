@@ -127,6 +127,14 @@ def xml_of(each: libvirt.Domain, flags: int = 0, places: t.Optional[Places] = No
     return root
 
 
+def portable(each: libvirt.Domain) -> Element:
+    """The XML with which another host can define a domain that does not run: without the devices that this libvirt
+    gives to each by itself. An older one may not know them (the q35's watchdog before libvirt 9.1)."""
+    library = libvirt.library()
+    with libvirt.doing(f"read the guest {each.name()!r}"):
+        return xml_of(each, library.VIR_DOMAIN_XML_INACTIVE | library.VIR_DOMAIN_XML_MIGRATABLE)
+
+
 def not_taken(each: libvirt.Domain, wanted: Model) -> list[str]:
     """What of ``wanted`` libvirt has not stored, as options: some changes it accepts, and leaves out."""
     try:

@@ -15,7 +15,7 @@ import typing as t
 from .._core import paths
 from .._core.errors import CnvmError, HostError
 from .._core.names import is_digest
-from .._libvirt import capabilities, changes, domain, errors, guest_plan, migration, network, xml
+from .._libvirt import admission, capabilities, changes, domain, errors, guest_plan, migration, network, xml
 from .._libvirt.xml import Element
 from .._migrate import plan
 from .._net.endpoint import Endpoint
@@ -92,7 +92,7 @@ def needs_of(
         "address": definition.get("address") or "",
         "address_mac": next((card["mac"] for card in definition["networks"] if card["address"]), ""),
         "log": model["serial"]["log"] or following["serial"]["log"],
-        "definition": xml.document(found.stored) if not live and found.stored is not None else "",
+        "definition": xml.document(domains.portable(found.domain)) if not live else "",
         "mark": "",
     }
 
@@ -397,15 +397,34 @@ def _ask(connection: libvirt.Connection, name: str, needs: Record) -> dict[str, 
     known_domains = domains.read(connection)
     uuids = {one.model["uuid"]: other for other, one in known_domains.items()}
     macs = {mac: other for other, one in known_domains.items() for mac in one.model["networks"] if other != name}
-    following = needs["next_start"]
+    start, following = _look_at_start(connection, needs, macs), needs["next_start"]
+    # libvirt would say once more that it has no such machine, or no UEFI for it.
+    fits = start["uefi"] and needs["machine"] in start["machines"]
     return {
-        **_look_at_start(connection, needs, macs),
+        **start,
         "next_start": _look_at_start(connection, following, macs) if following else {},
         "qemu": version,
         "name_taken": name in known_domains,
         "uuid_taken": uuids.get(needs["uuid"], "") if uuids.get(needs["uuid"]) != name else "",
         "pools": libvirt.pool_directories(connection),
+        "definition": _in_definition(connection, name, needs, fits) if needs["definition"] else [],
     }
+
+
+def _in_definition(connection: libvirt.Connection, name: str, needs: Record, fits: bool) -> list[str]:
+    """What this host has against the XML with which the guest would be defined here. libvirt, where the rest ``fits``,
+    is only to say how it would start it; what is not about the XML (a network that is missing) is told elsewhere."""
+    root = xml.parse(needs["definition"], f"the definition of {name}", "domain")
+    strange = [f"gives {name} no {one}" for one in admission.strangers(name, root, needs)]
+    if strange or not fits:
+        return strange
+    library = libvirt.library()
+    try:
+        connection.domainXMLToNative("qemu-argv", needs["definition"], 0)
+    except library.libvirtError as error:
+        if error.get_error_code() in (errors.CONFIG_UNSUPPORTED, errors.XML_ERROR):
+            return [f"has a libvirt that does not take that of {name}: {error.get_error_message()}"]
+    return []
 
 
 def _look_at_start(connection: libvirt.Connection, needs: Record, macs: t.Mapping[str, str]) -> dict[str, t.Any]:
@@ -424,13 +443,14 @@ def _look_at_start(connection: libvirt.Connection, needs: Record, macs: t.Mappin
                 if each is None or (needs["live"] and not each.isActive()):
                     missing.append(f"{'active ' if each is not None else ''}network {source}")
     arch, machines = os.uname().machine, [*said["machine_types"], *said["machines"]]
-    # Of one that is not there libvirt tells nothing, and it is told anyway.
+    # Of the firmware for one that is not there libvirt tells nothing; and that it is not there is told anyway.
     has_machine = arch == needs["arch"] and needs["machine"] in machines
     return {
         "arch": arch,
         "machines": machines,
         "kvm": needs["type"] != "kvm" or kvm.probe()["usable"],
-        "cpu": _cpu_problem(connection, needs),
+        # libvirt knows of no CPU for a machine that the host does not have: then it is asked about its usual one.
+        "cpu": _cpu_problem(connection, needs, needs["machine"] if has_machine else None),
         "macs_taken": {mac: macs[mac] for mac in needs["macs"] if mac in macs},
         "networks_missing": missing,
         "firmware": [path for path, size in needs["firmware"].items() if not _has_firmware(path, size, needs)],
@@ -451,14 +471,14 @@ def _has_uefi(connection: libvirt.Connection, needs: Record) -> bool:
     return "efi" in capabilities.parse_domain_capabilities(said)["firmware"]
 
 
-def _cpu_problem(connection: libvirt.Connection, needs: Record) -> str:
+def _cpu_problem(connection: libvirt.Connection, needs: Record, machine: t.Optional[str]) -> str:
     """Why QEMU cannot give the guest the CPU that it has; '' when it can, or nobody can tell."""
     if not needs["cpu"]:
         return ""
     library = libvirt.library()
     try:
         answer = connection.compareHypervisorCPU(
-            None, needs["arch"], needs["machine"], needs["type"], needs["cpu"],
+            None, needs["arch"], machine, needs["type"], needs["cpu"],
             library.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE,
         )  # fmt: skip
     except library.libvirtError as error:

@@ -19,7 +19,7 @@ from .._core import paths
 from .._core.errors import HostError, InputError, PeerError, Refused
 from .._core.names import is_digest
 from .._image.commands import Making
-from .._libvirt import admission, errors, guest_definition, guest_plan, migration, xml
+from .._libvirt import errors, guest_definition, guest_plan, migration
 from .._migrate import plan, records
 from . import (
     arriving,
@@ -63,17 +63,14 @@ def check_definition(definition: Record) -> None:
 def check(host: Host, definition: Record, owner: Record, needs: Record) -> dict[str, t.Any]:
     """Why this host cannot take the guest now, which templates it lacks, why it could do no ``post_copy``, and what it
     would take of the ``space`` here."""
-    name, me = definition["name"], ownership.host_identity()["name"]
+    name = definition["name"]
     earlier = files.read_json(paths.journal_file(name)) or {}
     # What an earlier move has left goes as this one begins, be it that what answered then hangs.
     goes = records.superseded(earlier, owner)
     seen = guest_preflight.look(host, definition, needs, _left_by(name, earlier) if goes else ())
     if goes:
         seen["name_taken"] = False
-    problems = migration.problems(name, me, needs, seen)
-    if needs["definition"]:
-        root = xml.parse(needs["definition"], f"the definition of {name}", "domain")
-        problems += [f"definition: {me} gives {name} no {one}." for one in admission.strangers(name, root, needs)]
+    problems = migration.problems(name, ownership.host_identity()["name"], needs, seen)
     return {"problems": problems, "templates": seen["lacks"], "post_copy": seen["post_copy"], "space": seen["space"]}
 
 

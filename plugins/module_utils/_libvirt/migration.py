@@ -119,6 +119,7 @@ def problems(name: str, host: str, needs: t.Mapping[str, t.Any], seen: t.Mapping
     found = _lacks(name, host, needs, seen)
     following = _lacks(name, host, needs["next_start"], seen["next_start"]) if needs["next_start"] else []
     found += [one.replace(": ", " (from its next start on): ", 1) for one in following if one not in found]
+    found += [f"definition: {host} {what}." for what in seen["definition"]]
     if needs["live"] and seen["qemu"] < needs["qemu"]:
         versions = [_version(number) for number in (seen["qemu"], needs["qemu"])]
         found.append(f"QEMU: {host} has {versions[0]}, older than {versions[1]} here. Install a newer one there.")

@@ -28,6 +28,7 @@ CONSTANTS = {
     "VIR_DOMAIN_STATS_STATE": 1,
     "VIR_DOMAIN_XML_SECURE": 1,
     "VIR_DOMAIN_XML_INACTIVE": 2,
+    "VIR_DOMAIN_XML_MIGRATABLE": 8,
     "VIR_DOMAIN_AFFECT_LIVE": 1,
     "VIR_DOMAIN_METADATA_DESCRIPTION": 0,
     "VIR_DOMAIN_METADATA_ELEMENT": 2,
@@ -51,6 +52,9 @@ CONSTANTS = {
     "VIR_DOMAIN_SAVE_PAUSED": 4,
     "VIR_DOMAIN_SAVE_IMAGE_XML_SECURE": 1,
 }
+
+# What libvirt gives to each of some machines by itself, and an older one does not know.
+WATCHDOG = '<watchdog model="itco" action="reset"/>'
 
 
 class FakeError(Exception):
@@ -113,7 +117,8 @@ class FakeDomain:
         root = self.stored if flags & 2 else self.live
         if root is None:
             raise FakeError(errors.NO_DOMAIN, "gone")
-        return xml.document(root)
+        text = xml.document(root)
+        return text.replace(WATCHDOG, "") if flags & CONSTANTS["VIR_DOMAIN_XML_MIGRATABLE"] else text
 
     def createWithFlags(self, flags: int) -> None:
         self._did("start", flags)
@@ -266,7 +271,9 @@ class FakeDomain:
 
 
 class FakeConnection:
-    """``calls``: everything that was done to the domains, in order. ``pools``: their directories by name. ``volumes``:
+    """An older libvirt than that of the domains whose XML has a ``WATCHDOG``.
+
+    ``calls``: everything that was done to the domains, in order. ``pools``: their directories by name. ``volumes``:
     the paths of those that their pools know."""
 
     def __init__(self) -> None:
@@ -336,6 +343,11 @@ class FakeConnection:
         if "unheard" in text:
             raise FakeError(errors.NO_SUPPORT, "this function is not supported")
         return 2
+
+    def domainXMLToNative(self, kind: str, text: str, flags: int) -> str:
+        if WATCHDOG in text:
+            raise FakeError(errors.CONFIG_UNSUPPORTED, "unsupported configuration: unknown watchdog model 'itco'")
+        raise FakeError(errors.NO_NETWORK, "Network not found")
 
     def networkLookupByName(self, name: str) -> t.Any:
         if name != "default":

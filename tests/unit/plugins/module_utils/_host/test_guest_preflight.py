@@ -279,7 +279,7 @@ def needs(kernel: str, **more: t.Any) -> dict[str, t.Any]:
         "arch": "x86_64", "machine": "pc-q35-10.0", "cpu": "", "disks": [], "fixed": [], "screen": [], "address": "",
         "files": {kernel: {"size": 1, "sha256": "x"}}, "networks": [["network", "default"]],
         "macs": ["52:54:00:00:00:01"], "firmware": {}, "uefi": False, "next_start": {}, "brought": [],
-        **more,
+        "definition": "", "log": "", **more,
     }  # fmt: skip
 
 
@@ -463,6 +463,28 @@ def test_the_cpu_of_a_target(target: FakeConnection, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(target, "compareHypervisorCPU", compare)
     assert look(needs("/boot/vmlinuz", files={}, cpu=cpu))["cpu"] == said
+
+
+def test_the_cpu_of_a_target_that_lacks_the_machine(target: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine that is not there libvirt knows no CPU: it is compared with what another one could have."""
+    monkeypatch.setattr(target, "compareHypervisorCPU", lambda *asked: 2 if asked[2] else 0)
+    assert look(needs("", files={}, cpu="<cpu/>"))["cpu"] == ""
+    assert look(needs("", files={}, cpu="<cpu/>", machine="pc-q35-11.0"))["cpu"] == "it is not a superset."
+
+
+def test_what_an_older_libvirt_does_not_know(target: FakeConnection) -> None:
+    """What libvirt gives to each by itself stays away, the rest is told. A missing network is told elsewhere."""
+    uuid = needs("")["uuid"]
+    text = f"<domain type='qemu'><name>web</name><uuid>{uuid}</uuid><devices>{fake_domains.WATCHDOG}</devices></domain>"
+    there = FakeConnection()
+    there.defineXML(text)
+    sent = xml.document(domains.portable(there.domains["web"]))
+    assert look(needs("", files={}, definition=sent))["definition"] == []
+    (said,) = look(needs("", files={}, definition=text))["definition"]
+    assert said.startswith("has a libvirt that does not take that of web: unsupported configuration: unknown watchdog")
+    # What it would say of another machine is told already.
+    assert look(needs("", files={}, definition=text, machine="pc-q35-11.0"))["definition"] == []
+    assert target.calls == []
 
 
 def test_what_a_target_lacks_for_the_next_start(target: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ NEEDS: dict[str, t.Any] = {
 }  # fmt: skip
 SEEN: dict[str, t.Any] = {
     "reachable": True, "reason": "", "arch": "x86_64", "machines": ["pc-q35-10.0"], "qemu": 10_000_013, "kvm": True,
-    "cpu": "", "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [],
+    "cpu": "", "definition": [], "name_taken": False, "uuid_taken": "", "macs_taken": {}, "networks_missing": [],
     "address_holder": "",
     "files": [], "disks": [], "templates": [], "ports": [], "screen": "", "pools": {},
     "firmware": [], "uefi": True, "next_start": {},
@@ -44,6 +44,7 @@ WRONG: dict[str, tuple[t.Any, str]] = {
     "cpu": ("it lacks avx2", "it lacks avx2"),
     "firmware": (["/usr/share/OVMF/OVMF_CODE_4M.fd"], "firmware: host2 has no /usr/share/OVMF/OVMF_CODE_4M.fd, or"),
     "uefi": (False, "firmware: host2 has no UEFI for web. Install it there (ovmf"),
+    "definition": (["gives web no vsock"], "definition: host2 gives web no vsock."),
     "name_taken": (True, "name: host2 has another domain called web"),
     "uuid_taken": ("other", "uuid: the UUID of web is that of other"),
     "macs_taken": ({"52:54:00:00:00:01": "other"}, "MAC 52:54:00:00:00:01 is that of other"),
