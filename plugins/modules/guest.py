@@ -283,7 +283,7 @@ options:
       shared_folders:
         description:
           - Directories of the host that the guest can mount, with C(mount -t virtiofs TAG PLACE) or
-            C(mount -t 9p TAG PLACE). A guest with one cannot be moved.
+            C(mount -t 9p TAG PLACE); Debian's kernels for clouds have no 9p. A guest with one cannot be moved.
         type: list
         elements: dict
         suboptions:

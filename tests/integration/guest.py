@@ -53,11 +53,13 @@ class Guest:
 
     ``more``: what its description has besides, or instead. ``files``: what its host has for that in its directory.
     ``disk``: its first disk, where that is not there. It has a plain disk elsewhere, too, if ``more`` has no disks.
+    ``movers``: the hosts between which it moves.
     """
 
     def __init__(
         self, fleet: Fleet, name: str = "vm", address: str = ADDRESS, *,
         more: t.Optional[t.Mapping[str, t.Any]] = None, files: t.Sequence[str] = (OWN_DISK,), disk: str = "",
+        movers: tuple[str, str] = ("host1", "host2"),
     ) -> None:  # fmt: skip
         self.fleet = fleet
         self.name = name
@@ -70,7 +72,7 @@ class Guest:
         self.plain_sum = ""
         # What its QEMU has in its command line.
         self.emulator = f"guest={name},"
-        self.movers = (fleet["host1"], fleet["host2"])
+        self.movers = (fleet[movers[0]], fleet[movers[1]])
         self.consoles: dict[str, Reader] = {}
         self.lines: dict[str, list[str]] = {}
         self.since = 0.0
@@ -81,6 +83,7 @@ class Guest:
         tiny_guest.make(CACHE)
         asked = {
             "guest": self.name, "tiny": str(CACHE), "address": self.address, "dirty_mib": DIRTY_MIB, "more": self.more,
+            **self._where(),
         }  # fmt: skip
         playbook(str(HERE / "playbooks/guest.yml"), "-e", json.dumps(asked))
         if self.plain:
@@ -90,7 +93,15 @@ class Guest:
 
     def remove(self) -> None:
         """Nothing of it stays."""
-        playbook(str(HERE / "playbooks/remove_guest.yml"), "-e", f"guest={self.name}")
+        asked = {"guest": self.name, **self._where()}
+        playbook(str(HERE / "playbooks/remove_guest.yml"), "-e", json.dumps(asked))
+
+    def _where(self) -> dict[str, list[str]]:
+        return {"movers": [host.name for host in self.movers]}
+
+    def other(self, host: Host) -> Host:
+        """Where it moves to from a host."""
+        return self.movers[host is self.movers[0]]
 
     # --- what is there ---
 
@@ -246,7 +257,7 @@ class Guest:
     def start(self, source: t.Optional[Host] = None, **more: t.Any) -> Move:
         """Start a move away from where it is."""
         source = source or self.source()
-        target = self.fleet.other(source)
+        target = self.other(source)
         request = {"guest": self.name, "target": target.name, **more}
         return Move(source, target, source.helper("move", "start", json.dumps(request)))
 
@@ -264,11 +275,11 @@ class Guest:
         ``victim``: another program there, instead; ``number``: another signal."""
         host, program = source, MOVER
         if at in _HELD:
-            host, program = self.fleet.other(source), SERVE
+            host, program = self.other(source), SERVE
         if at in (*_STATES, *_HELD):
             file, text = f"{self.home}/move.json", f'"{at}"'
         elif at == "committed":
-            file, text = f"{self.home}/owner.json", f'"{self.fleet.other(source).name}"'
+            file, text = f"{self.home}/owner.json", f'"{self.other(source).name}"'
         else:
             # What was said before, but not what the guest has.
             source.sh("rm -f /var/log/cnvm/moves/*/status.json")
@@ -369,7 +380,7 @@ class Guest:
     def moves_again(self, source: Host, result: t.Mapping[str, t.Any]) -> None:
         """``stays_at``; a second try succeeds with what the first one has left on its target."""
         self.stays_at(source, result)
-        self.check(self.move(), [source, self.fleet.other(source)])
+        self.check(self.move(), [source, self.other(source)])
 
 
 @contextlib.contextmanager

@@ -237,14 +237,14 @@ class Client:
 class Fleet:
     """The hosts."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: t.Iterable[str] = NAMES) -> None:
         found = json.loads(
             run(
                 [str(Path(sys.executable).parent / "ansible-inventory"), "-i", str(ACCESS / "inventory.yml"), "--list"],
                 env=environment(),
             ).stdout
         )["_meta"]["hostvars"]
-        self.hosts = {name: Host(name, found[name]["ansible_host"]) for name in NAMES}
+        self.hosts = {name: Host(name, found[name]["ansible_host"]) for name in names}
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]

@@ -331,7 +331,7 @@ def survey(host: Host, channel: peers.Channel, definition: Record, owner: Record
     if answer.get("templates"):
         reasons.append("a template is brought first")
     overlay = files.read_json(paths.OVERLAY_FILE)
-    warnings = migration.warnings(name, live=live, encrypted=overlay is None or encrypted(overlay), private=private)
+    warnings = migration.warnings(name, needs, encrypted=overlay is None or encrypted(overlay), private=private)
     made = plan.Plan(
         mode, tuple(reasons), (*found, *answer["problems"]), (*unseen, *stays, *warnings),
         migration.expected_ms(live), tuple(answer["space"]),

@@ -283,16 +283,26 @@ def test_the_time_to_stand_still_grows_up_to_what_is_allowed(first: int, most: i
 
 
 def test_what_crosses_the_network_in_the_clear_is_told() -> None:
-    (warning,) = migration.warnings("web", live=True, encrypted=False)
+    off = {**NEEDS, "live": False}
+    (warning,) = migration.warnings("web", NEEDS, encrypted=False)
     assert "in the clear" in warning
     assert "the memory and the disks of web" in warning
-    assert migration.warnings("web", live=True, encrypted=True) == ()
-    assert migration.warnings("web", live=False, encrypted=False) == ()
+    assert migration.warnings("web", NEEDS, encrypted=True) == ()
+    assert migration.warnings("web", off, encrypted=False) == ()
 
 
 def test_a_network_that_each_host_has_for_itself_is_told() -> None:
-    (warning,) = migration.warnings("web", live=False, encrypted=True, private=["default"])
+    (warning,) = migration.warnings("web", {**NEEDS, "live": False}, encrypted=True, private=["default"])
     assert "web is in the network default, which each host has for itself" in warning
+
+
+def test_a_qemu_that_may_lose_memory_is_told() -> None:
+    """Of a guest that is emulated, and runs."""
+    old = {**NEEDS, "qemu": 7_002_022}
+    (warning,) = migration.warnings("web", old, encrypted=True)
+    assert "web is emulated, by QEMU 7.2.22." in warning
+    assert migration.warnings("web", {**old, "live": False}, encrypted=True) == ()
+    assert migration.warnings("web", {**old, "type": "kvm"}, encrypted=True) == ()
 
 
 def test_post_copy_is_allowed_and_not_demanded() -> None:
