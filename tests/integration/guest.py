@@ -96,8 +96,8 @@ class Guest:
         asked = {"guest": self.name, **self._where()}
         playbook(str(HERE / "playbooks/remove_guest.yml"), "-e", json.dumps(asked))
 
-    def _where(self) -> dict[str, list[str]]:
-        return {"movers": [host.name for host in self.movers]}
+    def _where(self) -> dict[str, str]:
+        return {"home": self.movers[0].name, "movers": ":".join(host.name for host in self.movers)}
 
     def other(self, host: Host) -> Host:
         """Where it moves to from a host."""
