@@ -189,6 +189,15 @@ def check_held(name: str, journal: Record) -> None:
         raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
 
 
+def _copy(connection: libvirt.Connection, name: str, journal: Record) -> t.Optional[libvirt.Domain]:
+    """What came with this move. Not what somebody else has made with that name meanwhile."""
+    each = libvirt.domain(connection, name)
+    if each is None:
+        return None
+    with libvirt.doing(f"look at the guest {name!r}"):
+        return each if each.UUIDString() == journal["uuid"] else None
+
+
 def is_alive(name: str, journal: Record) -> bool:
     """Whether the copy that came with this move (not one of an earlier boot) is still there."""
     if journal["mode"] == migration.OFFLINE:
@@ -197,9 +206,8 @@ def is_alive(name: str, journal: Record) -> bool:
         return False
 
     def look(connection: libvirt.Connection) -> bool:
-        each = libvirt.domain(connection, name)
-        ours = each is not None and each.UUIDString() == journal["uuid"]
-        return ours and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
+        each = _copy(connection, name, journal)
+        return each is not None and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
 
     return guest_source.patiently(look)
 
@@ -238,10 +246,10 @@ def _kept_here(name: str, journal: Record) -> tuple[bool, bool]:
     """Whether libvirt would know the guest that came with this move when it had ended, and whether it runs."""
 
     def look(connection: libvirt.Connection) -> tuple[bool, bool]:
-        each = libvirt.domain(connection, name)
+        each = _copy(connection, name, journal)
+        if each is None:
+            return False, False
         with libvirt.doing(f"tell whether the guest {name!r} has arrived"):
-            if each is None or each.UUIDString() != journal["uuid"]:
-                return False, False
             return bool(each.isPersistent()), _state(each) == guest_plan.RUNNING
 
     return guest_source.patiently(look)
@@ -256,7 +264,7 @@ def drained(journal: Record, timeout_s: float) -> dict[str, bool]:
 
     def work(connection: libvirt.Connection) -> None:
         nonlocal alive, arriving, failed
-        each = libvirt.domain(connection, journal["name"])
+        each = _copy(connection, journal["name"], journal)
         alive = each is not None and _state(each) in (guest_plan.RUNNING, guest_plan.PAUSED)
         failed = alive and _has_failed(t.cast("libvirt.Domain", each))
         arriving = alive and _is_arriving(t.cast("libvirt.Domain", each))
@@ -308,7 +316,7 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
     noted = files.read_json(paths.journal_file(name)) or {}
 
     def look(connection: libvirt.Connection) -> tuple[bool, bool]:
-        each = libvirt.domain(connection, name)
+        each = _copy(connection, name, journal)
         if each is None:
             return False, False
         with libvirt.doing(f"set whether the guest {name!r} starts with the host"):
@@ -323,7 +331,7 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
         files.write_json(paths.journal_file(name), {**noted, "anew": True})
     try:
         if dead:
-            guest_source.patiently(lambda connection: _start(connection, name), _START_S)
+            guest_source.patiently(lambda connection: _start(connection, name, journal), _START_S)
     except HostError as error:
         raise HostError(
             f"{name} had ended here, and cannot be started anew: {error.message}",
@@ -337,8 +345,8 @@ def finish(host: Host, name: str, journal: Record) -> t.Optional[bool]:
     return dead if known else None
 
 
-def _start(connection: libvirt.Connection, name: str) -> None:
-    each = libvirt.domain(connection, name)
+def _start(connection: libvirt.Connection, name: str, journal: Record) -> None:
+    each = _copy(connection, name, journal)
     if each is not None and not each.isActive():
         with libvirt.doing(f"start the guest {name!r}"):
             each.create()
@@ -356,7 +364,7 @@ def end_copy(host: Host, name: str, journal: Record) -> None:
     """End a copy that can never be whole. Its disks stay: ``finish`` starts it anew, if it was not turned off."""
 
     def work(connection: libvirt.Connection) -> None:
-        each = libvirt.domain(connection, name)
+        each = _copy(connection, name, journal)
         if each is None:
             return
         with libvirt.doing(f"turn the guest {name!r} off"):
@@ -374,7 +382,7 @@ def give_up(host: Host, name: str, journal: Record) -> None:
     owner = handover.check_not_owned(name)
 
     def work(connection: libvirt.Connection) -> None:
-        each = libvirt.domain(connection, name)
+        each = _copy(connection, name, journal)
         if each is not None:
             guest_source.remove_domain(each)
         if journal["mode"] != migration.OFFLINE:

@@ -238,6 +238,28 @@ def test_its_address_is_taken_while_it_is_copied(guest: Guest, post_copy: bool) 
     guest.stays_at(home, result, client=False)
 
 
+def test_its_name_is_taken_after_the_preflight(guest: Guest) -> None:
+    """At the target, by a machine of somebody else. libvirt refuses what comes, and the other one is not touched."""
+    home = guest.source()
+    move = guest.stopped("prepare")
+    uuid = "11111111-2222-4333-8444-555555555555"
+    move.target.sh(
+        f"""
+        virsh create /dev/stdin <<END
+        <domain type='qemu'><name>{guest.name}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><memballoon model='none'/></devices></domain>
+END
+        """
+    )
+    try:
+        kill(home, MOVER, CONT)
+        result = move.result()
+        assert move.target.run("virsh", "list", "--uuid").stdout.split() == [uuid]
+    finally:
+        move.target.run("virsh", "destroy", guest.name, check=False)
+    guest.stays_at(home, result)
+
+
 def test_all_that_is_in_the_way_is_told_at_once(guest: Guest) -> None:
     """In check mode, and nothing is touched."""
     home = guest.source()

@@ -18,7 +18,7 @@ from ansible_collections.cnvm.platform.tests.integration.hosts import HERE, SET,
 NAME = "host4"
 # Parts of other packages there.
 NOT_YET = ("libvirt-daemon-driver-storage-logical", "virtiofsd", "glusterfs-server")
-# QEMU emulates it since 9.0.
+# An older QEMU does not emulate it.
 FEATURE = "sha-ni"
 
 

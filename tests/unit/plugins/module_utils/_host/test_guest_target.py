@@ -26,6 +26,7 @@ from ansible_collections.cnvm.platform.plugins.module_utils._core.runner import 
 from ansible_collections.cnvm.platform.plugins.module_utils._host import (
     arriving,
     building,
+    domains,
     files,
     guest_preflight,
     guest_source,
@@ -49,7 +50,10 @@ LIBRARY = types.SimpleNamespace(
     libvirtError=fake_libvirt.FakeError, VIR_DOMAIN_SHUTOFF_SHUTDOWN=1, VIR_DOMAIN_SHUTOFF_DESTROYED=2,
     VIR_DOMAIN_RUNNING_POSTCOPY_FAILED=11, VIR_DOMAIN_PAUSED_POSTCOPY_FAILED=13,
 )  # fmt: skip
-JOURNAL = {"name": "web", "role": "target", "state": "active", "mode": "post_copy", "running": True, "boot_id": "b"}
+JOURNAL = {
+    "name": "web", "uuid": "u", "role": "target", "state": "active", "mode": "post_copy", "running": True,
+    "boot_id": "b",
+}  # fmt: skip
 HOST = Host(run=lambda argv, **kwargs: CommandResult(tuple(argv), 0))
 
 
@@ -367,6 +371,27 @@ def test_a_template_is_waited_for_until_the_source_hangs_up(tmp_path: Path, monk
     assert guest_target.OPERATIONS["template"](call) == {}
     assert asked == [True, True, True, False]
     assert told == [0, 0, 7]
+
+
+@pytest.mark.parametrize("mode", ["live", "post_copy", "offline"])
+def test_what_somebody_has_made_with_its_name_meanwhile_is_not_touched(
+    monkeypatch: pytest.MonkeyPatch, there: t.Callable[[int, int], Guest], mode: str
+) -> None:
+    """libvirt has refused what was to come. The move gives up, and the other one runs on."""
+    stranger = there(RUNNING, 1)
+    monkeypatch.setattr(stranger, "UUIDString", lambda: "another")
+    monkeypatch.setattr(stranger, "setAutostart", lambda value: stranger.calls.append("autostart"))
+    monkeypatch.setattr(domains, "forget_variables", lambda connection, name: None)
+    monkeypatch.setattr(libvirt, "undefine", lambda each: each.calls.append("undefine"))
+    monkeypatch.setattr(movedir, "boot_id", lambda: "b")
+    journal = {**JOURNAL, "state": "receiving", "move_id": "m1", "mode": mode}
+    assert mode == "offline" or not guest_target.is_alive("web", journal)
+    assert not guest_target.drained({**journal, "mode": "post_copy"}, 0)["drained"]
+    guest_target.end_copy(HOST, "web", journal)
+    guest_target.give_up(HOST, "web", journal)
+    assert guest_target.finish(HOST, "web", journal) is None
+    assert (stranger.calls, stranger.now) == ([], (RUNNING, 1))
+    assert not Path(paths.journal_file("web")).exists()
 
 
 def test_nothing_that_came_stays_when_it_is_given_up(
