@@ -114,8 +114,8 @@ options:
                 default: require
       accelerator:
         description:
-          - V(auto) takes KVM when a guest really executes something with it (on x86; elsewhere, when one can be made), else the guest is emulated, which is slow
-            and said in a warning. V(kvm) fails instead. V(tcg) emulates.
+          - V(auto) takes KVM when a guest really executes something with it (on x86; elsewhere, when one can be made),
+            else the guest is emulated, which is slow and said in a warning. V(kvm) fails instead. V(tcg) emulates.
           - Of a guest that is there it is looked at again when it is started. One that has run with KVM, on a host
             that cannot by now, has to be described again then.
         type: str
