@@ -34,7 +34,7 @@ ROUNDS = 3
 _VAIN = 0.8
 # QEMU's own memory, beside that of its guest.
 _OVERHEAD_MIB = 128
-# Emulated guests were seen to lose memory as they leave QEMU 7.2, also without libvirt; never as they leave this one.
+# Emulated guests were seen not to survive their way from QEMU 7.2 to 10.0, also without libvirt; from this one they do.
 _KEEPS_MEMORY = 10_000_000
 
 
@@ -186,8 +186,8 @@ def warnings(
     ]
     if live and needs["type"] == "qemu" and needs["qemu"] < _KEEPS_MEMORY:
         found.append(
-            f"memory: {name} is emulated, by QEMU {_version(needs['qemu'])}. On a busy host such a QEMU (seen with 7.2,"
-            " not with 10.0) may lose some of its memory on the way: its kernel panics at the target. Stop it first."
+            f"memory: {name} is emulated, by QEMU {_version(needs['qemu'])}. From such a QEMU (seen with 7.2, not with"
+            " 10.0) its memory may arrive damaged when hosts are busy: its kernel panics at the target. Stop it first."
         )
     found += plan.in_the_clear(f"the memory and the disks of {name}", encrypted=encrypted or not live)
     return tuple(found)

@@ -73,8 +73,8 @@ def test_all_that_it_lacks_is_told_at_once(fleet: Fleet, older: Host) -> None:
 def test_off_from_it_and_back(fleet: Fleet, older: Host) -> None:
     """One that it has made runs on a newer host, whose libvirt adds to what it has, and on the older one again.
 
-    While it runs it does not come back. Nor does it leave while it runs, here: of one that is emulated QEMU 7.2 loses
-    some of the memory now and then, when its host is busy.
+    While it runs it does not come back. Nor does it leave while it runs, here: the memory of one that is emulated may
+    arrive damaged from QEMU 7.2, when the machine is busy.
     """
     guest = Guest(fleet, "elder", "10.100.101.125", movers=(NAME, "host1"))
     away = guest.other(older)
