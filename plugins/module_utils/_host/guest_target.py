@@ -134,17 +134,17 @@ def activate(host: Host, name: str, journal: Record, timeout_s: float) -> dict[s
         _define(name, journal, timeout_s)
     handover.own(name, journal)
     if journal["needs"].get("post_copy"):
-        _see_it_run(name, timeout_s)
+        _see_it_run(name, journal, timeout_s)
     elif journal["mode"] != migration.OFFLINE:
-        _resume(name, timeout_s)
+        _resume(name, journal, timeout_s)
     running_ms = round((time.monotonic() - start) * 1000, 1)
     files.write_json(paths.journal_file(name), {**journal, "state": records.TARGET_ACTIVE})
     return {"running_ms": running_ms, "generation": journal["generation"] + 1}
 
 
-def _resume(name: str, timeout_s: float) -> None:
+def _resume(name: str, journal: Record, timeout_s: float) -> None:
     def work(connection: libvirt.Connection) -> None:
-        each = libvirt.domain(connection, name)
+        each = _copy(connection, name, journal)
         if each is None:
             raise HostError(f"The copy of {name} that was held here is gone.", hint="It is not started anew.")
         with libvirt.doing(f"let the guest {name!r} run"):
@@ -156,12 +156,12 @@ def _resume(name: str, timeout_s: float) -> None:
     guest_source.patiently(work, timeout_s)
 
 
-def _see_it_run(name: str, timeout_s: float) -> None:
+def _see_it_run(name: str, journal: Record, timeout_s: float) -> None:
     """libvirt lets it run, when the source has it do so (post-copy)."""
     end = time.monotonic() + timeout_s
 
     def look(connection: libvirt.Connection) -> str:
-        each = libvirt.domain(connection, name)
+        each = _copy(connection, name, journal)
         return "" if each is None else _state(each)
 
     while (state := guest_source.patiently(look)) != guest_plan.RUNNING:
